@@ -1,0 +1,220 @@
+"""Captions to beat: the most frequent, the nearest image's, the neighbours' consensus."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from .files import UserError
+from .protocols import tokenized
+
+
+def most_frequent_caption(train_captions: Sequence[str], n: int) -> list[str]:
+    """Return the most frequent training caption n times (the first of equals).
+
+    Raises:
+        UserError: there is no training caption.
+    """
+    if not len(train_captions):
+        raise UserError("There is no training caption to take the most frequent of.")
+    return [Counter(train_captions).most_common(1)[0][0]] * n
+
+
+def nearest_captions(
+    train_features: np.ndarray, train_captions: Sequence[str], features: np.ndarray
+) -> list[str]:
+    """Return for each image the caption of the training image nearest by cosine similarity.
+
+    Args:
+        train_features: float (m, d), of any precision.
+        train_captions: m captions.
+        features: float (n, d).
+
+    Returns:
+        n captions; of equally near images, the first one's.
+
+    Raises:
+        UserError: features and captions do not match.
+    """
+    _check(train_features, train_captions, features)
+    return [train_captions[i] for i in neighbours(train_features, features, 1)[:, 0]]
+
+
+def consensus_captions(
+    train_features: np.ndarray,
+    train_captions: Sequence[str],
+    features: np.ndarray,
+    *,
+    k: int = 60,
+    m: int = 15,
+) -> list[str]:
+    """Return for each image the caption that its nearest images' captions agree on most.
+
+    Devlin, Gupta, Girshick, Mitchell, Zitnick, 2015, "Exploring Nearest Neighbor Approaches for
+    Image Captioning" (arXiv:1505.04467): of the k nearest images' captions, the one whose m most
+    similar others are the most similar. Similarity is that of CIDEr: cosine of tf-idf vectors of
+    n-grams, mean over n = 1 … 4.
+
+    Args:
+        train_features: float (t, d), of any precision.
+        train_captions: t captions.
+        features: float (n, d).
+        k: how many neighbours; no more than t are taken.
+        m: to how many of the others a caption is held; few find the heart of a cluster, k - 1 the
+            blandest caption.
+
+    Returns:
+        n captions; of equals, the nearest image's.
+
+    Raises:
+        UserError: features and captions do not match.
+    """
+    _check(train_features, train_captions, features)
+    nearest = neighbours(train_features, features, k)
+    vectors = _NgramVectors(train_captions)
+    chosen = []
+    for images in nearest:
+        similar = vectors.similarities(images)
+        np.fill_diagonal(similar, -np.inf)  # a caption always agrees with itself
+        agreement = -np.sort(-similar, axis=1)[:, : max(1, min(m, len(images) - 1))].mean(axis=1)
+        chosen.append(train_captions[images[agreement.argmax()]])
+    return chosen
+
+
+def neighbours(
+    train_features: np.ndarray, features: np.ndarray, k: int, *, chunk: int = 4096
+) -> np.ndarray:
+    """Return the k training images nearest to each image by cosine similarity, nearest first.
+
+    Args:
+        train_features: float (t, d), of any precision.
+        features: float (n, d).
+        k: how many; no more than t are returned.
+        chunk: training images compared at once: (n, chunk) similarities are held at a time.
+
+    Returns:
+        int64 (n, min(k, t)): row numbers in `train_features`.
+    """
+    k = min(k, len(train_features))
+    queries = _unit(features)
+    best = np.empty((len(queries), 0), np.float32)
+    index = np.empty((len(queries), 0), np.int64)
+    for start in range(0, len(train_features), chunk):
+        part = _unit(train_features[start : start + chunk])
+        best = np.hstack([best, queries @ part.T])
+        here = np.broadcast_to(np.arange(start, start + len(part)), (len(queries), len(part)))
+        index = np.hstack([index, here])
+        top = _largest(best, k)
+        best, index = np.take_along_axis(best, top, 1), np.take_along_axis(index, top, 1)
+    return index
+
+
+def _unit(features: np.ndarray) -> np.ndarray:
+    """Return rows of length 1 in float32; a row of zeros stays one."""
+    rows = np.asarray(features, np.float32)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+def _largest(values: np.ndarray, k: int) -> np.ndarray:
+    """Return the columns of each row's k largest values, largest first, the first of equals."""
+    if k == 1:
+        return values.argmax(axis=1)[:, None]
+    kept = np.arange(values.shape[1])[None].repeat(len(values), 0)
+    if k < values.shape[1]:
+        kept = np.sort(np.argpartition(-values, k - 1, axis=1)[:, :k], axis=1)
+    order = np.argsort(-np.take_along_axis(values, kept, 1), axis=1, kind="stable")
+    return np.take_along_axis(kept, order, 1)
+
+
+def _check(
+    train_features: np.ndarray, train_captions: Sequence[str], features: np.ndarray
+) -> None:
+    if not len(train_captions) or len(train_features) != len(train_captions):
+        raise UserError(
+            f"There are {len(train_features)} training features for {len(train_captions)} training "
+            "captions: give one row of features a caption, in the same order."
+        )
+    if train_features.shape[1] != features.shape[1]:
+        raise UserError(
+            f"The training features have {train_features.shape[1]} numbers an image and the others "
+            f"{features.shape[1]}: extract both with the same encoder."
+        )
+
+
+class _NgramVectors:
+    """Captions' tf-idf vectors of n-grams, n = 1 … 4, as CIDEr weighs them, in sparse rows."""
+
+    def __init__(self, captions: Sequence[str]) -> None:
+        words = [caption.split() for caption in tokenized(captions, "coco")]
+        owner = np.repeat(np.arange(len(words)), [len(caption) for caption in words])
+        numbers: dict[str, int] = {}
+        word = np.array([numbers.setdefault(w, len(numbers)) for c in words for w in c], np.int64)
+        gram, parts = word, []
+        for n in range(1, 5):
+            if n > 1:  # number each n-gram by the n-gram one shorter and the word after it
+                gram = gram[:-1] * len(numbers) + word[n - 1 :]
+                gram = np.unique(gram, return_inverse=True)[1]
+            inside = owner[: len(gram)] == owner[n - 1 :]
+            rows, grams, weights = _tf_idf(owner[: len(gram)][inside], gram[inside], len(words))
+            parts.append((rows, 4 * grams + n - 1, weights))
+        rows, grams, weights = (np.concatenate(part) for part in zip(*parts, strict=True))
+        order = np.argsort(rows, kind="stable")
+        self.grams, self.weights = grams[order], weights[order]
+        self.starts = np.searchsorted(rows[order], np.arange(len(words) + 1))
+
+    def similarities(self, rows: np.ndarray) -> np.ndarray:
+        """Return float32 (k, k), how alike the k captions are: mean over n of their cosines."""
+        spans = [np.arange(self.starts[row], self.starts[row + 1]) for row in rows]
+        entries = np.concatenate(spans)
+        grams, column = np.unique(self.grams[entries], return_inverse=True)
+        dense = np.zeros((len(rows), len(grams)), np.float32)
+        dense[np.repeat(np.arange(len(rows)), [len(span) for span in spans]), column] = (
+            self.weights[entries]
+        )
+        return dense @ dense.T / 4
+
+
+def _tf_idf(
+    owner: np.ndarray, gram: np.ndarray, captions: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return caption, n-gram and weight of every distinct pair; a caption's weights have norm 1."""
+    base = gram.max(initial=0) + 1
+    pairs, count = np.unique(owner * base + gram, return_counts=True)
+    rows, grams = np.divmod(pairs, base)
+    weights = count * np.log(captions / np.bincount(grams))[grams]
+    norm = np.sqrt(np.bincount(rows, weights**2, minlength=captions))
+    return rows, grams, (weights / np.maximum(norm[rows], 1e-12)).astype(np.float32)
+
+
+def shuffled(n: int, seed: int, groups: Sequence | None = None) -> np.ndarray:
+    """Return a random permutation that gives every image another one.
+
+    Captions of images shuffled so show what a model knows without looking at the image.
+
+    Args:
+        n: number of images.
+        seed: of the permutation.
+        groups: n labels, equal for images of one case: each image then gets one of another case.
+
+    Returns:
+        int64 (n,): image i is to be given the features of image `result[i]`.
+
+    Raises:
+        UserError: a case holds more than half of the images (or the only image).
+    """
+    groups = np.arange(n) if groups is None else np.asarray(groups)
+    if len(groups) != n:
+        raise UserError(f"There are {len(groups)} groups for {n} images: give one an image.")
+    case, sizes = np.unique(groups, return_inverse=True, return_counts=True)[1:]
+    largest = int(sizes.max(initial=0))
+    if 2 * largest > n:
+        raise UserError(f"{largest} of {n} images are one case, so they cannot all get another's.")
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(n)
+    order = order[np.argsort(rng.permutation(len(sizes))[case[order]], kind="stable")]
+    result = np.empty(n, np.int64)
+    # Cases lie together in this order, so a step as long as the largest leaves any of them.
+    result[order] = np.roll(order, -largest)
+    return result

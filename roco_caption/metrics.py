@@ -1,0 +1,164 @@
+"""What each caption adds to the scores, and how the sums of that become BLEU, METEOR, CIDEr, ….
+
+Every score here is a function of column sums over images. So one table of counts, one row an
+image, gives the score of any resample of the images by a weighted sum: no caption is read twice.
+All captions must be tokenized before (`protocols.tokenized`): words joined by single spaces.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Collection, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+# The scorers alone: `pycocoevalcap.eval` would bring tokenizers that need Java.
+from pycocoevalcap.bleu.bleu_scorer import BleuScorer
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.rouge.rouge import Rouge
+from rouge_score.rouge_scorer import RougeScorer
+
+BLEU = ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"]
+MEANS = ["ROUGE-1", "ROUGE-L", "CIDEr", "words", "repeated", "copied"]
+_BLEU_COUNTS = ["written", "wanted", *(f"{kind}_{n}" for kind in ("tried", "right") for n in "1234")]
+_METEOR_COUNTS = [f"meteor_{i}" for i in range(23)]
+
+
+def bleu_counts(references: Sequence[str], hypotheses: Sequence[str]) -> pd.DataFrame:
+    """Return each image's n-gram counts for BLEU, by pycocoevalcap's scorer.
+
+    Returns:
+        One row an image: words written and wanted; n-grams tried and right, n = 1 … 4.
+    """
+    scorer = BleuScorer(n=4)
+    for reference, hypothesis in zip(references, hypotheses, strict=True):
+        scorer += (hypothesis, [reference])
+    rows = [
+        [counts["testlen"], *counts["reflen"], *counts["guess"], *counts["correct"]]
+        for counts in scorer.ctest
+    ]
+    return pd.DataFrame(rows, columns=_BLEU_COUNTS, dtype=float)
+
+
+def bleu(sums: pd.DataFrame) -> pd.DataFrame:
+    """Return BLEU-1 … BLEU-4 of summed counts (Papineni et al., 2002, ACL P02-1040).
+
+    Args:
+        sums: any number of rows with the columns of `bleu_counts`.
+    """
+    tried, right = (sums[[f"{kind}_{n}" for n in "1234"]] for kind in ("tried", "right"))
+    precision = (right.to_numpy() / np.maximum(tried.to_numpy(), 1)).cumprod(axis=1)
+    ratio = sums["wanted"].to_numpy() / np.maximum(sums["written"].to_numpy(), 1e-9)
+    brevity = np.exp(np.minimum(0, 1 - ratio))
+    scores = precision ** (1 / np.arange(1, 5)) * brevity[:, None]
+    return pd.DataFrame(scores, index=sums.index, columns=BLEU)
+
+
+def meteor_counts(references: Sequence[str], hypotheses: Sequence[str]) -> pd.DataFrame | str:
+    """Return each image's 23 match counts of METEOR 1.5, or why they cannot be had.
+
+    The program is the `meteor-1.5.jar` within pycocoevalcap: it loads for some 8 seconds, then
+    reads about 1,000 captions a second.
+
+    Returns:
+        One row an image, or the reason in words when there is no working Java.
+    """
+    if shutil.which("java") is None:
+        return "there is no Java runtime here"
+    folder = Path(find_spec("pycocoevalcap").submodule_search_locations[0]) / "meteor"
+    command = "java -Xmx2G -jar meteor-1.5.jar - - -stdio -l en -norm".split()
+    pairs = zip(references, hypotheses, strict=True)
+    lines = "".join(f"SCORE ||| {reference} ||| {hypothesis}\n" for reference, hypothesis in pairs)
+    done = subprocess.run(command, cwd=folder, input=lines.encode(), capture_output=True)
+    rows = [line.split() for line in done.stdout.decode().splitlines()]
+    if done.returncode or len(rows) != len(references):
+        said = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
+        return f"Java's METEOR failed ({said[0]})"
+    return pd.DataFrame(rows, columns=_METEOR_COUNTS, dtype=float)
+
+
+def meteor(sums: pd.DataFrame) -> pd.Series:
+    """Return METEOR of summed counts (Denkowski and Lavie, 2014, W14-3348; English weights).
+
+    Args:
+        sums: any number of rows with the columns of `meteor_counts`.
+    """
+    counts = sums[_METEOR_COUNTS].to_numpy(float).T
+    # Exact, stem, synonym and paraphrase matches; content and function words weigh differently.
+    stages, content = np.array([1.0, 0.6, 0.8, 0.6]), 0.75
+    found = counts[4:20].reshape(4, 2, 2, -1)  # stage, content or function, hypothesis or reference
+    found = np.tensordot(stages, content * found[:, 0] + (1 - content) * found[:, 1], axes=1)
+    length = content * (counts[0:2] - counts[2:4]) + (1 - content) * counts[2:4]
+    precision, recall = found / np.maximum(length, 1e-9)
+    mean = precision * recall / np.maximum(0.85 * precision + 0.15 * recall, 1e-9)
+    fragments = 2 * counts[20] / np.maximum(counts[21] + counts[22], 1)
+    return pd.Series(mean * (1 - 0.6 * fragments**0.2), index=sums.index, name="METEOR")
+
+
+def image_scores(references: Sequence[str], hypotheses: Sequence[str]) -> pd.DataFrame:
+    """Return the scores that are means over images; an empty hypothesis scores 0.
+
+    ROUGE-1: F-measure without stemming, by rouge-score, which splits words at every sign
+    (Lin, 2004, W04-1013). ROUGE-L: pycocoevalcap's, with β = 1.2 (Lin, 2004). CIDEr:
+    pycocoevalcap's CIDEr-D, 0 to 10, idf from all the references given (Vedantam et al., 2015,
+    arXiv:1411.5726).
+
+    Returns:
+        One row an image, columns "ROUGE-1", "ROUGE-L" and "CIDEr".
+    """
+    wanted, written = ({i: [text] for i, text in enumerate(x)} for x in (references, hypotheses))
+    rouge = RougeScorer(["rouge1"], use_stemmer=False)
+    pairs = zip(references, hypotheses, strict=True)
+    scores = pd.DataFrame({"ROUGE-1": [rouge.score(*pair)["rouge1"].fmeasure for pair in pairs]})
+    scores["ROUGE-L"] = Rouge().compute_score(wanted, written)[1]
+    scores["CIDEr"] = Cider().compute_score(wanted, written)[1]
+    # pycocoevalcap's ROUGE-L takes "" for one word, which an empty reference would match.
+    scores[[hypothesis == "" for hypothesis in hypotheses]] = 0.0
+    return scores
+
+
+def wording(hypotheses: Sequence[str], known: Collection[str] | None = None) -> pd.DataFrame:
+    """Return how each caption is written, whatever the reference says.
+
+    Args:
+        hypotheses: n tokenized captions.
+        known: tokenized training captions; None when they are not at hand.
+
+    Returns:
+        One row an image: "words", its length; "repeated", the share of its bigrams that stood in
+        it before; "copied", 1.0 when it is a training caption word for word (NaN: not known).
+    """
+    words = [hypothesis.split() for hypothesis in hypotheses]
+    pairs = [list(zip(caption, caption[1:], strict=False)) for caption in words]
+    repeated = [1 - len(set(bigrams)) / len(bigrams) if bigrams else 0.0 for bigrams in pairs]
+    known = None if known is None else set(known) - {""}
+    copied = [float("nan") if known is None else float(text in known) for text in hypotheses]
+    return pd.DataFrame({"words": map(len, words), "repeated": repeated, "copied": copied})
+
+
+def image_counts(
+    references: Sequence[str], hypotheses: Sequence[str], known: Collection[str] | None = None
+) -> pd.DataFrame:
+    """Return all that each image adds to the scores, METEOR's counts aside; one row an image."""
+    parts = [bleu_counts(references, hypotheses), image_scores(references, hypotheses)]
+    counts = pd.concat([*parts, wording(hypotheses, known)], axis=1).astype(float)
+    return counts.assign(images=1.0)
+
+
+def scores(sums: pd.DataFrame) -> pd.DataFrame:
+    """Return the scores of summed counts.
+
+    Args:
+        sums: one row a set of images: the sums of their `image_counts`, beside those of their
+            `meteor_counts` where these could be had.
+
+    Returns:
+        One row a set: BLEU-1 … BLEU-4, METEOR (NaN without its counts), and the means.
+    """
+    means = sums[MEANS].div(sums["images"], axis=0)
+    has_meteor = _METEOR_COUNTS[0] in sums
+    return bleu(sums).assign(METEOR=meteor(sums) if has_meteor else float("nan")).join(means)
