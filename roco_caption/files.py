@@ -23,6 +23,22 @@ class UserError(Exception):
         return [f"{type(self).__name__}: {self}"]
 
 
+def make_folder(path: str | os.PathLike) -> Path:
+    """Make a folder, those above it included, and return its path.
+
+    Raises:
+        UserError: it cannot be made there.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"The folder {path} could not be made ({error.strerror or error}). Choose one that "
+            "you may write to, then run this cell again."
+        ) from error
+    return Path(path)
+
+
 @contextlib.contextmanager
 def atomic_open(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """Open a new file for writing bytes; it takes the name `path` only once it is whole.
@@ -52,7 +68,8 @@ def atomic_open(path: str | os.PathLike) -> Iterator[BinaryIO]:
             "or choose a folder that you may write to, then run this cell again."
         ) from error
     finally:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink()
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

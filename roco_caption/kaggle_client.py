@@ -7,6 +7,7 @@ import importlib
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ TIMEOUT = (20, 60)  # seconds to connect, and between two pieces of an answer
 
 @dataclass(frozen=True)
 class Credentials:
-    """What the client calls `config_values`, and where it was found. Never shows the secret."""
+    """A `token`, or a `username` and a `key`, and where they were found. Never shows them."""
 
     source: str
     values: dict[str, str] = field(repr=False)
@@ -31,11 +32,15 @@ class Credentials:
 
 def find_credentials() -> Credentials | None:
     """Return the first credentials in the places that Kaggle documents, then Colab's secrets."""
-    for source, token, username, key in _places():
-        if token and token.strip():
-            return Credentials(source, {"token": token.strip()})
-        if username and key:
-            return Credentials(source, {"username": username.strip(), "key": key.strip()})
+    for found in _places():
+        source = found.pop("source")
+        values = {name: value.strip() for name, value in found.items() if value and value.strip()}
+        if "token" not in values and not {"username", "key"} <= set(values):
+            continue
+        if all(value.isascii() and value.isprintable() for value in values.values()):
+            return Credentials(source, values)
+        # A request could not hold it, and the error would show it.
+        print(f"The account from {source} holds stray characters and is left out.")
     return None
 
 
@@ -55,11 +60,71 @@ def open_archive(dataset: str, credentials: Credentials | None) -> requests.Resp
         requests.RequestException: Kaggle refused, or could not be reached.
     """
     client = _client_class()()
-    client.config_values = dict(credentials.values) if credentials else {}
-    client.anonymous = credentials is None
+    client.account = credentials.values if credentials else {}
     with _hushed():  # it prints the data set's page and advice on its own version
         client.dataset_download_files(dataset, path=os.curdir, quiet=True, unzip=False)
     return client.answer
+
+
+def _status(error: Exception) -> int:
+    """Return the HTTP status that an error stands for, 0 where there was no answer."""
+    answer = getattr(error, "response", None)
+    return 0 if answer is None else answer.status_code
+
+
+def account_refused(error: Exception) -> bool:
+    """Tell whether it was the account that Kaggle refused, so that none may do better."""
+    sent = _status(error) in (401, 403) and error.response.request.headers
+    return bool(sent) and "Authorization" in sent  # the storage's own refusals come without
+
+
+def may_pass(error: Exception) -> bool:
+    """Tell whether the same request may succeed a little later."""
+    if isinstance(error, requests.exceptions.SSLError):
+        return False
+    passing = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+    return isinstance(error, passing) or _status(error) in (408, 429) or _status(error) >= 500
+
+
+def retry_after(error: Exception) -> int:
+    """Return the seconds that the server asks to wait, 0 where it doesn't say."""
+    answer = getattr(error, "response", None)
+    asked = "" if answer is None else answer.headers.get("Retry-After", "")
+    return int(asked) if asked.isdigit() else 0
+
+
+def reason(error: Exception) -> str:
+    """Say in a few words what went wrong; the error's own text holds signed addresses."""
+    text = str(error)
+    if status := _status(error):
+        return f"Kaggle answered {status}"
+    if re.search("NameResolution|getaddrinfo|Name or service", text):
+        return "The name of Kaggle's server was not found"
+    if isinstance(error, requests.Timeout) or "timed out" in text.lower():
+        return "Kaggle's server did not answer in time"
+    if "refused" in text.lower():
+        return "The connection was refused"
+    return f"The connection failed or broke off ({type(error).__name__})"
+
+
+def explained(error: Exception, dataset: str, archive: Path) -> UserError:
+    """Return what a person needs to know and do about an error of `open_archive`."""
+    by_hand = (
+        f"or download it in a browser from https://www.kaggle.com/datasets/{dataset} and put it "
+        f"there as {archive}"
+    )
+    token = "set KAGGLE_API_TOKEN to a token from https://www.kaggle.com/settings"
+    pause = f"{retry_after(error)} s" if retry_after(error) else "some minutes"
+    remedies = {
+        0: "Check the network (on Kaggle: Settings, Internet on)",
+        401: f"It wants an account for {dataset}: {token}, {by_hand}",
+        403: f"It does not hand out {dataset} here: {token}, {by_hand}",
+        404: f"It has no data set {dataset}: check the name (owner/name)",
+        429: f"Too many requests: wait {pause}",
+    }
+    remedy = remedies.get(_status(error), f"Try again later, {by_hand}")
+    kept = " What was downloaded is kept." if archive.exists() else ""
+    return UserError(f"{reason(error)}. {remedy}; then run this cell again.{kept}")
 
 
 def _client_class() -> type:
@@ -67,12 +132,14 @@ def _client_class() -> type:
         def build_kaggle_client(self) -> Any:
             built = super().build_kaggle_client()
             http = built.http_client()
-            http.__enter__()  # opens the session, which looks for credentials by itself
-            session = http._session
-            if self.anonymous:
-                session.auth = None
+            http._signed_in = False  # "known": it must not look for an account by itself
+            http.__enter__()  # makes the session
+            if token := self.account.get("token"):
+                http._session.auth = http.BearerAuth(token)
+            elif self.account:
+                http._session.auth = self.account["username"], self.account["key"]
             for scheme in ("http://", "https://"):
-                session.mount(scheme, _TimedAdapter())
+                http._session.mount(scheme, _TimedAdapter())
             return built
 
         def download_needed(self, *_: Any) -> bool:
@@ -121,21 +188,21 @@ def _hushed() -> Iterator[None]:
         sys.stdin = stdin
 
 
-def _places() -> Iterator[tuple[str, str | None, str | None, str | None]]:
-    """Yield (source, token, user name, key) of every place, in the client's order."""
+def _places() -> Iterator[dict[str, str | None]]:
+    """Yield every place, with what it holds, in the client's order."""
     _import_client()
     from kagglesdk import get_access_token_from_env
 
     token, source = get_access_token_from_env()  # KAGGLE_API_TOKEN, ~/.kaggle/access_token
-    yield str(source), token, None, None
-    environment = os.environ.get
-    yield "KAGGLE_USERNAME", None, environment("KAGGLE_USERNAME"), environment("KAGGLE_KEY")
+    yield {"source": str(source), "token": token}
+    pair = {"username": "KAGGLE_USERNAME", "key": "KAGGLE_KEY"}
+    yield {"source": "KAGGLE_KEY"} | {name: os.environ.get(pair[name]) for name in pair}
     for path in _key_files():
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             saved = json.loads(path.read_text("utf-8"))
-            yield str(path), None, str(saved["username"]), str(saved["key"])
-    names = ("KAGGLE_API_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY")
-    yield "Colab's secrets", *map(_colab_secret, names)
+            yield {"source": str(path)} | {name: str(saved[name]) for name in pair}
+    yield {"source": "Colab's secrets", "token": _colab_secret("KAGGLE_API_TOKEN")}
+    yield {"source": "Colab's secrets"} | {name: _colab_secret(pair[name]) for name in pair}
 
 
 def _key_files() -> Iterator[Path]:

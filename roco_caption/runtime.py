@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import re
 import subprocess
@@ -173,6 +174,8 @@ def quiet_tensorflow() -> None:
     """Keep TensorFlow's start-up lines out of the notebook; errors are still shown."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    # one warning a shape of batch: few shapes are meant
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 def set_seeds(seed: int) -> None:

@@ -1,0 +1,180 @@
+"""The saved bundle of encoder, tokenizer and decoder that captions images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from roco_caption.decoding import beam_search, greedy_search
+from roco_caption.encoders import build_encoder
+from roco_caption.files import UserError, read_json, write_json
+from roco_caption.images import read_image
+from roco_caption.model import Captioning, build_captioning
+from roco_caption.runtime import compiled
+from roco_caption.text import CaptionTokenizer
+from roco_caption.training import WEIGHTS
+
+BUNDLE = "captioner.json"
+VOCABULARY = "tokenizer.json"
+ROWS = 128  # captions decoded at once; one shape, so compiled once
+
+
+class Caption(NamedTuple):
+    """A caption and its log-probability, in nats."""
+
+    text: str
+    log_probability: float
+
+
+@dataclass(frozen=True)
+class Search:
+    """How captions are decoded: `beams` 1 is greedy search."""
+
+    beams: int = 3
+    length_power: float = 1.0
+    no_repeat: int = 3
+
+
+class Captioner:
+    """Captions images.
+
+    Args:
+        captioning: the trained decoder.
+        tokenizer: its vocabulary.
+        sizes: the arguments that `build_captioning` made the decoder with.
+        encoder: of `describe`, with `requested` weights and seed; or of features computed
+            elsewhere, and then only features can be captioned.
+        search: how captions are decoded unless a call says otherwise.
+    """
+
+    def __init__(
+        self,
+        captioning: Captioning,
+        tokenizer: CaptionTokenizer,
+        *,
+        sizes: dict[str, Any],
+        encoder: dict[str, Any],
+        search: Search | None = None,
+    ) -> None:
+        self.captioning, self.tokenizer = captioning, tokenizer
+        self.sizes, self.encoder = sizes, encoder
+        self.search = search or Search()
+        self._searches: dict[Search, Callable] = {}
+        self._encoder_model: Any = None
+
+    def caption_features(self, features: np.ndarray, search: Search | None = None) -> list[Caption]:
+        """Caption images by their features.
+
+        Args:
+            features: float (n, d).
+            search: how to decode; the captioner's own way when None.
+
+        Returns:
+            `n` captions in the same order.
+        """
+        decode = self._compiled(search or self.search)
+        captions = []
+        for start in range(0, len(features), ROWS):
+            rows = np.zeros((ROWS, *features.shape[1:]), np.float32)
+            part = features[start : start + ROWS]
+            rows[: len(part)] = part
+            tokens, log_p = (np.asarray(array)[: len(part)] for array in decode(rows))
+            texts = map(self.tokenizer.decode, tokens)
+            captions += [Caption(*pair) for pair in zip(texts, map(float, log_p), strict=True)]
+        return captions
+
+    def _compiled(self, search: Search) -> Callable:
+        if search not in self._searches:
+            options = {"n": ROWS, "max_words": self.tokenizer.max_words + 1}
+
+            def decode(features: Any) -> tuple[Any, Any]:
+                state = self.captioning.start(features)
+                if search.beams == 1 and not search.no_repeat:
+                    return greedy_search(self.captioning.step, state, **options)
+                return beam_search(self.captioning.step, state, **options, **asdict(search))
+
+            self._searches[search] = compiled(decode)
+        return self._searches[search]
+
+    def caption(self, image: str | os.PathLike, search: Search | None = None) -> Caption:
+        """Caption one image file.
+
+        Raises:
+            ImageError: the file holds no image that can be decoded.
+            UserError: the captioner was trained on features computed elsewhere.
+        """
+        return self.caption_images([image], search)[0]
+
+    def caption_images(
+        self, images: Sequence[str | os.PathLike], search: Search | None = None
+    ) -> list[Caption]:
+        """Caption image files; see `caption`."""
+        if "image_size" not in self.encoder:
+            raise UserError(
+                f"This captioner was trained on features read from {self.encoder['name']}, and its "
+                "encoder is not known: call caption_features with features made the same way."
+            )
+        size = self.encoder["image_size"]
+        pixels = np.stack([read_image(Path(image), size) for image in images])
+        return self.caption_features(self._encode(pixels), search)
+
+    def _encode(self, pixels: np.ndarray) -> np.ndarray:
+        if self._encoder_model is None:
+            wanted = self.encoder["requested"]
+            self._encoder_model = build_encoder(
+                self.encoder["name"], wanted["weights"], seed=wanted["seed"]
+            )
+        return np.asarray(self._encoder_model.predict(pixels, verbose=0))
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Write the bundle; `Captioner.load(folder)` needs nothing else.
+
+        Args:
+            folder: of the run; `train` keeps the weights there.
+        """
+        folder = Path(folder)
+        self.tokenizer.save(folder / VOCABULARY)
+        bundle = {
+            "format": 1,
+            "sizes": self.sizes,
+            "encoder": self.encoder,
+            "search": asdict(self.search),
+            "weights": WEIGHTS,
+            "tokenizer": VOCABULARY,
+        }
+        write_json(folder / BUNDLE, bundle)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike) -> Captioner:
+        """Rebuild a captioner from its folder.
+
+        Raises:
+            UserError: a file of the bundle is missing, damaged, or does not fit the others.
+        """
+        folder = Path(folder)
+        bundle = read_json(folder / BUNDLE)
+        tokenizer = CaptionTokenizer.load(folder / VOCABULARY)
+        try:
+            sizes, encoder = bundle["sizes"], bundle["encoder"]
+            search = Search(**bundle["search"])
+            captioning = build_captioning(**sizes)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{folder / BUNDLE} describes no captioner ({error}).") from error
+        if tokenizer.vocab_size != sizes["vocab_size"]:
+            raise UserError(
+                f"{folder / VOCABULARY} has {tokenizer.vocab_size} words, but the decoder was "
+                f"trained with {sizes['vocab_size']}. Bring back the file of that training."
+            )
+        try:
+            captioning.every_word.load_weights(folder / WEIGHTS)
+        except Exception as error:  # h5py and Keras raise many kinds for a file that does not fit
+            raise UserError(
+                f"{folder / WEIGHTS} could not be loaded ({str(error).splitlines()[0][:200]}). It "
+                "is missing, damaged, or of another model: train again, or restore it."
+            ) from error
+        return cls(captioning, tokenizer, sizes=sizes, encoder=encoder, search=search)

@@ -1,0 +1,254 @@
+"""Trains the decoder: checkpoints as it goes, continues exactly where it was stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from roco_caption.batches import Batch, plan, take
+from roco_caption.files import UserError, atomic_open, make_folder, write_text
+from roco_caption.model import Captioning
+from roco_caption.text import PAD
+
+SAVE_SECONDS = 20  # what a kill can cost
+WEIGHTS = "captioner.weights.h5"
+STATE = "training_state.npz"
+HISTORY = "history.csv"
+
+
+@dataclass(frozen=True)
+class Captions:
+    """Images and their captions as the decoder takes them.
+
+    Attributes:
+        features: float (n, d), one row a caption.
+        tokens: int32 (n, length), of `CaptionTokenizer.encode`.
+    """
+
+    features: np.ndarray
+    tokens: np.ndarray
+
+    def digest(self) -> str:
+        """Return a SHA-256 of the two arrays, in hexadecimal."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.features))
+        digest.update(np.ascontiguousarray(self.tokens))
+        return digest.hexdigest()
+
+
+@dataclass
+class _Progress:
+    """Where training stands, as far as the weights do not say."""
+
+    settings: dict[str, Any]
+    epoch: int = 0
+    step: int = 0
+    loss: float = 0.0  # summed over the words of this epoch so far
+    words: int = 0
+    best: float = math.inf
+    waited: int = 0
+    finished: bool = False
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def train(
+    captioning: Captioning,
+    training: Captions,
+    validation: Captions,
+    folder: str | os.PathLike,
+    *,
+    epochs: int = 40,
+    batch_size: int = 64,
+    learning_rate: float = 2e-3,
+    weight_decay: float = 0.01,
+    patience: int = 6,
+    seed: int = 0,
+    retrain: bool = False,
+) -> pd.DataFrame:
+    """Train the decoder, keep the weights with the least validation loss, and load them.
+
+    Whole captions are trained in one pass with AdamW and a learning rate that falls along a
+    cosine to zero. Stopped at any moment, the next call continues with the very batches, dropout
+    and optimizer state that it would have had; finished, the next call reuses the result.
+
+    Args:
+        captioning: of `build_captioning`, its scaler fitted.
+        training: images and captions to learn from.
+        validation: images and captions to choose the best epoch by.
+        folder: where this run's files lie.
+        epochs: passes over the training captions.
+        batch_size: captions a step.
+        learning_rate: at its highest.
+        weight_decay: of AdamW.
+        patience: epochs without a new best after which training stops.
+        seed: of the batches' order.
+        retrain: begin anew even if this training was finished or begun before.
+
+    Returns:
+        One row an epoch: `loss` and `val_loss` (nats a word), `learning_rate`.
+
+    Raises:
+        UserError: the loss is no longer a finite number, or a file cannot be written.
+    """
+    folder = make_folder(folder)
+    model = captioning.every_word
+    steps = math.ceil(len(training.tokens) / batch_size)
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps)
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay, global_clipnorm=1.0)
+    optimizer.build(model.trainable_variables)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
+    model.compile(optimizer, loss, jit_compile=False)
+    settings = {
+        "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
+        "weight_decay": weight_decay, "patience": patience, "seed": seed,
+        "model": _signature(model), "training data": training.digest(),
+        "validation data": validation.digest(),
+    }  # fmt: skip
+    progress = _resume(model, folder, settings, retrain)
+    if not progress.finished:
+        _run(model, training, validation, folder, progress)
+    model.load_weights(folder / WEIGHTS)
+    return pd.DataFrame(progress.history).set_index("epoch")
+
+
+def _signature(model: keras.Model) -> list[Any]:
+    """What makes a decoder another one: its layers, rates of dropout, and weights' shapes."""
+    return [
+        [layer.name, getattr(layer, "rate", None), [list(w.shape) for w in layer.weights]]
+        for layer in model.layers
+    ]
+
+
+def _run(
+    model: keras.Model, training: Captions, validation: Captions, folder: Path, progress: _Progress
+) -> None:
+    epochs, patience = progress.settings["epochs"], progress.settings["patience"]
+    with tqdm(total=epochs, initial=progress.epoch, desc="training", unit="epoch") as bar:
+        while not progress.finished:
+            _run_epoch(model, training, folder, progress)
+            val_loss = evaluate_loss(model, validation)
+            row = {"epoch": progress.epoch + 1, "loss": progress.loss / progress.words}
+            row |= {"val_loss": val_loss, "learning_rate": float(model.optimizer.learning_rate)}
+            progress.history.append(row)
+            if val_loss < progress.best:
+                progress.best, progress.waited = val_loss, 0
+                _save_weights(model, folder / WEIGHTS)
+            else:
+                progress.waited += 1
+            progress.epoch, progress.step = progress.epoch + 1, 0
+            progress.loss, progress.words = 0.0, 0
+            progress.finished = progress.epoch == epochs or progress.waited == patience
+            _save_state(model, folder, progress)
+            write_text(folder / HISTORY, pd.DataFrame(progress.history).to_csv(index=False))
+            bar.update()
+            bar.set_postfix(loss=f"{row['loss']:.3f}", val_loss=f"{val_loss:.3f}")
+
+
+def _run_epoch(model: keras.Model, training: Captions, folder: Path, progress: _Progress) -> None:
+    settings = progress.settings
+    lengths = (training.tokens != PAD).sum(axis=1)
+    batches = plan(
+        lengths, batch_size=settings["batch_size"], seed=settings["seed"], epoch=progress.epoch
+    )
+    saved = time.monotonic()
+    label = f"epoch {progress.epoch + 1}"
+    with tqdm(
+        total=len(batches), initial=progress.step, desc=label, unit="step", leave=False
+    ) as bar:
+        for rows in batches[progress.step :]:
+            batch = take(training.features, training.tokens, rows)
+            loss, words = _step(model.train_on_batch, model, batch)
+            if not math.isfinite(loss):
+                raise UserError(
+                    f"The loss is {loss} in epoch {progress.epoch + 1}. The best weights so far "
+                    f"are kept in {folder}. Lower LEARNING_RATE, and look for odd features."
+                )
+            progress.loss += loss * words
+            progress.words += words
+            progress.step += 1
+            if time.monotonic() - saved > SAVE_SECONDS:
+                _save_state(model, folder, progress)
+                saved = time.monotonic()
+            bar.update()
+
+
+def _step(on_batch: Any, model: keras.Model, batch: Batch) -> tuple[float, int]:
+    """Return a batch's mean loss a word, and its words; padding counts for nothing."""
+    inputs, targets = batch
+    real = targets != PAD
+    words = int(real.sum())
+    model.reset_metrics()
+    return float(on_batch(list(inputs), targets, real / np.float32(words))), words
+
+
+def evaluate_loss(model: keras.Model, captions: Captions, batch_size: int = 256) -> float:
+    """Return the mean loss in nats a word, dropout off.
+
+    Args:
+        model: the compiled training view.
+        captions: to measure on.
+        batch_size: captions at once.
+    """
+    order = np.argsort((captions.tokens != PAD).sum(axis=1), kind="stable")
+    total, count = 0.0, 0
+    for start in range(0, len(order), batch_size):
+        batch = take(captions.features, captions.tokens, order[start : start + batch_size])
+        loss, words = _step(model.test_on_batch, model, batch)
+        total, count = total + loss * words, count + words
+    return total / count
+
+
+def _variables(model: keras.Model) -> list[Any]:
+    # the dropout layers' random state is among the model's variables
+    return [*model.variables, *model.optimizer.variables]
+
+
+def _save_state(model: keras.Model, folder: Path, progress: _Progress) -> None:
+    arrays = {str(i): np.asarray(v) for i, v in enumerate(_variables(model))}
+    with atomic_open(folder / STATE) as file:
+        np.savez(file, progress=np.array(json.dumps(vars(progress))), **arrays)
+
+
+def _save_weights(model: keras.Model, path: Path) -> None:
+    aside = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        model.save_weights(aside)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _resume(model: keras.Model, folder: Path, settings: dict[str, Any], retrain: bool) -> _Progress:
+    """Load the state of this very training if it was begun before, and say what happens."""
+    state, new = folder / STATE, _Progress(settings)
+    if not state.exists():
+        return new
+    if retrain:
+        print("RETRAIN is on: training begins anew.")
+        return new
+    try:
+        with np.load(state, allow_pickle=False) as file:
+            progress = _Progress(**json.loads(str(file["progress"])))
+            arrays = [file[str(i)] for i in range(len(file.files) - 1)]
+    except Exception as error:  # a damaged file can raise nearly anything
+        print(f"{state} is damaged ({type(error).__name__}): training begins anew.")
+        return new
+    changed = [key for key in settings if progress.settings.get(key) != settings[key]]
+    if changed:
+        print(f"Other {', '.join(changed)} than in {folder}: training begins anew.")
+        return new
+    for variable, array in zip(_variables(model), arrays, strict=True):
+        variable.assign(array)
+    what = "Training was finished and is reused" if progress.finished else "Training continues"
+    print(f"{what}: {progress.epoch} epochs done, best validation loss {progress.best:.3f}.")
+    return progress

@@ -1,0 +1,154 @@
+"""A Kaggle on localhost: the API that redirects, and the storage that holds the archive."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+API = "/v1/datasets.DatasetApiService/DownloadDataset"
+MODIFIED = "Mon, 04 May 2020 12:00:00 GMT"
+
+
+@dataclass
+class KaggleServer:
+    """What it serves, how it misbehaves, and what it was asked. Close it when done.
+
+    As on Kaggle the API and the storage have different names (localhost and 127.0.0.1 here), so
+    the client's Authorization header does not travel with the redirect.
+    """
+
+    archive: bytes = b""
+    etag: str | None = '"first"'
+    content_type: str = "application/zip"
+    api_status: int = 0  # answers every call of the API with it, unless 0
+    retry_after: str | None = None
+    refuse_accounts: int = 0  # the status for calls with an Authorization header, unless 0
+    storage_status: int = 0
+    ranges: bool = True
+    shift: int = 0  # answers a range with one that begins so many bytes later
+    drop_after: list[int] = field(default_factory=list)  # bytes, one a download of the storage
+    hold_after: int | None = None  # bytes, after which the storage falls silent until `close`
+    silent: bool = False  # the API takes requests and never answers
+    requests: list[dict] = field(default_factory=list)
+    sent: list[int] = field(default_factory=list)  # bytes of the bodies that the storage promised
+
+    def __post_init__(self) -> None:
+        self._http = _Http(("127.0.0.1", 0), type("Bound", (_Handler,), {"of": self}))
+        self._released = threading.Event()
+        self.port = self._http.server_port
+        self.url = f"http://localhost:{self.port}"
+        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
+
+    def close(self) -> None:
+        self._released.set()
+        self._http.shutdown()
+        self._http.server_close()
+
+    def to(self, path: str) -> list[dict]:
+        return [request for request in self.requests if request["path"].startswith(path)]
+
+    @property
+    def api_calls(self) -> list[dict]:
+        return self.to(API)
+
+    @property
+    def downloads(self) -> list[dict]:
+        return self.to("/storage")
+
+
+class _Http(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing of clients that hang up, which these tests make them do."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    of: KaggleServer
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+        server = self.of
+        self._note(body)
+        if server.silent:
+            server._released.wait(20)
+            self.close_connection = True
+        elif "Authorization" in self.headers and server.refuse_accounts:
+            self._fail(server.refuse_accounts)
+        elif not self.path.startswith(API):  # the client looks at a token when it is imported
+            self._fail(404)
+        elif server.api_status:
+            self._fail(server.api_status)
+        else:
+            self.send_response(302)
+            self.send_header("Location", f"http://127.0.0.1:{server.port}/storage/archive.zip?s=1")
+            self.send_header("X-Kaggle-APIVersion", "99.0")  # which makes the client print advice
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    def do_GET(self) -> None:
+        server = self.of
+        self._note("")
+        if server.storage_status:
+            return self._fail(server.storage_status)
+        whole, start = server.archive, self._start()
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Type", server.content_type)
+        self.send_header("Content-Length", str(len(whole) - start))
+        self.send_header("Last-Modified", MODIFIED)
+        if server.ranges:
+            self.send_header("Accept-Ranges", "bytes")
+        if server.etag:
+            self.send_header("ETag", server.etag)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(whole) - 1}/{len(whole)}")
+        self.end_headers()
+        self._send(whole[start:])
+
+    def _send(self, body: bytes) -> None:
+        server = self.of
+        server.sent.append(len(body))
+        if server.hold_after is not None:
+            self.wfile.write(body[: server.hold_after])
+            self.wfile.flush()
+            server._released.wait(20)
+            self.close_connection = True
+        elif server.drop_after:
+            self.wfile.write(body[: server.drop_after.pop(0)])
+            self.close_connection = True
+        else:
+            self.wfile.write(body)
+
+    def _start(self) -> int:
+        """The first byte asked for: 0 unless the rest of this very archive is."""
+        asked = self.headers.get("Range")
+        same = self.headers.get("If-Range") in (None, self.of.etag or MODIFIED)
+        if not (asked and same and self.of.ranges):
+            return 0
+        return int(asked[len("bytes=") : -1]) + self.of.shift
+
+    def _fail(self, status: int) -> None:
+        page = b'{"code": %d, "message": "no"}' % status
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(page)))
+        if self.of.retry_after:
+            self.send_header("Retry-After", self.of.retry_after)
+        self.end_headers()
+        self.wfile.write(page)
+
+    def _note(self, body: str) -> None:
+        self.of.requests.append(
+            {
+                "path": self.path,
+                "body": body,
+                "authorization": self.headers.get("Authorization"),
+                "range": self.headers.get("Range"),
+                "if_range": self.headers.get("If-Range"),
+            }
+        )

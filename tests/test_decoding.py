@@ -1,0 +1,143 @@
+"""Decoding against a fake step function: no model, no Keras layer."""
+
+import itertools
+
+import numpy as np
+import pytest
+from keras import ops
+
+from roco_caption.decoding import beam_search, greedy_search
+from roco_caption.runtime import compiled
+from roco_caption.text import END, PAD, START, UNKNOWN
+
+
+def fake_step(n_words: int, seed: int):
+    """A step whose logits depend on the two last words, so that the state matters."""
+    vocab_size = n_words + 4
+    table = np.random.default_rng(seed).normal(size=(vocab_size, vocab_size, vocab_size)) * 2
+
+    def step(tokens, state):
+        (before,) = state
+        logits = ops.take(
+            ops.reshape(ops.convert_to_tensor(table, "float32"), (-1, vocab_size)),
+            before * vocab_size + tokens,
+            axis=0,
+        )
+        return logits, (tokens,)
+
+    return step, table
+
+
+def start_state(n: int):
+    return (ops.full((n,), PAD, "int32"),)
+
+
+def log_softmax(x):
+    return x - x.max() - np.log(np.exp(x - x.max()).sum())
+
+
+def log_probability(table, words) -> float:
+    total, before, last = 0.0, PAD, START
+    for word in words:
+        total += log_softmax(table[before, last])[word]
+        before, last = last, word
+    return total
+
+
+def all_captions(n_words: int, max_words: int):
+    words = range(4, 4 + n_words)
+    for length in range(max_words):
+        for caption in itertools.product(words, repeat=length):
+            yield (*caption, END)
+    yield from itertools.product(words, repeat=max_words)
+
+
+def repeats(caption, run: int) -> bool:
+    runs = [caption[i : i + run] for i in range(len(caption) - run + 1)]
+    return len(set(runs)) < len(runs)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(("power", "run"), [(0.0, 0), (1.0, 0), (1.0, 2), (0.7, 1)])
+def test_wide_beam_finds_what_brute_force_finds(seed, power, run):
+    step, table = fake_step(3, seed)
+    max_words = 4
+    allowed = [c for c in all_captions(3, max_words) if not (run and repeats(c, run))]
+    best = max(allowed, key=lambda c: log_probability(table, c) / len(c) ** power)
+    tokens, log_p = beam_search(
+        step, start_state(1), n=1, max_words=max_words, beams=60, length_power=power, no_repeat=run
+    )
+    assert tuple(np.trim_zeros(np.asarray(tokens)[0])) == best
+    assert np.asarray(log_p)[0] == pytest.approx(log_probability(table, best), abs=1e-4)
+
+
+def reference_beam(table, max_words, beams, power):
+    alive, done = [((), 0.0)], []
+    for _ in range(max_words):
+        grown = [
+            ((*words, word), log_probability(table, (*words, word)))
+            for words, _ in alive
+            for word in range(len(table))
+            if word not in (PAD, START, UNKNOWN)
+        ]
+        grown = sorted(grown, key=lambda c: -c[1])[: 2 * beams]
+        done += [c for c in grown if c[0][-1] == END]
+        alive = [c for c in grown if c[0][-1] != END][:beams]
+    return max(done + alive, key=lambda c: c[1] / len(c[0]) ** power)[0]
+
+
+def test_narrow_beam_is_textbook_beam_search_and_compiles():
+    for seed in range(5):
+        step, table = fake_step(6, seed)
+        search = compiled(
+            lambda state, step=step: beam_search(
+                step, state, n=3, max_words=7, beams=2, length_power=0.9, no_repeat=0
+            )
+        )
+        tokens, _ = search(start_state(3))
+        for row in np.asarray(tokens):
+            assert tuple(np.trim_zeros(row)) == reference_beam(table, 7, 2, 0.9)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_greedy_is_argmax_and_stops_at_the_end_token(seed):
+    step, table = fake_step(5, seed)
+    words, before, last = [], PAD, START
+    while len(words) < 12 and last != END:
+        row = log_softmax(table[before, last])
+        row[[PAD, START, UNKNOWN]] = -np.inf
+        before, last = last, int(row.argmax())
+        words.append(last)
+    tokens, log_p = greedy_search(step, start_state(2), n=2, max_words=12)
+    tokens = np.asarray(tokens)
+    assert tokens[0].tolist() == words + [PAD] * (12 - len(words)) == tokens[1].tolist()
+    assert np.asarray(log_p)[0] == pytest.approx(log_probability(table, words), abs=1e-4)
+
+
+def test_captions_of_one_batch_end_at_their_own_end():
+    """Caption i ends after i words, as its state tells it to."""
+
+    def step(tokens, state):
+        (left,) = state
+        wanted = ops.where(left > 0, 4, END)
+        return ops.one_hot(wanted, 6) * 50.0, (left - 1,)
+
+    state = (ops.arange(4, dtype="int32"),)
+    for search in (greedy_search, beam_search):
+        tokens, _ = search(
+            step, state, n=4, max_words=9, **({"no_repeat": 0} if search is beam_search else {})
+        )
+        lengths = [row.tolist().index(END) for row in np.asarray(tokens)]
+        assert lengths == [0, 1, 2, 3]
+        assert all((row[i + 1 :] == PAD).all() for i, row in enumerate(np.asarray(tokens)))
+
+
+def test_special_tokens_are_never_spoken():
+    def step(tokens, state):
+        logits = np.zeros((len(state[0]), 6), np.float32)
+        logits[:, [PAD, START, UNKNOWN]] = 90
+        return ops.convert_to_tensor(logits), state
+
+    for search in (greedy_search, beam_search):
+        tokens, _ = search(step, start_state(2), n=2, max_words=3)
+        assert not np.isin(np.asarray(tokens), [START, UNKNOWN]).any()

@@ -1,0 +1,163 @@
+"""The two views are one model, and whole-caption training is the classic training, done once."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from roco_caption.decoding import greedy_search
+from roco_caption.model import FeatureScaler, build_captioning, fit_scaler
+from roco_caption.text import END, PAD, START, UNKNOWN
+
+VOCAB, MAX_LEN, SIZE = 23, 9, 31
+
+
+@pytest.fixture(scope="module")
+def captioning():
+    keras.utils.set_random_seed(1)
+    built = build_captioning(
+        vocab_size=VOCAB, max_len=MAX_LEN, feature_size=SIZE, components=8, embedding_size=12,
+        units=10, dropout=0.0,
+    )  # fmt: skip
+    features = np.random.default_rng(0).normal(size=(60, SIZE)) + 1
+    built.next_word.get_layer("scaler").set_weights(fit_scaler(features, 8))
+    return built
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(2)
+    features = rng.normal(size=(5, SIZE)).astype(np.float32)
+    tokens = np.zeros((5, MAX_LEN + 1), np.int32)
+    for row, words in zip(tokens, (1, 3, 8, 5, 0), strict=True):
+        row[: words + 2] = [START, *rng.integers(4, VOCAB, words), END]
+    return features, tokens
+
+
+def test_the_table_that_users_know(captioning):
+    model = captioning.next_word
+    assert model.name == "image_captioning"
+    assert {layer.name for layer in model.layers} >= {
+        "input_img", "input_txt", "embedding", "lstm", "dense",
+    }  # fmt: skip
+    table = build_captioning(vocab_size=500, max_len=51).next_word
+    assert {i.name: i.shape for i in table.inputs} == {
+        "input_img": (None, 4096),
+        "input_txt": (None, 51),
+    }
+    assert table.output_shape == (None, 500)
+    assert table.get_layer("embedding").output.shape[-1] == 256
+    assert table.get_layer("lstm").units == 256
+
+
+def test_both_views_share_their_weights(captioning):
+    ours = {id(w) for w in captioning.every_word.weights}
+    assert ours == {id(w) for w in captioning.next_word.weights}
+
+
+def _prefixes(features, tokens):
+    """The classic data set: one sample for each word that follows a prefix."""
+    images, prefixes, targets = [], [], []
+    for image, row in zip(features, tokens, strict=True):
+        for i in range(1, int((row != PAD).sum())):
+            prefix = np.zeros(MAX_LEN, np.int32)
+            prefix[:i] = row[:i]
+            images.append(image)
+            prefixes.append(prefix)
+            targets.append(row[i])
+    return np.array(images), np.array(prefixes), np.array(targets)
+
+
+def test_whole_captions_train_what_one_sample_per_prefix_trains(captioning, batch):
+    features, tokens = batch
+    images, prefixes, targets = _prefixes(features, tokens)
+    with tf.GradientTape() as tape:
+        probabilities = captioning.next_word([images, prefixes], training=False)
+        picked = tf.gather(probabilities, targets, batch_dims=1)
+        classic_loss = -tf.reduce_mean(tf.math.log(picked))
+    classic = tape.gradient(classic_loss, captioning.next_word.trainable_variables)
+    with tf.GradientTape() as tape:
+        logits = captioning.every_word([features, tokens[:, :-1]], training=True)
+        losses = keras.losses.sparse_categorical_crossentropy(
+            tokens[:, 1:], logits, from_logits=True
+        )
+        real = (tokens[:, 1:] != PAD).astype(np.float32)
+        loss = tf.reduce_sum(losses * real) / real.sum()
+    ours = tape.gradient(loss, captioning.next_word.trainable_variables)
+    assert len(targets) == real.sum()
+    assert float(loss) == pytest.approx(float(classic_loss), rel=1e-5)
+    for mine, theirs in zip(
+        map(tf.convert_to_tensor, ours), map(tf.convert_to_tensor, classic), strict=True
+    ):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-3, atol=1e-6)
+        assert np.abs(mine).max() > 0
+
+
+def test_what_stands_right_of_the_end_changes_nothing(captioning, batch):
+    features, tokens = batch
+    short = np.asarray(captioning.every_word([features[:2], tokens[:2, :5]]))
+    long = np.asarray(captioning.every_word([features[:2], tokens[:2, :-1]]))
+    np.testing.assert_allclose(short, long[:, :5], atol=1e-6)
+
+
+def test_stepping_word_by_word_gives_the_training_view(captioning, batch):
+    features, tokens = batch
+    logits = np.asarray(captioning.every_word([features, tokens[:, :-1]]))
+    state = captioning.start(features)
+    for i in range(MAX_LEN):
+        step, state = captioning.step(tokens[:, i], state)
+        np.testing.assert_allclose(step, logits[:, i], atol=1e-5)
+
+
+def test_greedy_search_is_the_classic_loop(captioning, batch):
+    features = batch[0]
+    tokens, _ = greedy_search(
+        captioning.step, captioning.start(features), n=len(features), max_words=MAX_LEN
+    )
+    for image, row in zip(features, np.asarray(tokens), strict=True):
+        prefix = [START]
+        while len(prefix) <= MAX_LEN and prefix[-1] != END:
+            padded = np.zeros((1, MAX_LEN), np.int32)
+            padded[0, : len(prefix)] = prefix
+            p = captioning.next_word.predict([image[None], padded], verbose=0)[0]
+            p[[PAD, START, UNKNOWN]] = 0
+            prefix.append(int(p.argmax()))
+        assert row[row != PAD].tolist() == prefix[1:]
+
+
+def test_the_image_changes_the_words(captioning, batch):
+    features, tokens = batch
+    one = np.asarray(captioning.next_word([features, tokens[:, :-1]]))
+    other = np.asarray(captioning.next_word([features[::-1], tokens[:, :-1]]))
+    assert np.abs(one - other).max() > 0.01
+
+
+@pytest.mark.parametrize(("n", "size"), [(40, 120), (300, 24)])
+def test_scaled_features_are_white_on_the_training_images(n, size):
+    rng = np.random.default_rng(0)
+    features = rng.gamma(1.0, 3.0, (n, size)) @ rng.normal(size=(size, size)) ** 2
+    scaler = FeatureScaler(16)
+    scaler.build((None, size))
+    scaler.set_weights(fit_scaler(features, 16))
+    scaled = np.asarray(scaler(features.astype(np.float32)))
+    np.testing.assert_allclose(scaled.mean(axis=0), 0, atol=0.01)
+    np.testing.assert_allclose(np.cov(scaled.T, bias=True), np.eye(16), atol=0.02)
+
+
+def test_nearly_dead_units_do_not_drown_the_others():
+    rng = np.random.default_rng(0)
+    features = rng.gamma(2.0, 1.0, (200, 50))
+    features[:, :20] = rng.normal(size=(200, 20)) * 1e-6
+    features[:, 20] = 0
+    offset, projection = fit_scaler(features, 20)
+    unseen = rng.gamma(2.0, 1.0, (50, 50))
+    unseen /= np.linalg.norm(unseen, axis=1, keepdims=True)
+    unseen[:, :21] = 1e-4  # a hundred times what they were in training
+    assert np.isfinite(projection).all()
+    assert np.abs((unseen - offset) @ projection).max() < 12
+
+
+def test_fewer_images_than_components():
+    offset, projection = fit_scaler(np.random.default_rng(0).normal(size=(5, 30)), 16)
+    assert projection.shape == (30, 16) and np.isfinite(projection).all()
+    assert (projection[:, 5:] == 0).all() and offset.shape == (30,)
