@@ -12,9 +12,8 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from roco_caption.files import UserError
+from roco_caption.progress import progress_bar
 
 TREE = "all_data"
 SPLITS = ("train", "validation", "test")
@@ -159,7 +158,7 @@ def _unpack_missing(zipped: zipfile.ZipFile, members: list[zipfile.ZipInfo], tre
     left = sum(info.file_size for info in missing)
     check_room(tree, left)
     total = sum(info.file_size for info in members)
-    with tqdm(
+    with progress_bar(
         total=total, initial=total - left, unit="B", unit_scale=True, desc="unpacking radiology"
     ) as bar:
         for info in missing:

@@ -47,23 +47,24 @@ def consensus_captions(
     train_captions: Sequence[str],
     features: np.ndarray,
     *,
-    k: int = 60,
-    m: int = 15,
+    k: int = 5,
+    m: int = 4,
 ) -> list[str]:
     """Return for each image the caption that its nearest images' captions agree on most.
 
     Devlin, Gupta, Girshick, Mitchell, Zitnick, 2015, "Exploring Nearest Neighbor Approaches for
     Image Captioning" (arXiv:1505.04467): of the k nearest images' captions, the one whose m most
-    similar others are the most similar. Similarity is that of CIDEr: cosine of tf-idf vectors of
-    n-grams, mean over n = 1 … 4.
+    similar others are the most similar. Similarity is CIDEr's: the cosine of tf-idf vectors of
+    n-grams, mean over n = 1 … 4. Equal captions, as images of one case share, have one vote.
 
     Args:
         train_features: float (t, d), of any precision.
         train_captions: t captions.
         features: float (n, d).
-        k: how many neighbours; no more than t are taken.
-        m: to how many of the others a caption is held; few find the heart of a cluster, k - 1 the
-            blandest caption.
+        k: how many neighbours; no more than t are taken. The default is the best on MedPix 2.0's
+            validation split (1,481 training images); Devlin et al. took 90 of COCO's 80,000. Choose
+            it on a validation split.
+        m: to how many of the others a caption is held; few find the heart of a cluster.
 
     Returns:
         n captions; of equals, the nearest image's.
@@ -72,14 +73,17 @@ def consensus_captions(
         UserError: features and captions do not match.
     """
     _check(train_features, train_captions, features)
-    nearest = neighbours(train_features, features, k)
     vectors = _NgramVectors(train_captions)
+    first_with: dict[str, int] = {}
+    same = np.array([first_with.setdefault(text, i) for i, text in enumerate(train_captions)])
     chosen = []
-    for images in nearest:
-        similar = vectors.similarities(images)
+    for images in same[neighbours(train_features, features, k)]:
+        candidates = np.array(list(dict.fromkeys(images)))
+        similar = vectors.similarities(candidates)
         np.fill_diagonal(similar, -np.inf)  # a caption always agrees with itself
-        agreement = -np.sort(-similar, axis=1)[:, : max(1, min(m, len(images) - 1))].mean(axis=1)
-        chosen.append(train_captions[images[agreement.argmax()]])
+        others = max(1, min(m, len(candidates) - 1))
+        agreement = -np.sort(-similar, axis=1)[:, :others].mean(axis=1)
+        chosen.append(train_captions[candidates[agreement.argmax()]])
     return chosen
 
 
@@ -128,9 +132,7 @@ def _largest(values: np.ndarray, k: int) -> np.ndarray:
     return np.take_along_axis(kept, order, 1)
 
 
-def _check(
-    train_features: np.ndarray, train_captions: Sequence[str], features: np.ndarray
-) -> None:
+def _check(train_features: np.ndarray, train_captions: Sequence[str], features: np.ndarray) -> None:
     if not len(train_captions) or len(train_features) != len(train_captions):
         raise UserError(
             f"There are {len(train_features)} training features for {len(train_captions)} training "
@@ -183,7 +185,7 @@ def _tf_idf(
     base = gram.max(initial=0) + 1
     pairs, count = np.unique(owner * base + gram, return_counts=True)
     rows, grams = np.divmod(pairs, base)
-    weights = count * np.log(captions / np.bincount(grams))[grams]
+    weights = count * np.log(captions / np.bincount(grams)[grams])
     norm = np.sqrt(np.bincount(rows, weights**2, minlength=captions))
     return rows, grams, (weights / np.maximum(norm[rows], 1e-12)).astype(np.float32)
 

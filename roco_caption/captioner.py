@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from roco_caption.decoding import beam_search, greedy_search
-from roco_caption.encoders import build_encoder
+from roco_caption.encoders import build_encoder, describe
 from roco_caption.files import UserError, read_json, write_json
 from roco_caption.images import read_image
 from roco_caption.model import Captioning, build_captioning
@@ -125,10 +125,14 @@ class Captioner:
 
     def _encode(self, pixels: np.ndarray) -> np.ndarray:
         if self._encoder_model is None:
-            wanted = self.encoder["requested"]
-            self._encoder_model = build_encoder(
-                self.encoder["name"], wanted["weights"], seed=wanted["seed"]
-            )
+            name, wanted = self.encoder["name"], self.encoder["requested"]
+            found = describe(name, **wanted)["weights"]
+            if found != self.encoder["weights"]:
+                raise UserError(
+                    f"The captioner was trained with encoder weights {self.encoder['weights']}, "
+                    f"and {wanted['weights']} holds {found}. Bring that file back."
+                )
+            self._encoder_model = build_encoder(name, **wanted)
         return np.asarray(self._encoder_model.predict(pixels, verbose=0))
 
     def save(self, folder: str | os.PathLike) -> None:

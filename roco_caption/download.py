@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from tqdm.auto import tqdm
 
 from roco_caption import kaggle_client
 from roco_caption.archive import (
@@ -23,6 +22,7 @@ from roco_caption.archive import (
     unpack_radiology,
 )
 from roco_caption.files import UserError, read_json, write_json
+from roco_caption.progress import progress_bar
 
 ROCO = "virajbagal/roco-dataset"
 ARCHIVE_BYTES = 6_190_000_000  # where Kaggle's answer doesn't say
@@ -156,7 +156,9 @@ def _receive(answer: requests.Response, archive: Path) -> None:
     with open(archive, "ab" if offset else "wb") as file:
         if not offset:  # once the old bytes are gone, before new ones come
             write_json(marker, identity)
-        with tqdm(total=size, initial=offset, unit="B", unit_scale=True, desc=archive.name) as bar:
+        with progress_bar(
+            total=size, initial=offset, unit="B", unit_scale=True, desc=archive.name
+        ) as bar:
             for piece in itertools.chain([first], pieces):
                 file.write(piece)
                 bar.update(len(piece))

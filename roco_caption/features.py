@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
+import pandas as pd
 
 from roco_caption.encoders import (
     ENCODERS,
@@ -22,6 +22,7 @@ from roco_caption.encoders import (
 )
 from roco_caption.files import UserError, checksum, read_pickle, write_pickle
 from roco_caption.images import image_batches
+from roco_caption.progress import progress_bar
 
 FLUSH_SECONDS = 5  # what a kill can cost
 
@@ -101,7 +102,7 @@ def extract_features(
     todo = [name for name in images if name not in known and name not in known.skipped]
     if not todo and not parts.unjoined:
         print(f"Features of {len(images):,} images reused from {cache}")
-        return known
+        return _signed(known, header, weights, seed)
     try:
         model = build_encoder(encoder, weights, seed=seed, precision=precision)
     except WeightsUnavailable as error:
@@ -118,7 +119,13 @@ def extract_features(
     _encode(model, todo, images, parts, batch_size)
     rate = len(todo) / (time.perf_counter() - started)
     print(f"Features of {len(todo):,} images made ({rate:.1f} images/s), kept in {cache}")
-    return parts.join()
+    return _signed(parts.join(), header, weights, seed)
+
+
+def _signed(features: Features, header: dict[str, Any], weights: str, seed: int) -> Features:
+    """Note what the encoder was asked for, so that a captioner can build it again."""
+    features.encoder = header | {"requested": {"weights": weights, "seed": seed}}
+    return features
 
 
 def _encode(
@@ -126,7 +133,7 @@ def _encode(
 ) -> None:
     size = ENCODERS[model.name].size
     paths = [images[name] for name in todo]
-    with tqdm(total=len(todo), desc="encoding", unit="image", smoothing=0.05) as bar:
+    with progress_bar(total=len(todo), desc="encoding", unit="image", smoothing=0.05) as bar:
         try:
             for positions, pixels, skipped in image_batches(
                 paths, size=size, batch_size=batch_size
@@ -272,3 +279,35 @@ def read_features_file(path: str | os.PathLike) -> Features:
     encoder = {"name": Path(path).name, "layer": "given", "weights": f"sha256 {checksum(path)}"}
     print(f"Features of {len(names):,} images ({matrix.shape[1]} values each) read from {path}")
     return Features(names, _to_float16(matrix), encoder, {})
+
+
+def with_features(
+    frames: dict[str, pd.DataFrame], features: Features
+) -> tuple[dict[str, pd.DataFrame], dict[str, np.ndarray], list[str]]:
+    """Keep the images that have features.
+
+    Args:
+        frames: {split: DataFrame[id, image, caption]}.
+        features: of their images.
+
+    Returns:
+        The frames without the images that have none; {split: float16 (n, d)} in the frames'
+        order; and a line for each image left out: its id and the reason.
+
+    Raises:
+        UserError: no image of a split has features.
+    """
+    has = {split: frame.id.map(features.__contains__) for split, frame in frames.items()}
+    without = [
+        f"{name}: {features.skipped.get(name, 'not among the features')}"
+        for split, frame in frames.items()
+        for name in frame.id[~has[split]]
+    ]
+    kept = {split: frame[has[split]].reset_index(drop=True) for split, frame in frames.items()}
+    for split, frame in kept.items():
+        if frame.empty:
+            raise UserError(
+                f"No image of the {split} split has features. Check that FEATURES_FILE belongs to "
+                f"this data set, and the images of the split: {without[:1]}."
+            )
+    return kept, {split: features.select(list(frame.id)) for split, frame in kept.items()}, without

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Collection, Sequence
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,15 @@ from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 from rouge_score.rouge_scorer import RougeScorer
 
+from .files import UserError
+
 BLEU = ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"]
 MEANS = ["ROUGE-1", "ROUGE-L", "CIDEr", "words", "repeated", "copied"]
-_BLEU_COUNTS = ["written", "wanted", *(f"{kind}_{n}" for kind in ("tried", "right") for n in "1234")]
+_BLEU_COUNTS = [
+    "written",
+    "wanted",
+    *(f"{kind}_{n}" for kind in ("tried", "right") for n in "1234"),
+]
 _METEOR_COUNTS = [f"meteor_{i}" for i in range(23)]
 
 
@@ -70,7 +77,7 @@ def meteor_counts(references: Sequence[str], hypotheses: Sequence[str]) -> pd.Da
     if shutil.which("java") is None:
         return "there is no Java runtime here"
     folder = Path(find_spec("pycocoevalcap").submodule_search_locations[0]) / "meteor"
-    command = "java -Xmx2G -jar meteor-1.5.jar - - -stdio -l en -norm".split()
+    command = ["java", "-Xmx2G", "-jar", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-norm"]
     pairs = zip(references, hypotheses, strict=True)
     lines = "".join(f"SCORE ||| {reference} ||| {hypothesis}\n" for reference, hypothesis in pairs)
     done = subprocess.run(command, cwd=folder, input=lines.encode(), capture_output=True)
@@ -78,7 +85,10 @@ def meteor_counts(references: Sequence[str], hypotheses: Sequence[str]) -> pd.Da
     if done.returncode or len(rows) != len(references):
         said = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
         return f"Java's METEOR failed ({said[0]})"
-    return pd.DataFrame(rows, columns=_METEOR_COUNTS, dtype=float)
+    counts = np.array(rows, float)
+    # As METEOR's own sums do: a pair that matches from end to end in one piece is not broken.
+    counts[(counts[:, 20] == 1) & (counts[:, 21:23] == counts[:, 0:2]).all(axis=1), 20] = 0
+    return pd.DataFrame(counts, columns=_METEOR_COUNTS)
 
 
 def meteor(sums: pd.DataFrame) -> pd.Series:
@@ -109,7 +119,12 @@ def image_scores(references: Sequence[str], hypotheses: Sequence[str]) -> pd.Dat
 
     Returns:
         One row an image, columns "ROUGE-1", "ROUGE-L" and "CIDEr".
+
+    Raises:
+        UserError: all the references are empty.
     """
+    if not any(references):
+        raise UserError("There is not a word in the references to score against.")
     wanted, written = ({i: [text] for i, text in enumerate(x)} for x in (references, hypotheses))
     rouge = RougeScorer(["rouge1"], use_stemmer=False)
     pairs = zip(references, hypotheses, strict=True)
@@ -133,7 +148,7 @@ def wording(hypotheses: Sequence[str], known: Collection[str] | None = None) -> 
         it before; "copied", 1.0 when it is a training caption word for word (NaN: not known).
     """
     words = [hypothesis.split() for hypothesis in hypotheses]
-    pairs = [list(zip(caption, caption[1:], strict=False)) for caption in words]
+    pairs = [list(pairwise(caption)) for caption in words]
     repeated = [1 - len(set(bigrams)) / len(bigrams) if bigrams else 0.0 for bigrams in pairs]
     known = None if known is None else set(known) - {""}
     copied = [float("nan") if known is None else float(text in known) for text in hypotheses]

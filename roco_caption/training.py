@@ -14,11 +14,11 @@ from typing import Any
 import keras
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from roco_caption.batches import Batch, plan, take
 from roco_caption.files import UserError, atomic_open, make_folder, write_text
 from roco_caption.model import Captioning
+from roco_caption.progress import progress_bar
 from roco_caption.text import PAD
 
 SAVE_SECONDS = 20  # what a kill can cost
@@ -133,9 +133,12 @@ def _run(
     model: keras.Model, training: Captions, validation: Captions, folder: Path, progress: _Progress
 ) -> None:
     epochs, patience = progress.settings["epochs"], progress.settings["patience"]
-    with tqdm(total=epochs, initial=progress.epoch, desc="training", unit="epoch") as bar:
+    steps = math.ceil(len(training.tokens) / progress.settings["batch_size"])
+    done = progress.epoch * steps + progress.step
+    with progress_bar(total=epochs * steps, initial=done, unit="step") as bar:
         while not progress.finished:
-            _run_epoch(model, training, folder, progress)
+            bar.set_description(f"epoch {progress.epoch + 1}/{epochs}")
+            _run_epoch(model, training, folder, progress, bar)
             val_loss = evaluate_loss(model, validation)
             row = {"epoch": progress.epoch + 1, "loss": progress.loss / progress.words}
             row |= {"val_loss": val_loss, "learning_rate": float(model.optimizer.learning_rate)}
@@ -150,36 +153,33 @@ def _run(
             progress.finished = progress.epoch == epochs or progress.waited == patience
             _save_state(model, folder, progress)
             write_text(folder / HISTORY, pd.DataFrame(progress.history).to_csv(index=False))
-            bar.update()
-            bar.set_postfix(loss=f"{row['loss']:.3f}", val_loss=f"{val_loss:.3f}")
+            bar.set_postfix(loss=f"{row['loss']:.3f}", val_loss=f"{val_loss:.3f}", refresh=False)
 
 
-def _run_epoch(model: keras.Model, training: Captions, folder: Path, progress: _Progress) -> None:
+def _run_epoch(
+    model: keras.Model, training: Captions, folder: Path, progress: _Progress, bar: Any
+) -> None:
     settings = progress.settings
     lengths = (training.tokens != PAD).sum(axis=1)
     batches = plan(
         lengths, batch_size=settings["batch_size"], seed=settings["seed"], epoch=progress.epoch
     )
     saved = time.monotonic()
-    label = f"epoch {progress.epoch + 1}"
-    with tqdm(
-        total=len(batches), initial=progress.step, desc=label, unit="step", leave=False
-    ) as bar:
-        for rows in batches[progress.step :]:
-            batch = take(training.features, training.tokens, rows)
-            loss, words = _step(model.train_on_batch, model, batch)
-            if not math.isfinite(loss):
-                raise UserError(
-                    f"The loss is {loss} in epoch {progress.epoch + 1}. The best weights so far "
-                    f"are kept in {folder}. Lower LEARNING_RATE, and look for odd features."
-                )
-            progress.loss += loss * words
-            progress.words += words
-            progress.step += 1
-            if time.monotonic() - saved > SAVE_SECONDS:
-                _save_state(model, folder, progress)
-                saved = time.monotonic()
-            bar.update()
+    for rows in batches[progress.step :]:
+        batch = take(training.features, training.tokens, rows)
+        loss, words = _step(model.train_on_batch, model, batch)
+        if not math.isfinite(loss):
+            raise UserError(
+                f"The loss is {loss} in epoch {progress.epoch + 1}. The best weights so far "
+                f"are kept in {folder}. Lower LEARNING_RATE, and look for odd features."
+            )
+        progress.loss += loss * words
+        progress.words += words
+        progress.step += 1
+        if time.monotonic() - saved > SAVE_SECONDS:
+            _save_state(model, folder, progress)
+            saved = time.monotonic()
+        bar.update()
 
 
 def _step(on_batch: Any, model: keras.Model, batch: Batch) -> tuple[float, int]:

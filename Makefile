@@ -1,0 +1,43 @@
+# make notebook    execute the notebook from the top into notebooks/executed/ (.ipynb and .html)
+# make test        lint, and run the tests
+# make benchmark   measure each stage beside the classic loop, one JSON object a line
+# make runtimes    run notebook and tests with Colab's and Kaggle's package versions
+# make clean       remove environments and executed notebooks; data and checkpoints stay
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The smaller build without CUDA serves where there is no NVIDIA card.
+TENSORFLOW := $(if $(shell command -v nvidia-smi),tensorflow,tensorflow-cpu)
+
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: notebook test benchmark runtimes clean
+
+$(VENV)/ready: requirements.txt requirements-dev.txt
+	$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or sys.exit('Python 3.11 or later is needed')"
+	$(PYTHON) -m venv $(VENV)
+	sed 's/^tensorflow>/$(TENSORFLOW)>/' requirements.txt > $(VENV)/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	    -r $(VENV)/requirements.txt -r requirements-dev.txt
+	touch $@
+
+notebook: $(VENV)/ready
+	ROCO_PROGRESS=text $(BIN)/python -m nbconvert --execute --to notebook \
+	    --ExecutePreprocessor.timeout=-1 --ExecutePreprocessor.coalesce_streams=True \
+	    --output-dir notebooks/executed notebooks/roco_captioning.ipynb
+	$(BIN)/python -m nbconvert --to html notebooks/executed/roco_captioning.ipynb
+
+test: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+benchmark: $(VENV)/ready
+	$(BIN)/python -m benchmarks
+
+runtimes:
+	bash tests/runtimes.sh
+
+clean:
+	rm -rf .venv* notebooks/executed

@@ -1,0 +1,259 @@
+"""Scores captions: metrics with intervals, systems side by side, one tidy table."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .files import UserError
+from .metrics import BLEU, image_counts, meteor_counts, scores
+from .protocols import PROTOCOLS, tokenized
+from .resampling import bootstrap_weights, interval, randomisation_p
+
+Captions = Sequence[str]
+
+_SCORES = [*BLEU, "METEOR", "ROUGE-1", "ROUGE-L", "CIDEr"]
+# Which end of a column is the better one; "words" and "copied" have none.
+_BEST = {**dict.fromkeys([*_SCORES, "distinct"], "max"), "repeated": "min"}
+
+
+def score_table(
+    references: Captions,
+    systems: Mapping[str, Captions | Sequence[Captions]],
+    *,
+    train_captions: Captions | None = None,
+    groups: Sequence | None = None,
+    protocol: str = "coco",
+    meteor: bool = True,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Score systems against the references, in one table.
+
+    Args:
+        references: n captions, one an image.
+        systems: name to n captions, or to several runs of n captions each, whose scores are
+            averaged in one row ("shuffled images"). The first system is the main one.
+        train_captions: the captions trained on, to find those copied word for word.
+        groups: n labels, equal for images of one case; whole cases are then resampled.
+        protocol: "coco" or "imageclef", see `protocols.PROTOCOLS`.
+        meteor: False leaves METEOR out, the slowest of all.
+        resamples: number of bootstrap resamples, and of randomisations for the test.
+        seed: of both.
+
+    Returns:
+        One row a system (index "system"). Columns: BLEU-1 … BLEU-4, METEOR, ROUGE-1, ROUGE-L,
+        CIDEr (0 to 10), "words" (mean length), "repeated" (share of a caption's bigrams that
+        stood in it before, mean) and "copied" (share of captions), each followed by its 95 %
+        bootstrap interval, "…_low" and "…_high"; "distinct", the share of distinct captions
+        (without interval, as a resample repeats captions by itself); "p_vs_first", of CIDEr
+        against the first system by approximate randomisation, each test by itself. An empty
+        hypothesis counts and scores 0. `attrs["caption"]` says in words how the table was made,
+        and why METEOR is empty if it is.
+
+    Raises:
+        UserError: nothing to score, lengths that do not match, or an unknown protocol.
+    """
+    n = len(references)
+    units = _units(groups, n)
+    runs = {name: _runs(name, captions, n) for name, captions in systems.items()}
+    if not runs:
+        raise UserError("There is no system to score: give at least one in `systems`.")
+    wanted = tokenized(*_runs("references", references, n), protocol)
+    written = {name: [tokenized(run, protocol) for run in some] for name, some in runs.items()}
+    known = None if train_captions is None else set(tokenized(train_captions, protocol))
+    counts = {name: [image_counts(wanted, run, known) for run in written[name]] for name in runs}
+    no_meteor = _add_meteor(counts, wanted, written) if meteor else "it was left out"
+
+    weights = bootstrap_weights(units.max() + 1, resamples, seed)
+    sums = {name: [run.groupby(units).sum(min_count=1) for run in counts[name]] for name in runs}
+    cider = {name: np.mean([run["CIDEr"] for run in some], axis=0) for name, some in sums.items()}
+    table = pd.DataFrame({name: _with_intervals(some, weights) for name, some in sums.items()}).T
+    table["distinct"] = [np.mean([len(set(run)) / n for run in written[name]]) for name in runs]
+    main, *others = cider.values()
+    p = [randomisation_p(main - other, resamples, seed) for other in others]
+    table["p_vs_first"] = [float("nan"), *p]
+    table.attrs["caption"] = _caption(n, units, groups, protocol, resamples, no_meteor)
+    return table.rename_axis("system")
+
+
+def _runs(name: str, captions: Captions | Sequence[Captions], n: int) -> list[list[str]]:
+    """Return a system's captions as a list of runs, each checked to be n captions."""
+    captions = list(captions)
+    one_run = not captions or any(isinstance(text, str | float | None) for text in captions)
+    runs = [captions] if one_run else [list(run) for run in captions]
+    for run in runs:
+        texts = sum(isinstance(caption, str) for caption in run)
+        if not texts == len(run) == n:
+            raise UserError(
+                f"{name!r} has {texts} captions for {n} references. Give one text for each image "
+                "(an empty one where there is none), in the references' order."
+            )
+    return runs
+
+
+def _units(groups: Sequence | None, n: int) -> np.ndarray:
+    """Return for each image the number of the unit that is resampled: itself, or its case."""
+    if n == 0:
+        raise UserError("There is nothing to score: `references` is empty.")
+    if groups is None:
+        return np.arange(n)
+    if len(groups) != n:
+        raise UserError(f"There are {len(groups)} groups for {n} references: give one an image.")
+    return pd.factorize(np.asarray(groups), use_na_sentinel=False)[0]
+
+
+def _add_meteor(
+    counts: dict[str, list[pd.DataFrame]],
+    references: list[str],
+    written: dict[str, list[list[str]]],
+) -> str | None:
+    """Put METEOR's counts beside the others, in place; return why not where they cannot be had."""
+    # One call for all the runs, because Java's METEOR takes seconds to load.
+    runs = [run for some in written.values() for run in some]
+    found = meteor_counts(references * len(runs), [text for run in runs for text in run])
+    if isinstance(found, str):
+        return found
+    n = len(references)
+    parts = (found[i : i + n].reset_index(drop=True) for i in range(0, len(found), n))
+    for name, some in counts.items():
+        counts[name] = [run.join(next(parts)) for run in some]
+    return None
+
+
+def _with_intervals(sums: list[pd.DataFrame], weights: np.ndarray) -> dict[str, float]:
+    """Return a system's scores and their intervals, each the mean over its runs.
+
+    Args:
+        sums: a table for each run: the counts, summed within each of the units.
+        weights: (resamples, units).
+    """
+    everything_once = np.ones((1, weights.shape[1]))
+    weights = np.vstack([everything_once, weights])
+    sampled = [scores(pd.DataFrame(weights @ run.to_numpy(), columns=run.columns)) for run in sums]
+    values = pd.DataFrame(np.mean(sampled, axis=0), columns=sampled[0].columns)
+    low, high = interval(values.to_numpy()[1:])
+    row = {}
+    for name, value, *ends in zip(values.columns, values.iloc[0], low, high, strict=True):
+        row |= {name: float(value), f"{name}_low": float(ends[0]), f"{name}_high": float(ends[1])}
+    return row
+
+
+def _caption(
+    n: int, units: np.ndarray, groups: Any, protocol: str, resamples: int, no_meteor: str | None
+) -> str:
+    """Return in words how the table was made."""
+    cases = "" if groups is None else f" of {units.max() + 1:,} cases"
+    drawn = "images" if groups is None else "whole cases"
+    return (
+        f"{n:,} image{'s' if n > 1 else ''}{cases}. "
+        f'Words by the "{protocol}" protocol: {PROTOCOLS[protocol].description}. '
+        f"In brackets: 95 % bootstrap interval, {resamples:,} resamples of {drawn}. "
+        "p_vs_first: CIDEr against the first row, approximate randomisation."
+    ) + (f" METEOR is empty: {no_meteor}." if no_meteor else "")
+
+
+def caption_scores(
+    references: Captions, hypotheses: Captions, protocol: str = "coco"
+) -> np.ndarray:
+    """Return each caption's own CIDEr, by which a gallery can be sorted.
+
+    Args:
+        references: n captions.
+        hypotheses: n captions, in the same order.
+        protocol: see `protocols.PROTOCOLS`.
+
+    Returns:
+        float64 (n,), 0 to 10, idf from all the references.
+
+    Raises:
+        UserError: lengths that do not match, or an unknown protocol.
+    """
+    (run,) = _runs("hypotheses", hypotheses, len(references))
+    counts = image_counts(tokenized(references, protocol), tokenized(run, protocol))
+    return counts["CIDEr"].to_numpy(float)
+
+
+def style_scores(table: pd.DataFrame) -> Any:
+    """Return a score table as a notebook should show it.
+
+    Args:
+        table: what `score_table` returned; its `attrs["caption"]` is shown if it is there.
+
+    Returns:
+        A pandas Styler: values over their intervals, the best of a column in bold, no colours (so
+        it reads in dark mode too); without jinja2, which pandas needs for it, the table itself.
+    """
+    names = [name for name in table if not name.endswith(("_low", "_high"))]
+    shown = pd.DataFrame({name: _cells(table, name) for name in names}, index=table.index)
+    bold = pd.DataFrame("", index=table.index, columns=names)
+    for name in set(names) & set(_BEST):
+        bold.loc[table[name] == table[name].agg(_BEST[name]), name] = "font-weight: bold"
+    try:
+        styler = shown.style
+    except (ImportError, AttributeError):  # pandas versions differ in which one
+        return table
+    styler = styler.apply(lambda _: bold, axis=None).set_properties(**{"text-align": "right"})
+    styler = styler.format_index(escape="html").set_caption(
+        html.escape(table.attrs.get("caption", ""))
+    )
+    left = {"selector": "caption", "props": "text-align: left; caption-side: bottom"}
+    return styler.set_table_styles([left])
+
+
+def _cells(table: pd.DataFrame, name: str) -> list[str]:
+    """Return a column as HTML: each value over its interval, nothing where there is no value."""
+    form = ".1f" if name == "words" else ".3f"
+    cells = [f"{value:{form}}" if value == value else "" for value in table[name]]
+    if f"{name}_low" in table:
+        ends = zip(cells, table[f"{name}_low"], table[f"{name}_high"], strict=True)
+        cells = [
+            f"{cell}<br><small>[{low:{form}}, {high:{form}}]</small>" if cell else ""
+            for cell, low, high in ends
+        ]
+    return cells
+
+
+def breakdown(
+    references: Captions, hypotheses: Captions, groups: Sequence, *, protocol: str = "coco"
+) -> pd.DataFrame:
+    """Score one system apart for each kind of image.
+
+    Args:
+        references: n captions.
+        hypotheses: n captions.
+        groups: n labels: modality (`clinical.modality_of`), region, `length_quartiles`, …; "" is
+            shown as "not stated".
+        protocol: see `protocols.PROTOCOLS`.
+
+    Returns:
+        One row a label (index "group"): "images", CIDEr (its idf from all the references),
+        ROUGE-L, BLEU-1. Most frequent first; a pandas Categorical keeps its own order.
+
+    Raises:
+        UserError: lengths that do not match, or an unknown protocol.
+    """
+    _units(groups, len(references))
+    (run,) = _runs("hypotheses", hypotheses, len(references))
+    counts = image_counts(tokenized(references, protocol), tokenized(run, protocol))
+    ordered = isinstance(groups, pd.Categorical)
+    labels = groups if ordered else [label if label != "" else "not stated" for label in groups]
+    sums = counts.groupby(pd.Series(labels, name="group"), observed=True).sum()
+    table = scores(sums)[["CIDEr", "ROUGE-L", "BLEU-1"]]
+    table.insert(0, "images", sums["images"].astype(int))
+    return table if ordered else table.sort_values("images", ascending=False, kind="stable")
+
+
+def length_quartiles(captions: Captions) -> pd.Categorical:
+    """Return for each caption which quarter by length it is in, as labels like "10–16 words"."""
+    words = np.array([len(caption.split()) for caption in captions])
+    quarter = np.searchsorted(np.quantile(words, [0.25, 0.5, 0.75]), words)
+    labels = {
+        q: f"{words[quarter == q].min()}–{words[quarter == q].max()} words"
+        for q in np.unique(quarter)
+    }
+    return pd.Categorical([labels[q] for q in quarter], list(labels.values()), ordered=True)

@@ -1,0 +1,299 @@
+"""Says in a radiologist's words what a phantom shows, and reads it back from any caption.
+
+Every phrasing names modality, finding, side and size, so that a caption that a model generated can
+be checked against the truth, word by word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from roco_caption.phantom_drawing import Lesion
+
+AMBIGUOUS = "ambiguous"
+
+_VIEWS = {
+    "chest radiograph": (
+        "chest radiograph",
+        "frontal chest radiograph",
+        "posteroanterior chest X-ray",
+        "chest X-ray",
+        "plain radiograph of the chest",
+    ),
+    "abdominal CT": (
+        "axial CT of the abdomen",
+        "contrast-enhanced axial CT",
+        "abdominal CT scan",
+        "axial contrast-enhanced CT of the abdomen",
+        "computed tomography of the abdomen",
+    ),
+    "brain MRI": (
+        "axial T2-weighted MRI of the brain",
+        "T2-weighted axial MR image",
+        "brain MRI",
+        "axial T2-weighted MR image of the brain",
+        "magnetic resonance imaging of the brain",
+    ),
+    "pelvic ultrasound": (
+        "transverse pelvic ultrasound",
+        "pelvic ultrasound",
+        "transabdominal ultrasound of the pelvis",
+        "transverse sonogram of the pelvis",
+        "ultrasonography of the pelvis",
+    ),
+}
+
+_SHOWS = ("shows", "showing", "demonstrates", "demonstrating", "reveals")
+_ARROWS = (" (arrow)", " (arrow)", " (white arrow)")
+_ARROW_SENTENCES = ("The arrow points to the finding.", "White arrow shows the lesion.")
+
+# In every sentence {n} is the size with its article ("a small"), {size} the size alone.
+_FRAMES = (
+    "{view} {shows} {n} {side} {name}{arrow}.",
+    "{n} {side} {name}{arrow} on {view}.",
+    "{view}: {size} {side}-sided {name}{arrow}.",
+)
+
+
+class _Wording(NamedTuple):
+    name: str
+    small: tuple[str, ...]
+    large: tuple[str, ...]
+    sentences: tuple[str, ...]
+
+
+_WORDINGS = {
+    "pleural effusion": _Wording(
+        "pleural effusion", ("small", "small", "minimal"), ("large", "large", "massive"), (
+            "{view} {shows} homogeneous opacity{arrow} of the {side} lower zone with a meniscus, in"
+            " keeping with {n} pleural effusion.",
+            "{n} {side}-sided pleural effusion{arrow} blunts the costophrenic angle on {view}.",
+            "{view} {shows} {n} pleural effusion{arrow} that obscures the {side} hemidiaphragm.",
+            "fluid in the {side} pleural space{arrow}, {n} effusion, on {view}.",
+        )),
+    "pneumothorax": _Wording(
+        "pneumothorax", ("small",), ("large", "large", "extensive"), (
+            "{view} {shows} {n} {side} pneumothorax with a visible pleural line{arrow}.",
+            "air in the {side} pleural space{arrow} with retraction of the lung, {n} pneumothorax,"
+            " on {view}.",
+            "{view} {shows} the visceral pleural edge{arrow} of the {side} lung, which is retracted"
+            " by {n} pneumothorax.",
+            "{n} pneumothorax{arrow} on the {side}, seen on {view}.",
+        )),
+    "lung mass": _Wording(
+        "lung mass", ("small",), ("large", "large", "bulky"), (
+            "{view} {shows} {n} rounded mass{arrow} in the {side} lung.",
+            "{n} pulmonary mass{arrow} projects over the {side} lung field on {view}.",
+            "{view} {shows} a well-defined opacity{arrow} in the {side} lung, consistent with {n}"
+            " pulmonary mass.",
+            "{n} solitary mass{arrow} of the {side} lung, seen on {view}.",
+        )),
+    "renal cyst": _Wording(
+        "renal cyst", ("small",), ("large",), (
+            "{view} {shows} {n} cyst{arrow} of the {side} kidney, of water attenuation.",
+            "{n} simple cyst{arrow} arises from the cortex of the {side} kidney on {view}.",
+            "{view} {shows} a hypodense lesion{arrow} in the {side} kidney, consistent with {n}"
+            " renal cyst.",
+            "non-enhancing {side} renal cyst{arrow}, {size}, on {view}.",
+        )),
+    "renal mass": _Wording(
+        "renal mass", ("small",), ("large", "large", "bulky"), (
+            "{view} {shows} {n} enhancing mass{arrow} in the {side} kidney with central necrosis.",
+            "{n} heterogeneous mass{arrow} arises from the {side} kidney on {view}.",
+            "{view} {shows} a hypervascular {side} renal mass{arrow}, {size}, suggesting renal cell"
+            " carcinoma.",
+            "enhancing {side} renal mass{arrow}, {size}, on {view}.",
+        )),
+    "psoas abscess": _Wording(
+        "psoas abscess", ("small",), ("large", "large", "extensive"), (
+            "{view} {shows} {n} rim-enhancing collection{arrow} in the {side} psoas muscle,"
+            " consistent with an abscess.",
+            "{n} abscess{arrow} expands the {side} psoas muscle on {view}.",
+            "{view} {shows} enlargement of the {side} psoas muscle by {n} abscess{arrow}.",
+            "{side} iliopsoas abscess{arrow}, {size}, with an enhancing rim on {view}.",
+        )),
+    "glioma": _Wording(
+        "glioma", ("small",), ("large", "large", "bulky"), (
+            "{view} {shows} {n} glioma{arrow} of the {side} hemisphere with surrounding edema.",
+            "{n} heterogeneous glioma{arrow} with edema in the {side} hemisphere on {view}.",
+            "{view} {shows} an intra-axial lesion{arrow} of the {side} hemisphere with edema,"
+            " consistent with {n} glioma.",
+            "high-grade {side} glioma{arrow}, {size}, with perilesional edema on {view}.",
+        )),
+    "infarct": _Wording(
+        "infarct", ("small", "small", "limited"), ("large", "large", "extensive"), (
+            "{view} {shows} wedge-shaped hyperintensity{arrow} in the {side} middle cerebral artery"
+            " territory, consistent with {n} infarct.",
+            "{n} infarct{arrow} of the {side} hemisphere that reaches the cortex on {view}.",
+            "{view} {shows} {n} infarct{arrow} in the {side} middle cerebral artery territory.",
+            "subacute {side} cerebral infarction{arrow}, {size}, on {view}.",
+        )),
+    "subdural hematoma": _Wording(
+        "subdural hematoma", ("small",), ("large", "large", "extensive"), (
+            "{view} {shows} {n} crescent-shaped collection{arrow} over the {side} hemisphere,"
+            " consistent with subdural hematoma.",
+            "{n} subdural hematoma{arrow} compresses the {side} hemisphere on {view}.",
+            "{view} {shows} {n} hyperintense subdural hematoma{arrow} along the {side} convexity.",
+            "chronic {side} subdural hematoma{arrow}, {size}, on {view}.",
+        )),
+    "adnexal cyst": _Wording(
+        "adnexal cyst", ("small",), ("large",), (
+            "{view} {shows} {n} anechoic cyst{arrow} in the {side} adnexa with posterior acoustic"
+            " enhancement.",
+            "{n} simple cyst{arrow} of the {side} ovary on {view}.",
+            "{view} {shows} a thin-walled anechoic {side} ovarian cyst{arrow}, {size}.",
+            "unilocular {side} ovarian cyst{arrow}, {size}, on {view}.",
+        )),
+    "solid adnexal mass": _Wording(
+        "adnexal mass", ("small",), ("large", "large", "bulky"), (
+            "{view} {shows} {n} solid echogenic mass{arrow} in the {side} adnexa.",
+            "{n} solid mass{arrow} of the {side} ovary on {view}.",
+            "{view} {shows} a hyperechoic solid {side} ovarian mass{arrow}, {size}.",
+            "solid {side} adnexal mass{arrow}, {size}, beside the uterus on {view}.",
+        )),
+    "dermoid": _Wording(
+        "ovarian dermoid", ("small",), ("large",), (
+            "{view} {shows} {n} {side} ovarian dermoid{arrow} with posterior acoustic shadowing.",
+            "{n} mature teratoma{arrow} of the {side} ovary casts an acoustic shadow on {view}.",
+            "{view} {shows} an echogenic lesion{arrow} in the {side} adnexa with dense shadowing,"
+            " consistent with {n} dermoid.",
+            "{side} adnexal dermoid{arrow}, {size}, with an acoustic shadow on {view}.",
+        )),
+}  # fmt: skip
+
+
+def write_caption(
+    modality: str, lesion: Lesion, rng: np.random.Generator, *, arrow: bool = False
+) -> str:
+    """Say what an image shows, in one of many phrasings that `attributes_of` reads back.
+
+    Args:
+        modality: what kind of image it is, a key of `phantom_anatomy.FINDINGS`.
+        lesion: the finding, its side and its size.
+        rng: chooses among the phrasings.
+        arrow: whether an arrow points at the finding, which the caption then mentions.
+    """
+    wording = _WORDINGS[lesion.finding]
+    size = _choose(wording.large if lesion.large else wording.small, rng)
+    inline = arrow and rng.random() < 0.7
+    sentence = _choose(_FRAMES + wording.sentences, rng).format(
+        view=_choose(_VIEWS[modality], rng),
+        shows=_choose(_SHOWS, rng),
+        n=f"{'an' if size[0] in 'aeiou' else 'a'} {size}",
+        size=size,
+        side=lesion.side,
+        name=wording.name,
+        arrow=_choose(_ARROWS, rng) if inline else "",
+    )
+    if arrow and not inline:
+        sentence += " " + _choose(_ARROW_SENTENCES, rng)
+    return sentence[0].upper() + sentence[1:]
+
+
+def _choose(options: Sequence[str], rng: np.random.Generator) -> str:
+    return options[rng.integers(len(options))]
+
+
+# ----------------------------------------------------------------------- captions read back again
+
+_MASS = r"mass(es)?(?! effect)|tumou?rs?|neoplasms?"
+_CYST = r"(?<!dermoid )cysts?"
+_KIDNEY = r"renal|kidneys?"
+_ADNEXA = r"adnexal?|ovar(y|ies|ian)"
+
+# What must be said for a finding to be read: the thing and, if it could lie elsewhere, the organ.
+_FINDING_WORDS = {
+    "pleural effusion": (r"effusions?",),
+    "pneumothorax": (r"pneumothora(x|ces)",),
+    "lung mass": (_MASS, r"lungs?|pulmonary"),
+    "renal cyst": (_CYST, _KIDNEY),
+    "renal mass": (_MASS, _KIDNEY),
+    "psoas abscess": (r"abscess(es)?", r"(ilio)?psoas"),
+    "glioma": (r"gliomas?|glioblastomas?",),
+    "infarct": (r"infarct(s|ed|ions?)?",),
+    "subdural hematoma": (r"subdurals?",),
+    "adnexal cyst": (_CYST, _ADNEXA),
+    "solid adnexal mass": (_MASS, _ADNEXA),
+    "dermoid": (r"dermoids?|teratomas?",),
+}
+_TECHNIQUE_WORDS = {
+    "chest radiograph": (r"radiographs?|x ?rays?|cxr",),
+    "abdominal CT": (r"ct|computed tomography",),
+    "brain MRI": (r"mri?|magnetic resonance|t2",),
+    "pelvic ultrasound": (r"ultrasound|sonograms?|ultrasonograph(y|ic)|sonograph(y|ic)",),
+}
+_REGION_WORDS = {
+    "chest radiograph": (r"chest(?! wall)|thora(x|cic)",),
+    "abdominal CT": (r"abdom(en|inal)",),
+    "brain MRI": (r"brain|head|cranial",),
+    "pelvic ultrasound": (r"pelvi(s|c)",),
+}
+_SIDE_WORDS = {"right": (r"right|bilateral",), "left": (r"left|bilateral",)}
+_SIZE_WORDS = {
+    "small": (r"small|minimal|limited|tiny",),
+    "large": (r"large|massive|extensive|bulky|huge",),
+}
+_DENIED = re.compile(r"\b(no|not|without)\b( \w+){0,4}")
+
+
+def attributes_of(caption: str) -> dict[str, str]:
+    """Read from a caption what it claims, in the words of this module's labels.
+
+    Args:
+        caption: any text, a generated caption included; case and punctuation do not matter.
+
+    Returns:
+        `{"modality", "finding", "side", "size", "arrow"}`. What the caption does not say is "", and
+        where it says two different things (two sides, or a CT of the chest) it is `AMBIGUOUS`;
+        neither equals a true label. What follows "no" or "without" is not counted as said. `arrow`
+        is "yes" or "no".
+    """
+    text = _DENIED.sub(" ", " ".join(re.findall(r"[^\W_]+", caption.lower())))
+    technique, regions = _said(_TECHNIQUE_WORDS, text), _said(_REGION_WORDS, text)
+    elsewhere = bool(technique) and bool(regions - technique)
+    return {
+        "modality": AMBIGUOUS if elsewhere else _only(technique),
+        "finding": _only(_said(_FINDING_WORDS, text)),
+        "side": _only(_said(_SIDE_WORDS, text)),
+        "size": _only(_said(_SIZE_WORDS, text)),
+        "arrow": "yes" if re.search(r"\barrows?\b", text) else "no",
+    }
+
+
+def _said(labels: dict[str, tuple[str, ...]], text: str) -> set[str]:
+    """Return the labels for which `text` contains every pattern as whole words."""
+    return {
+        label
+        for label, patterns in labels.items()
+        if all(re.search(rf"\b({pattern})\b", text) for pattern in patterns)
+    }
+
+
+def _only(labels: set[str]) -> str:
+    """Return the one label, "" for none, `AMBIGUOUS` for several."""
+    return next(iter(labels)) if len(labels) == 1 else AMBIGUOUS if labels else ""
+
+
+def shares_right(references: Sequence[str], captions: Sequence[str]) -> dict[str, float]:
+    """Return the share of captions that name what their phantom shows.
+
+    Args:
+        references: n captions of phantoms, which state the truth.
+        captions: n captions to check, in the same order.
+
+    Returns:
+        Shares from 0 to 1: of each attribute alone, of modality, finding and side together, and of
+        those with the size.
+    """
+    names = ("modality", "finding", "side", "size")
+    truths, found = map(attributes_of, references), map(attributes_of, captions)
+    right = np.array(
+        [[truth[n] == said[n] for n in names] for truth, said in zip(truths, found, strict=True)]
+    )
+    shares = {name: float(right[:, i].mean()) for i, name in enumerate(names)}
+    shares["modality, finding and side"] = float(right[:, :3].all(axis=1).mean())
+    return shares | {"all four": float(right.all(axis=1).mean())}

@@ -1,0 +1,213 @@
+"""The notebook's pictures."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from roco_caption.images import ImageError, read_image
+
+INK, GREY, BLUE, ORANGE = "#1b1b1b", "#666666", "#1f77b4", "#d95f02"
+
+
+def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+    # white on purpose: the labels stay readable on a notebook's dark page
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(width, height), squeeze=False, facecolor="white",
+        layout="constrained",
+    )  # fmt: skip
+    plt.close(figure)  # the cell shows it once, as its result
+    return figure, axes
+
+
+def _draw_image(axis: Axes, path: str, size: int = 320) -> None:
+    axis.set_axis_off()
+    try:
+        axis.imshow(read_image(path, size))
+    except ImageError:
+        axis.text(0.5, 0.5, "cannot be decoded", ha="center", va="center", color=GREY)
+
+
+def _write_below(axis: Axes, lines: Sequence[tuple[str, str]], width: int = 42) -> None:
+    """Write texts below an image, each in its colour."""
+    y = -0.03
+    for text, color in lines:
+        wrapped = textwrap.wrap(text, width) or ["(no words)"]
+        wrapped = [*wrapped[:6], "…"] if len(wrapped) > 7 else wrapped
+        axis.text(
+            0, y, "\n".join(wrapped), transform=axis.transAxes, va="top", fontsize=9, color=color
+        )
+        y -= 0.058 * len(wrapped) + 0.025
+
+
+def sample_images(frame: pd.DataFrame, count: int = 6, seed: int = 0, note: str = "") -> Figure:
+    """Show some images with their captions.
+
+    Args:
+        frame: DataFrame[id, image, caption].
+        count: images shown.
+        seed: of the choice.
+        note: written above, such as that the images are synthetic.
+    """
+    chosen = frame.sample(min(count, len(frame)), random_state=seed)
+    pairs = zip(chosen.image, chosen.caption, strict=True)
+    return _image_grid([(image, [(caption, INK)]) for image, caption in pairs], note)
+
+
+def _image_grid(
+    cells: Sequence[tuple[str, list[tuple[str, str]]]], note: str = "", height: float = 4.6
+) -> Figure:
+    columns = min(3, len(cells))
+    rows = -(-len(cells) // columns)
+    figure, axes = _figure(rows, columns, 3.6 * columns, height * rows)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, (image, lines) in zip(axes.flat, cells, strict=False):
+        _draw_image(axis, image)
+        _write_below(axis, lines)
+    if note:
+        figure.suptitle(note, color=ORANGE, fontsize=11)
+    return figure
+
+
+def gallery(
+    frame: pd.DataFrame, captions: pd.DataFrame, scores: Sequence[float], each: int = 3
+) -> Figure:
+    """Show the best, typical and worst captions under their images, with the references.
+
+    Args:
+        frame: DataFrame[id, image, caption] of the test split.
+        captions: DataFrame[id, reference, caption, log_probability] in the same order.
+        scores: one an image; the higher, the better.
+        each: images of a kind.
+    """
+    order = np.argsort(-np.asarray(scores), kind="stable")
+    middle = max(0, len(order) // 2 - each // 2)
+    kinds = {"best": 0, "typical": middle, "worst": max(0, len(order) - each)}
+    cells = []
+    for kind, start in kinds.items():
+        for i in order[start : start + each]:
+            heading = f"{kind}: CIDEr {scores[i]:.2f}"
+            caption, reference = captions.caption.iloc[i], frame.caption.iloc[i]
+            lines = [(heading, GREY), (caption, BLUE), (f"reference: {reference}", INK)]
+            cells.append((frame.image.iloc[i], lines))
+    return _image_grid(cells, height=5.2)
+
+
+def captioned_image(image: str, caption: str, reference: str = "") -> Figure:
+    """Show one image with its caption, and the reference where there is one."""
+    lines = [(caption, BLUE)] + [(f"reference: {reference}", INK)] * bool(reference)
+    return _image_grid([(image, lines)])
+
+
+def caption_lengths(frames: Mapping[str, pd.DataFrame], max_words: int) -> Figure:
+    """Show how long captions are, and how many words longer ones lose.
+
+    Args:
+        frames: {split: DataFrame[id, image, caption]}.
+        max_words: words kept of a caption.
+    """
+    figure, axes = _figure(1, 1, 7.5, 3)
+    axis = axes[0, 0]
+    lengths = {split: frame.caption.str.split().str.len() for split, frame in frames.items()}
+    longest = int(np.percentile(np.concatenate(list(lengths.values())), 99.5)) + 1
+    bins = np.linspace(0, longest, min(longest, 60) + 1)
+    colors = dict(zip(lengths, (BLUE, ORANGE, GREY), strict=False))
+    for split, values in lengths.items():
+        label = f"{split}: {len(values):,}, median {values.median():.0f} words"
+        axis.hist(
+            values.clip(upper=longest), bins, density=True, histtype="step", linewidth=1.8,
+            color=colors[split], label=label,
+        )  # fmt: skip
+    if max_words < longest:
+        axis.axvline(max_words, color=INK, linestyle=":", label=f"MAX_WORDS = {max_words}")
+    axis.set(xlabel="words in a caption", ylabel="share of captions")
+    axis.legend(frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def training_curves(history: pd.DataFrame) -> Figure:
+    """Show the loss of every epoch, and which epoch's weights were kept.
+
+    Args:
+        history: of `train`: `loss`, `val_loss` by epoch.
+    """
+    figure, axes = _figure(1, 1, 7.5, 3)
+    axis = axes[0, 0]
+    axis.plot(history.index, history.loss, color=BLUE, marker=".", label="training (dropout on)")
+    axis.plot(history.index, history.val_loss, color=ORANGE, marker=".", label="validation")
+    best = history.val_loss.idxmin()
+    axis.scatter(
+        [best], [history.val_loss[best]], s=90, facecolors="none", edgecolors=INK, zorder=3
+    )
+    label = f"kept: epoch {best}, {history.val_loss[best]:.3f}"
+    axis.annotate(
+        label, (best, history.val_loss[best]), xytext=(0, 14), textcoords="offset points",
+        ha="right", color=INK,
+    )  # fmt: skip
+    axis.set(xlabel="epoch", ylabel="loss (nats a word)")
+    axis.set_ylim(bottom=0)
+    axis.legend(frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def model_diagram(model: Any) -> Figure:
+    """Draw a model's layers from its inputs (above) to its output (below), with their shapes.
+
+    Args:
+        model: a `keras.Model` made by the functional API.
+    """
+    layers = {layer["name"]: layer for layer in model.get_config()["layers"]}
+    sources = {name: _sources(layer["inbound_nodes"]) for name, layer in layers.items()}
+    takers = {name: [taker for taker in layers if name in sources[taker]] for name in layers}
+    height: dict[str, int] = {}  # above the output; a layer stands right above its first taker
+    for name in reversed(layers):  # they are listed in the order of data flow
+        height[name] = 1 + max((height[taker] for taker in takers[name]), default=-1)
+    top = max(height.values())
+    figure, axes = _figure(1, 1, 7.5, 0.62 * (top + 1))
+    place: dict[str, tuple[float, float]] = {}
+    for level in range(top + 1):
+        row = [name for name in layers if height[name] == level]
+        middle = {n: np.mean([place[t][0] for t in takers[n]] or [0.5]) for n in row}
+        row.sort(key=middle.get)
+        for i, name in enumerate(row):
+            x = middle[name] if len(row) == 1 else (i + 0.5) / len(row)
+            place[name] = (x, float(level))
+            _draw_layer(axes[0, 0], model.get_layer(name), place[name])
+    for name, names in sources.items():
+        for source in names:
+            bend = 0.45 if height[source] - height[name] > 1 else 0  # round the layers between
+            arrow = {
+                "arrowstyle": "->", "color": GREY, "shrinkA": 11, "shrinkB": 11,
+                "connectionstyle": f"arc3,rad={bend}",
+            }  # fmt: skip
+            axes[0, 0].annotate("", place[name], place[source], arrowprops=arrow, zorder=1)
+    axes[0, 0].set(xlim=(0, 1), ylim=(-0.5, top + 0.5))
+    axes[0, 0].set_axis_off()
+    return figure
+
+
+def _sources(nodes: Any) -> list[str]:
+    """Return the names of the layers whose outputs a layer's configuration names."""
+    if isinstance(nodes, Mapping):
+        history = nodes.get("keras_history")
+        return [history[0]] if history else _sources(list(nodes.values()))
+    if isinstance(nodes, list | tuple):
+        return list(dict.fromkeys(name for node in nodes for name in _sources(node)))
+    return []
+
+
+def _draw_layer(axis: Axes, layer: Any, place: tuple[float, float]) -> None:
+    shape = str(tuple(layer.output.shape))
+    box = {"boxstyle": "round,pad=0.35", "facecolor": "#eef3f8", "edgecolor": BLUE}
+    text = f"{layer.name}  ·  {type(layer).__name__}  {shape}"
+    axis.text(*place, text, ha="center", va="center", fontsize=9, color=INK, bbox=box, zorder=3)

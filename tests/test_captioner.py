@@ -1,0 +1,151 @@
+"""The bundle captions by itself, and refuses what does not fit it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from roco_caption import captioner as module
+from roco_caption.captioner import Captioner, Search
+from roco_caption.files import UserError, read_json, write_json
+from roco_caption.model import build_captioning
+from roco_caption.text import CaptionTokenizer
+from roco_caption.training import WEIGHTS
+
+CAPTIONS = ["axial ct shows a large left mass", "chest radiograph shows no mass"] * 2
+ENCODER = {
+    "name": "vgg16", "layer": "fc2", "weights": "random seed 4", "image_size": 224,
+    "requested": {"weights": "random", "seed": 4},
+}  # fmt: skip
+
+
+def tiny_encoder(name, weights, *, seed=0, precision="float32"):
+    pixels = keras.Input((224, 224, 3), dtype="uint8")
+    scaled = keras.ops.cast(pixels, "float32") / 255
+    return keras.Model(pixels, keras.ops.mean(scaled, (1, 2)) * (1 + seed), name=name)
+
+
+def make(encoder=ENCODER) -> Captioner:
+    tokenizer = CaptionTokenizer.fit(CAPTIONS, min_frequency=1, max_words=8)
+    sizes = {
+        "vocab_size": tokenizer.vocab_size, "max_len": 9, "feature_size": 3, "components": 3,
+        "embedding_size": 8, "units": 12, "dropout": 0.1,
+    }  # fmt: skip
+    keras.utils.set_random_seed(0)
+    captioning = build_captioning(**sizes)
+    return Captioner(captioning, tokenizer, sizes=sizes, encoder=encoder, search=Search(beams=2))
+
+
+@pytest.fixture
+def saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "build_encoder", tiny_encoder)
+    monkeypatch.setattr(module, "ROWS", 4)
+    captioner = make()
+    captioner.captioning.every_word.save_weights(tmp_path / WEIGHTS)
+    captioner.save(tmp_path)
+    return captioner, tmp_path
+
+
+@pytest.fixture
+def images(tmp_path):
+    paths = []
+    for i, grey in enumerate((10, 240)):
+        paths.append(tmp_path / f"{i}.jpg")
+        Image.new("RGB", (50, 40), (grey, 255 - grey, 90)).save(paths[-1])
+    return paths
+
+
+def test_a_loaded_captioner_says_the_same(saved, images):
+    captioner, folder = saved
+    loaded = Captioner.load(folder)
+    assert loaded.search == Search(beams=2)
+    for image in images:
+        text, log_p = loaded.caption(image)
+        assert (text, log_p) == captioner.caption(str(image)) and log_p < 0
+        assert set(text.split()) <= set(" ".join(CAPTIONS).split())
+    assert loaded.caption_images(images) == [loaded.caption(image) for image in images]
+
+
+def test_batches_do_not_change_captions(saved):
+    captioner = saved[0]
+    features = np.random.default_rng(0).normal(size=(11, 3)).astype(np.float16)
+    together = captioner.caption_features(features)
+    for row, caption in zip(features, together, strict=True):
+        (alone,) = captioner.caption_features(row[None])
+        assert alone.text == caption.text
+        assert alone.log_probability == pytest.approx(caption.log_probability, abs=1e-4)
+    assert captioner.caption_features(features[:0]) == []
+
+
+def test_the_readable_file_alone_rebuilds_the_decoder(saved):
+    captioner, folder = saved
+    bundle = json.loads((folder / "captioner.json").read_text())
+    assert bundle["sizes"] == captioner.sizes and bundle["encoder"] == ENCODER
+    assert bundle["search"] == {"beams": 2, "length_power": 1.0, "no_repeat": 3}
+
+
+def test_an_image_that_cannot_be_decoded_is_named(saved, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"rubbish")
+    with pytest.raises(UserError, match=r"bad\.jpg cannot be decoded"):
+        saved[0].caption(tmp_path / "bad.jpg")
+
+
+def test_features_made_elsewhere_have_no_encoder(saved):
+    captioner = make({"name": "given.npz", "layer": "given", "weights": "sha256 1"})
+    assert captioner.caption_features(np.ones((1, 3)))
+    with pytest.raises(UserError, match=r"given\.npz.*caption_features"):
+        captioner.caption("any.jpg")
+
+
+def test_other_encoder_weights_than_in_training_are_refused(saved, images):
+    loaded = Captioner.load(saved[1])
+    loaded.encoder = loaded.encoder | {"weights": "random seed 9"}
+    with pytest.raises(UserError, match="random seed 9"):
+        loaded.caption(images[0])
+
+
+@pytest.mark.parametrize("name", ["captioner.json", "tokenizer.json", WEIGHTS])
+def test_a_missing_or_damaged_file_is_named(saved, name):
+    path = saved[1] / name
+    whole = path.read_bytes()
+    for damaged in (None, whole[: len(whole) // 2], b""):
+        path.unlink(missing_ok=True)
+        if damaged is not None:
+            path.write_bytes(damaged)
+        with pytest.raises(UserError, match=name):
+            Captioner.load(saved[1])
+
+
+def test_a_vocabulary_of_another_training_is_refused(saved):
+    CaptionTokenizer.fit(["other words"], min_frequency=1).save(saved[1] / "tokenizer.json")
+    with pytest.raises(UserError, match=r"tokenizer\.json has 6 words"):
+        Captioner.load(saved[1])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("units", 13), ("vocab_size", 15), ("feature_size", 4), ("beams", 2), ("units", "x")],
+)
+def test_sizes_that_do_not_fit_are_refused(saved, key, value):
+    bundle = read_json(saved[1] / "captioner.json")
+    bundle["sizes"][key] = value
+    write_json(saved[1] / "captioner.json", bundle)
+    with pytest.raises(UserError, match=str(saved[1])):
+        Captioner.load(saved[1])
+
+
+def test_another_process_loads_the_bundle(saved):
+    code = (
+        "from roco_caption.captioner import Captioner; import numpy as np; "
+        f"print(Captioner.load({str(saved[1])!r}).caption_features(np.ones((1, 3)))[0].text)"
+    )
+    root = Path(__file__).parents[1]
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == saved[0].caption_features(np.ones((1, 3)))[0].text

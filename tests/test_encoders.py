@@ -1,0 +1,134 @@
+"""VGG16 itself: the same features as the plain Keras loop, from each source of weights."""
+
+import hashlib
+import http.server
+import threading
+from dataclasses import replace
+from functools import partial
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from roco_caption import encoders
+from roco_caption.encoders import WeightsUnavailable, build_encoder, describe
+from roco_caption.files import UserError
+from roco_caption.images import read_image
+
+
+@pytest.fixture(scope="module")
+def vgg16():
+    return build_encoder("vgg16", "random", seed=3)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    x, y = np.meshgrid(np.arange(300), np.arange(260))
+    for i in range(3):
+        picture = 127 + 120 * np.sin(x / (5 + 9 * i)) * np.cos(y / (30 - 8 * i))
+        Image.fromarray(picture.astype(np.uint8)).convert("RGB").save(folder / f"{i}.png")
+    return sorted(folder.glob("*.png"))
+
+
+@pytest.fixture(scope="module")
+def weights_file(vgg16, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "mine.weights.h5"
+    whole = keras.applications.VGG16(weights=None)
+    encoders._randomise(whole, 3)
+    whole.save_weights(path)
+    return path
+
+
+def test_features_equal_the_plain_keras_loop(vgg16, images):
+    whole = keras.applications.VGG16(weights=None)
+    encoders._randomise(whole, 3)
+    plain = keras.Model(whole.input, whole.get_layer("fc2").output)
+    ours = np.asarray(vgg16.predict_on_batch(np.stack([read_image(path) for path in images])))
+    assert ours.shape == (3, 4096)
+    for row, path in zip(ours, images, strict=True):
+        picture = keras.utils.load_img(path, target_size=(224, 224), interpolation="bilinear")
+        batch = keras.utils.img_to_array(picture)[None]
+        theirs = plain.predict(keras.applications.vgg16.preprocess_input(batch), verbose=0)[0]
+        assert (row @ theirs) / np.linalg.norm(row) / np.linalg.norm(theirs) >= 0.9999
+
+
+def test_random_weights_tell_images_apart_and_depend_on_the_seed(vgg16, images):
+    pixels = np.stack([read_image(path) for path in images])
+    rows = np.asarray(vgg16.predict_on_batch(pixels))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    assert (rows > 0).any(axis=0).mean() > 0.3 and (rows @ rows.T)[
+        np.triu_indices(3, 1)
+    ].max() < 0.999
+    first = vgg16.layers[-1]
+    kernel = np.asarray(first.layers[1].kernel)
+    assert kernel.std() == pytest.approx(np.sqrt(2 / 27), rel=0.1)
+    again = np.random.default_rng(3).standard_normal(kernel.shape, dtype=np.float32)
+    np.testing.assert_array_equal(kernel, again * np.float32(np.sqrt(2 / 27)))
+
+
+def test_a_weights_file_is_loaded_and_identified(vgg16, weights_file, images):
+    pixels = np.stack([read_image(path) for path in images])
+    loaded = build_encoder("vgg16", str(weights_file))
+    np.testing.assert_allclose(
+        loaded.predict_on_batch(pixels), vgg16.predict_on_batch(pixels), rtol=1e-4, atol=1e-3
+    )
+    header = describe("vgg16", str(weights_file))
+    digest = hashlib.sha256(weights_file.read_bytes()).hexdigest()
+    assert header["weights"] == f"mine.weights.h5 sha256 {digest}"
+
+
+def test_imagenet_weights_come_over_the_network_once(
+    vgg16, weights_file, images, tmp_path, monkeypatch
+):
+    """Keras' own download, from a local server, with its checksum verified."""
+    asked = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.path = f"/{weights_file.name}"
+            super().do_GET()
+
+        def log_message(self, *arguments):
+            pass
+
+    handler = partial(Handler, directory=str(weights_file.parent))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("ROCO_WEIGHTS_SERVER", f"http://127.0.0.1:{server.server_port}")
+    md5 = hashlib.md5(weights_file.read_bytes()).hexdigest()
+    kind = replace(encoders.ENCODERS["vgg16"], file="served.weights.h5", md5=md5)
+    monkeypatch.setitem(encoders.ENCODERS, "vgg16", kind)
+    cache = tmp_path / "keras"
+    cache.mkdir()  # Keras falls back to a shared folder when it is missing
+    get_file = keras.utils.get_file
+    monkeypatch.setattr(keras.utils, "get_file", partial(get_file, cache_dir=str(cache)))
+    pixels = read_image(images[0])[None]
+    expected = vgg16.predict_on_batch(pixels)
+    for _ in range(2):
+        loaded = build_encoder("vgg16", "imagenet")
+        np.testing.assert_allclose(loaded.predict_on_batch(pixels), expected, rtol=1e-4, atol=1e-3)
+    assert asked == ["/vgg16/served.weights.h5"]
+    server.shutdown()
+
+    monkeypatch.setitem(encoders.ENCODERS, "vgg16", replace(kind, md5="0" * 32))
+    with pytest.raises(WeightsUnavailable, match=r"models.*ENCODER_WEIGHTS"):
+        build_encoder("vgg16", "imagenet")  # a file with another checksum, and no server
+
+
+def test_the_real_weights_are_those_keras_publishes():
+    kind = encoders.ENCODERS["vgg16"]
+    assert kind.file == "vgg16_weights_tf_dim_ordering_tf_kernels.h5"
+    assert kind.md5 == "64373286793e3c8b2b4e3219cbf3544b" and kind.size == 224
+
+
+def test_wrong_names_and_files_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"'vgg61'.*vgg16"):
+        describe("vgg61", "random")
+    with pytest.raises(UserError, match="no such file"):
+        describe("vgg16", str(tmp_path / "none.h5"))
+    (tmp_path / "bad.weights.h5").write_bytes(b"rubbish")
+    with pytest.raises(UserError, match=r"bad\.weights\.h5 could not be loaded into vgg16"):
+        build_encoder("vgg16", str(tmp_path / "bad.weights.h5"))
