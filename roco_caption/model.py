@@ -129,10 +129,10 @@ class Captioning:
         Returns:
             Logits (n, vocab_size) and the new state.
         """
+        layer = self.next_word.get_layer
         h, c, image = state
-        words = self.next_word.get_layer("embedding")(tokens)
-        h, (h, c) = self.next_word.get_layer("lstm").cell(words, [h, c], training=False)
-        return self.next_word.get_layer("dense")(h + image), (h, c, image)
+        h, (_, c) = layer("lstm").cell(layer("embedding")(tokens), [h, c], training=False)
+        return layer("dense")(layer("hidden")(h + image)), (h, c, image)
 
 
 def build_captioning(
@@ -144,6 +144,7 @@ def build_captioning(
     embedding_size: int = 256,
     units: int = 256,
     dropout: float = 0.5,
+    image_dropout: float = 0.1,
 ) -> Captioning:
     """Build the decoder.
 
@@ -154,7 +155,8 @@ def build_captioning(
         components: what the scaler keeps of them.
         embedding_size: length of a word's embedding.
         units: of the LSTM, and of the image's vector that is added to its output.
-        dropout: share dropped of the image's components, the embeddings, and the LSTM's output.
+        dropout: share dropped of the embeddings and of the LSTM's output.
+        image_dropout: share dropped of the image's components; they repeat each other little.
 
     Returns:
         The `Captioning`; its two views share all layers. Padding is 0 and only on the right; the
@@ -163,16 +165,20 @@ def build_captioning(
     input_img = keras.Input((feature_size,), name="input_img")
     input_txt = keras.Input((max_len,), dtype="int32", name="input_txt")
     scaled = FeatureScaler(components, name="scaler")(input_img)
-    image = layers.Dense(units, name="image")(layers.Dropout(dropout, name="drop_image")(scaled))
+    image = layers.Dense(units, name="image")(
+        layers.Dropout(image_dropout, name="drop_image")(scaled)
+    )
     embedding = layers.Embedding(vocab_size, embedding_size, name="embedding")
     lstm = layers.LSTM(units, return_sequences=True, name="lstm")
     drop_words, drop_lstm = (layers.Dropout(dropout, name=f"drop_{n}") for n in ("words", "lstm"))
+    # what a side or a size looks like depends on the finding: a sum alone could not say that
+    hidden = layers.Dense(units, activation="tanh", name="hidden")
     dense = layers.Dense(vocab_size, name="dense")
 
     # word by word, as in the README's table
     spoken = LastWord(name="last_word")(lstm(drop_words(embedding(input_txt))), input_txt)
     merged = layers.Add(name="merge")([drop_lstm(spoken), image])
-    probabilities = layers.Softmax(name="softmax")(dense(merged))
+    probabilities = layers.Softmax(name="softmax")(dense(hidden(merged)))
     next_word = keras.Model([input_img, input_txt], probabilities, name="image_captioning")
 
     # whole captions of any length, as trained
@@ -181,5 +187,7 @@ def build_captioning(
     merged = layers.Add(name="merge_every")(
         [drop_lstm(lstm(drop_words(embedding(words)))), everywhere]
     )
-    every_word = keras.Model([input_img, words], dense(merged), name="image_captioning_training")
+    every_word = keras.Model(
+        [input_img, words], dense(hidden(merged)), name="image_captioning_training"
+    )
     return Captioning(next_word, every_word)

@@ -112,6 +112,7 @@ def test_imagenet_weights_come_over_the_network_once(
         np.testing.assert_allclose(loaded.predict_on_batch(pixels), expected, rtol=1e-4, atol=1e-3)
     assert asked == ["/vgg16/served.weights.h5"]
     server.shutdown()
+    server.server_close()  # so that the next request is refused, not left waiting
 
     monkeypatch.setitem(encoders.ENCODERS, "vgg16", replace(kind, md5="0" * 32))
     with pytest.raises(WeightsUnavailable, match=r"models.*ENCODER_WEIGHTS"):

@@ -17,7 +17,7 @@ def captioning():
     keras.utils.set_random_seed(1)
     built = build_captioning(
         vocab_size=VOCAB, max_len=MAX_LEN, feature_size=SIZE, components=8, embedding_size=12,
-        units=10, dropout=0.0,
+        units=10, dropout=0.0, image_dropout=0.0,
     )  # fmt: skip
     features = np.random.default_rng(0).normal(size=(60, SIZE)) + 1
     built.next_word.get_layer("scaler").set_weights(fit_scaler(features, 8))
