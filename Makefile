@@ -23,9 +23,11 @@ $(VENV)/ready: requirements.txt requirements-dev.txt
 	touch $@
 
 notebook: $(VENV)/ready
-	ROCO_PROGRESS=text $(BIN)/python -m nbconvert --execute --to notebook \
-	    --ExecutePreprocessor.timeout=-1 --ExecutePreprocessor.coalesce_streams=True \
-	    --output-dir notebooks/executed notebooks/roco_captioning.ipynb
+	ROCO_PROGRESS=text $(BIN)/python -m nbconvert --execute --to notebook --log-level WARN \
+	    --ExecutePreprocessor.timeout=-1 --output-dir notebooks/executed notebooks/roco_captioning.ipynb
+	# of a progress bar only its last state is kept
+	$(BIN)/python -m nbconvert --to notebook --inplace --CoalesceStreamsPreprocessor.enabled=True \
+	    notebooks/executed/roco_captioning.ipynb
 	$(BIN)/python -m nbconvert --to html notebooks/executed/roco_captioning.ipynb
 
 test: $(VENV)/ready

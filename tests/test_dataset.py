@@ -1,0 +1,181 @@
+"""ROCO's folders are found wherever they lie, and what cannot be used is counted, not guessed."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from roco_caption import dataset
+from roco_caption.dataset import locate_dataset, read_dataset, read_split
+from roco_caption.files import UserError
+
+MEDPIX = Path(__file__).parents[2] / "shared" / "medpix"
+TABLES = {"train": "traindata.csv", "validation": "valdata.csv", "test": "testdata.csv"}
+
+
+def make_split(
+    root: Path, split: str, rows, *, present=None, beside=False, header=("id", "name", "caption")
+):
+    """Write one split of rows (name, caption); all images exist unless `present` is given."""
+    folder = root / "all_data" / split / "radiology"
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    names = [name.strip() for name, _ in rows] if present is None else present
+    for name in filter(None, names):
+        (folder / "images" / name).write_bytes(b"pixels")
+    path = folder.parent / f"radiology{TABLES[split]}" if beside else folder / TABLES[split]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows((f"ROCO_{i:05d}", *row) for i, row in enumerate(rows))
+    return path
+
+
+def make_roco(root: Path) -> Path:
+    for split in TABLES:
+        make_split(
+            root, split, [(f"PMC{split}{i}.jpg", f" Caption {i} of {split}.") for i in range(4)]
+        )
+    return root
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_both_places_of_the_table_are_read(tmp_path, beside):
+    make_split(tmp_path, "train", [("a.jpg", "one"), ("b.jpg", "two")], beside=beside)
+    frame, reasons = read_split(tmp_path, "train")
+    assert frame.id.tolist() == ["a", "b"] and frame.caption.tolist() == ["one", "two"]
+    assert all(Path(image).is_file() for image in frame.image) and (reasons == "").all()
+
+
+def test_stray_spaces_newlines_and_quotes_are_put_right(tmp_path):
+    make_split(
+        tmp_path, "train", [(" a.jpg \n", ' Axial\n"T2"  image,\tleft. '), ("b.c.jpg", "NA")]
+    )
+    frame, _ = read_split(tmp_path, "train")
+    assert frame.id.tolist() == ["a", "b.c"]
+    assert frame.caption.tolist() == ['Axial "T2" image, left.', "NA"]
+
+
+def test_what_is_left_out_is_counted_by_its_reason(tmp_path):
+    make_roco(tmp_path)
+    rows = [
+        ("a.jpg", "one"),
+        ("a.jpg", "again"),
+        ("gone.jpg", "x"),
+        ("b.jpg", "  "),
+        ("", "y"),
+        ("c.jpg", "z"),
+    ]
+    make_split(tmp_path, "train", rows, present=["a.jpg", "b.jpg", "c.jpg"])
+    frames, counts = read_dataset(tmp_path)
+    assert frames["train"].id.tolist() == ["a", "c"]
+    row = counts.loc["train"].to_dict()
+    assert row == {
+        "listed": 6, "used": 2, "listed twice": 1, "image file missing": 2, "no caption": 1,
+    }  # fmt: skip
+    assert counts.loc["test", "used"] == 4 and counts.loc["test", "no caption"] == 0
+
+
+def test_a_limit_takes_the_first_and_says_how_many_are_over_it(tmp_path):
+    frames, counts = read_dataset(make_roco(tmp_path), limit=3)
+    assert all(len(frame) == 3 for frame in frames.values())
+    assert (counts["over the limit"] == 1).all() and (counts.used == 3).all()
+
+
+def test_bytes_that_are_no_utf8_do_not_stop_the_reading(tmp_path):
+    path = make_split(tmp_path, "train", [("a.jpg", "30 degrees")])
+    path.write_bytes(path.read_bytes().replace(b"degrees", b"\xb0 left"))
+    assert read_split(tmp_path, "train")[0].caption.tolist() == ["30 � left"]
+
+
+def test_an_image_of_another_folder_cannot_be_named(tmp_path):
+    make_split(
+        tmp_path, "train", [("a.jpg", "one"), ("../../secret.jpg", "two")], present=["a.jpg"]
+    )
+    (tmp_path / "all_data" / "train" / "secret.jpg").write_bytes(b"x")
+    assert read_split(tmp_path, "train")[0].id.tolist() == ["a"]
+
+
+def test_missing_and_odd_tables_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"radiology/traindata\.csv nor .*radiologytraindata\.csv"):
+        read_split(tmp_path, "train")
+    path = make_split(tmp_path, "train", [("a.jpg", "one")], header=("id", "file", "caption"))
+    with pytest.raises(UserError, match=r"traindata\.csv has the columns .'id', 'file', 'caption'"):
+        read_split(tmp_path, "train")
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"traindata\.csv is no readable table"):
+        read_split(tmp_path, "train")
+
+
+def test_a_split_of_which_nothing_can_be_used_says_why(tmp_path):
+    make_split(tmp_path, "train", [("a.jpg", "one"), ("b.jpg", "")], present=["b.jpg"])
+    with pytest.raises(UserError, match=r"No image of .*train.*image file missing.*unpacked"):
+        read_split(tmp_path, "train")
+    make_split(tmp_path, "test", [])
+    with pytest.raises(UserError, match=r"No image of .*test"):
+        read_split(tmp_path, "test")
+
+
+def test_a_given_folder_comes_first_and_a_wrong_one_is_an_error(tmp_path):
+    make_roco(tmp_path / "mine")
+    source = locate_dataset(tmp_path, data_dir=str(tmp_path / "mine"), platform="colab")
+    assert source.root == tmp_path / "mine" and not source.synthetic and "DATA_DIR" in str(source)
+    with pytest.raises(UserError, match="which does not contain all_data/train/radiology"):
+        locate_dataset(tmp_path, data_dir=str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("place", ["roco-dataset", "datasets/virajbagal/roco-dataset"])
+def test_on_kaggle_the_attached_data_set_is_found_however_nested(tmp_path, monkeypatch, place):
+    monkeypatch.setattr(dataset, "KAGGLE_INPUT", tmp_path / "input")
+    make_roco(tmp_path / "input" / place)
+    (tmp_path / "input" / "another").mkdir()
+    source = locate_dataset(tmp_path / "working", platform="kaggle")
+    assert source.root == tmp_path / "input" / place and source.name == "roco"
+    assert "attached" in str(source) and not (tmp_path / "working").exists()
+
+
+def test_on_kaggle_without_it_the_remedies_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "KAGGLE_INPUT", tmp_path / "input")
+    with pytest.raises(UserError, match=r"Add Input.*'kaggle'.*'phantoms'"):
+        locate_dataset(tmp_path, platform="kaggle")
+
+
+@pytest.mark.parametrize(
+    ("platform", "source", "chosen"),
+    [
+        ("colab", "auto", "download"),
+        ("local", "kaggle", "download"),
+        ("kaggle", "kaggle", "download"),
+        ("local", "auto", "phantoms"),
+        ("colab", "phantoms", "phantoms"),
+        ("kaggle", "phantoms", "phantoms"),
+    ],
+)
+def test_the_choice_and_how_to_choose_otherwise(tmp_path, monkeypatch, platform, source, chosen):
+    calls = []
+
+    def download(folder):
+        calls.append("download")
+        return folder
+
+    def phantoms(folder, **options):
+        calls.append("phantoms")
+        assert options == {"train": 5, "validation": 6, "test": 7, "seed": 3}
+        return folder
+
+    monkeypatch.setattr(dataset, "download_roco", download)
+    monkeypatch.setattr(dataset, "make_phantoms", phantoms)
+    found = locate_dataset(
+        tmp_path, source=source, platform=platform, phantom_counts=(5, 6, 7), seed=3
+    )
+    assert calls == [chosen] and found.synthetic == (chosen == "phantoms")
+    assert "DATA_SOURCE" in str(found) and str(found.root) in str(found)
+    assert ("synthetic" in str(found)) == found.synthetic
+
+
+@pytest.mark.skipif(not MEDPIX.exists(), reason="the real images are not at hand")
+def test_real_images_in_rocos_layout():
+    frames, counts = read_dataset(MEDPIX)
+    assert {split: len(frame) for split, frame in frames.items()} == {
+        "train": 1481, "validation": 197, "test": 172,
+    }  # fmt: skip
+    assert (counts.listed == counts.used).all()
