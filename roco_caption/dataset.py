@@ -153,9 +153,10 @@ def read_split(root: str | os.PathLike, split: str) -> tuple[pd.DataFrame, pd.Se
     ids = names.map(lambda name: PurePath(name).stem)
     present = {entry.name for entry in os.scandir(folder / "images")}
     reasons = pd.Series("", index=table.index)
-    reasons[ids.duplicated()] = "listed twice"
     reasons[~names.isin(present)] = "image file missing"
     reasons[captions == ""] = "no caption"
+    usable = ids[reasons == ""]
+    reasons[usable.index[usable.duplicated()]] = "listed twice"
     frame = pd.DataFrame(
         {"id": ids, "image": [str(folder / "images" / name) for name in names], "caption": captions}
     )[reasons == ""].reset_index(drop=True)

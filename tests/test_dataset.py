@@ -179,3 +179,79 @@ def test_real_images_in_rocos_layout():
         "train": 1481, "validation": 197, "test": 172,
     }  # fmt: skip
     assert (counts.listed == counts.used).all()
+
+
+def test_a_listing_that_cannot_be_used_does_not_hide_the_next(tmp_path):
+    make_split(tmp_path, "train", [("a.jpg", ""), ("a.jpg", "one")])
+    frame, reasons = read_split(tmp_path, "train")
+    assert frame.caption.tolist() == ["one"] and reasons.tolist() == ["no caption", ""]
+
+
+def test_a_row_that_ends_early_has_no_caption(tmp_path):
+    path = make_split(tmp_path, "train", [("a.jpg", "one"), ("b.jpg", "two")])
+    path.write_text("id,name,caption\n0,a.jpg,one\n1,b.jpg\n2\n")
+    frame, reasons = read_split(tmp_path, "train")
+    assert frame.id.tolist() == ["a"] and reasons.tolist() == ["", "no caption", "no caption"]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path):
+    path = make_split(tmp_path, "train", [("a.jpg", "one")])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_split(tmp_path, "train")[0].id.tolist() == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b'id,name,caption\n0,a.jpg,"never closed\n', "is no readable table"),
+        (b"id,name,caption\n0,a.jpg,one\n1,b.jpg,two,parts\n", "is no readable table"),
+        ("id,name,caption\n0,a.jpg,one\n".encode("utf-16"), "has the columns"),
+        (b"PK\x03\x04\x00\x00", "has the columns"),
+    ],
+)
+def test_what_is_no_table_is_named(tmp_path, content, says):
+    make_split(tmp_path, "train", [("a.jpg", "one")]).write_bytes(content)
+    with pytest.raises(UserError, match=rf"traindata\.csv {says}"):
+        read_split(tmp_path, "train")
+
+
+def test_images_that_were_not_unpacked_are_named_by_their_folder(tmp_path):
+    images = make_split(tmp_path, "train", [("a.jpg", "one")]).parent / "images"
+    images.rename(images.with_name("pictures"))
+    with pytest.raises(UserError, match="radiology/images is missing: unpack"):
+        read_split(tmp_path, "train")
+
+
+@pytest.mark.parametrize(("limit", "used", "over"), [(1, 1, 1), (2, 2, 0), (9, 2, 0)])
+def test_with_a_limit_too_every_line_is_counted_once(tmp_path, limit, used, over):
+    make_roco(tmp_path)
+    rows = [("a.jpg", "one"), ("gone.jpg", "two"), ("a.jpg", "three"), ("b.jpg", "four")]
+    make_split(tmp_path, "train", rows, present=["a.jpg", "b.jpg"])
+    _, counts = read_dataset(tmp_path, limit)
+    assert counts.loc["train", ["used", "over the limit"]].tolist() == [used, over]
+    assert (counts.drop(columns="listed").sum(axis=1) == counts.listed).all()
+
+
+def test_a_read_only_mount_is_read_and_left_as_it_is(tmp_path, monkeypatch):
+    mount = make_roco(tmp_path / "input" / "roco-dataset").parent
+    monkeypatch.setattr(dataset, "KAGGLE_INPUT", mount)
+    paths = [mount, *mount.rglob("*")]
+    modes = [path.stat().st_mode for path in paths]
+    for path, mode in zip(paths, modes, strict=True):
+        path.chmod(mode & 0o555)
+    changed = [path.stat().st_mtime_ns for path in paths]
+    try:
+        frames, _ = read_dataset(locate_dataset(tmp_path / "working", platform="kaggle").root)
+        assert all(len(frame) == 4 for frame in frames.values())
+        # root may write to what is read-only, so that is looked at
+        assert [path.stat().st_mtime_ns for path in [mount, *mount.rglob("*")]] == changed
+    finally:
+        for path, mode in zip(paths, modes, strict=True):
+            path.chmod(mode)
+
+
+def test_a_given_folder_may_begin_at_home_and_hold_the_data_deeper(tmp_path, monkeypatch):
+    make_roco(tmp_path / "archive" / "x-rays")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    source = locate_dataset("unused", data_dir="~/archive")
+    assert source.root == tmp_path / "archive" / "x-rays" and source.name == "x-rays"

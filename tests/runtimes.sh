@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# Runs the notebook, unedited, and the tests with the package versions of Colab and of Kaggle; both
+# are imitated by tests/imitate.py. Needs Python 3.13 and 3.12, git, and the network for pip.
+# RUNTIMES names the folder of the versions, files of pip constraints.
+# Ends with one line a runtime, and with status 1 if anything failed.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+runtimes=${RUNTIMES:-../shared/runtimes}
+# Neither Colab nor Kaggle has them, so the notebook's first cell must bring them.
+brought=(pycocoevalcap rouge-score)
+# The smaller build without CUDA serves where there is no NVIDIA card.
+tensorflow=tensorflow-cpu
+command -v nvidia-smi >/dev/null && tensorflow=tensorflow
+
+export TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
+work=$(mktemp -d)
+trap 'chmod -R u+w "$work"; rm -rf "$work"' EXIT
+lines=()
+status=0
+
+find_python() { # version; a pyenv shim may be on PATH that runs nothing
+    local python
+    for python in "python$1" ~/.pyenv/versions/"$1".*/bin/python; do
+        "$python" -c "" 2>/dev/null && echo "$python" && return
+    done
+    echo "Python $1 was not found." >&2
+    return 1
+}
+
+# The working tree as a repository, which the notebook clones in the place of the published one.
+snapshot() { # folder
+    mkdir -p "$1"
+    git ls-files -z --cached --others --exclude-standard |
+        tar --create --null --files-from - --ignore-failed-read 2>/dev/null | tar --extract -C "$1"
+    git -C "$1" init --quiet && git -C "$1" add --all &&
+        git -C "$1" -c user.name=tests -c user.email=tests@localhost commit --quiet -m snapshot
+}
+
+install() { # environment, Python version, constraints
+    [[ $1/ready -nt requirements.txt && $1/ready -nt requirements-dev.txt && $1/ready -nt $3 ]] &&
+        return
+    local python
+    python=$(find_python "$2") || return
+    "$python" -m venv "$1" || return
+    sed "s/^tensorflow>/$tensorflow>/" requirements.txt > "$1/requirements.txt"
+    sed "s/^tensorflow==/$tensorflow==/" "$3" > "$1/constraints.txt"
+    "$1/bin/python" -m pip install --quiet --disable-pip-version-check \
+        -r "$1/requirements.txt" -r requirements-dev.txt -c "$1/constraints.txt" && touch "$1/ready"
+}
+
+versions() { # environment
+    "$1/bin/python" -m pip freeze | grep -v -E "^($(IFS="|"; echo "${brought[*]//-/.}"))="
+}
+
+run_notebook() { # platform, environment
+    local before
+    "$2/bin/python" -m pip uninstall --quiet --yes "${brought[@]}"
+    before=$(versions "$2")
+    "$2/bin/python" tests/imitate.py "$1" "$work/$1" || return
+    [[ $(versions "$2") == "$before" ]] || { echo "The notebook changed versions." >&2; return 1; }
+}
+
+timed() { # name, command: runs it and says how it ended
+    local start=$SECONDS outcome=ok
+    "${@:2}" >&2 || outcome=FAILED
+    echo "$1 $outcome ($((SECONDS - start)) s)"
+    [[ $outcome == ok ]]
+}
+
+check() { # platform, Python version, constraints
+    local venv=.venv-$1 line
+    echo "== $1" >&2
+    line=$(timed installation install "$venv" "$2" "$3") || { echo "$1: $line"; return 1; }
+    line=$("$venv/bin/python" -c "
+from importlib.metadata import version
+from platform import python_version
+names = ('$tensorflow', 'keras', 'numpy', 'pandas', 'ipython', 'ipywidgets', 'kaggle')
+print(f'Python {python_version()}', *(f'{name} {version(name)}' for name in names), sep=', ')")
+    local failed=0
+    line+="; $(timed notebook run_notebook "$1" "$venv")" || failed=1
+    line+="; $(timed tests "$venv/bin/python" -m pytest -p no:cacheprovider)" || failed=1
+    echo "$1: $line"
+    return $failed
+}
+
+repository=$(sed -n 's/.*REPOSITORY = \\"\([^"\\]*\).*/\1/p' notebooks/roco_captioning.ipynb)
+snapshot "$work/repository" || exit
+export GIT_CONFIG_COUNT=1 GIT_CONFIG_VALUE_0=$repository
+export GIT_CONFIG_KEY_0=url.file://$work/repository.insteadOf
+
+line=$(check colab 3.13 "$runtimes/colab-2026-08-py313.txt") || status=1
+lines+=("$line")
+line=$(check kaggle 3.12 "$runtimes/kaggle-2026-05-py312.txt") || status=1
+lines+=("$line")
+printf "%s\n" "${lines[@]}"
+exit $status
