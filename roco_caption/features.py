@@ -276,7 +276,7 @@ def read_features_file(path: str | os.PathLike) -> Features:
             f"FEATURES_FILE {path} was not read ({first_line(error)}). It must be an .npz with "
             "the arrays `names` and `features`."
         ) from error
-    encoder = {"name": Path(path).name, "layer": "given", "weights": f"sha256 {checksum(path)}"}
+    encoder = {"name": Path(path).stem, "layer": "given", "weights": f"sha256 {checksum(path)}"}
     print(f"Features of {len(names):,} images ({matrix.shape[1]} values each) read from {path}")
     return Features(names, _to_float16(matrix), encoder, {})
 
