@@ -38,6 +38,7 @@ snapshot() { # folder
 }
 
 install() { # environment, Python version, constraints
+    [[ -f $3 ]] || { echo "$3 is missing: name its folder by RUNTIMES." >&2; return 1; }
     [[ $1/ready -nt requirements.txt && $1/ready -nt requirements-dev.txt && $1/ready -nt $3 ]] &&
         return
     local python
