@@ -143,7 +143,7 @@ def build_captioning(
     components: int = 256,
     embedding_size: int = 256,
     units: int = 256,
-    dropout: float = 0.3,
+    dropout: float = 0.5,
     image_dropout: float = 0.1,
 ) -> Captioning:
     """Build the decoder.
