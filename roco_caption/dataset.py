@@ -75,8 +75,9 @@ def locate_dataset(
     train, validation, test = phantom_counts
     name = f"phantoms-{train}-{validation}-{test}-seed{seed}"
     root = make_phantoms(folder / name, train=train, validation=validation, test=test, seed=seed)
+    reason = "the default outside Colab and Kaggle" if source == "auto" else "as DATA_SOURCE asks"
     why = (
-        "PHANTOMS: synthetic images drawn by this notebook, the default outside Colab and Kaggle. "
+        f"PHANTOMS: synthetic images drawn by this notebook, {reason}. "
         "DATA_SOURCE = 'kaggle' downloads ROCO (6.2 GB); DATA_DIR names a copy that you have."
     )
     return Source(root, name, why, synthetic=True)
@@ -90,7 +91,12 @@ def _attached() -> Source:
             "'virajbagal/roco-dataset') and run this cell again; or set DATA_SOURCE to 'kaggle' "
             "(downloads 6.2 GB, internet on) or to 'phantoms' (a small synthetic set)."
         )
-    return Source(root, "roco", "Chosen because it is attached to this Kaggle notebook.")
+    return Source(
+        root,
+        "roco",
+        "Chosen because it is attached to this Kaggle notebook. DATA_SOURCE = 'phantoms' would "
+        "draw a small set instead.",
+    )
 
 
 def _containing_all_data(top: Path, depth: int = 4) -> Path | None:

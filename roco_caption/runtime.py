@@ -86,9 +86,10 @@ def _parse(name: str, text: str, kind: type) -> Any:
 
 def platform() -> str:
     """Return `"colab"`, `"kaggle"` or `"local"`."""
-    if "COLAB_RELEASE_TAG" in os.environ or "COLAB_GPU" in os.environ:
-        return "colab"
-    return "kaggle" if "KAGGLE_KERNEL_RUN_TYPE" in os.environ else "local"
+    if "KAGGLE_KERNEL_RUN_TYPE" in os.environ:  # first: its image is Colab's, variables included
+        return "kaggle"
+    colab = "COLAB_RELEASE_TAG" in os.environ or "COLAB_GPU" in os.environ
+    return "colab" if colab else "local"
 
 
 @dataclass(frozen=True)

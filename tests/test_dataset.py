@@ -38,6 +38,17 @@ def make_roco(root: Path) -> Path:
     return root
 
 
+@pytest.fixture(autouse=True)
+def nothing_is_fetched_or_drawn(monkeypatch):
+    """A wrong choice fails at once instead of downloading 6.2 GB."""
+
+    def unexpected(*args, **options):
+        pytest.fail("neither a download nor phantoms were called for")
+
+    monkeypatch.setattr(dataset, "download_roco", unexpected)
+    monkeypatch.setattr(dataset, "make_phantoms", unexpected)
+
+
 @pytest.mark.parametrize("beside", [False, True])
 def test_both_places_of_the_table_are_read(tmp_path, beside):
     make_split(tmp_path, "train", [("a.jpg", "one"), ("b.jpg", "two")], beside=beside)
@@ -117,8 +128,12 @@ def test_a_split_of_which_nothing_can_be_used_says_why(tmp_path):
 
 def test_a_given_folder_comes_first_and_a_wrong_one_is_an_error(tmp_path):
     make_roco(tmp_path / "mine")
-    source = locate_dataset(tmp_path, data_dir=str(tmp_path / "mine"), platform="colab")
-    assert source.root == tmp_path / "mine" and not source.synthetic and "DATA_DIR" in str(source)
+    for platform, wish in (("colab", "auto"), ("local", "kaggle"), ("kaggle", "phantoms")):
+        source = locate_dataset(
+            tmp_path, data_dir=str(tmp_path / "mine"), source=wish, platform=platform
+        )
+        assert source.root == tmp_path / "mine" and source.name == "mine" and not source.synthetic
+        assert str(source) == f"Data: {tmp_path / 'mine'}\nChosen because DATA_DIR names it."
     with pytest.raises(UserError, match="which does not contain all_data/train/radiology"):
         locate_dataset(tmp_path, data_dir=str(tmp_path / "none"))
 
@@ -130,7 +145,8 @@ def test_on_kaggle_the_attached_data_set_is_found_however_nested(tmp_path, monke
     (tmp_path / "input" / "another").mkdir()
     source = locate_dataset(tmp_path / "working", platform="kaggle")
     assert source.root == tmp_path / "input" / place and source.name == "roco"
-    assert "attached" in str(source) and not (tmp_path / "working").exists()
+    assert str(source.root) in str(source) and "attached" in str(source)
+    assert "DATA_SOURCE = 'phantoms'" in str(source) and not (tmp_path / "working").exists()
 
 
 def test_on_kaggle_without_it_the_remedies_are_named(tmp_path, monkeypatch):
@@ -140,17 +156,21 @@ def test_on_kaggle_without_it_the_remedies_are_named(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("platform", "source", "chosen"),
+    ("platform", "source", "chosen", "why"),
     [
-        ("colab", "auto", "download"),
-        ("local", "kaggle", "download"),
-        ("kaggle", "kaggle", "download"),
-        ("local", "auto", "phantoms"),
-        ("colab", "phantoms", "phantoms"),
-        ("kaggle", "phantoms", "phantoms"),
+        ("colab", "auto", "download", "the default in Colab"),
+        ("colab", "kaggle", "download", "ROCO from Kaggle"),
+        ("local", "kaggle", "download", "ROCO from Kaggle"),
+        ("kaggle", "kaggle", "download", "ROCO from Kaggle"),
+        ("local", "auto", "phantoms", "the default outside Colab and Kaggle"),
+        ("local", "phantoms", "phantoms", "as DATA_SOURCE asks"),
+        ("colab", "phantoms", "phantoms", "as DATA_SOURCE asks"),
+        ("kaggle", "phantoms", "phantoms", "as DATA_SOURCE asks"),
     ],
 )
-def test_the_choice_and_how_to_choose_otherwise(tmp_path, monkeypatch, platform, source, chosen):
+def test_the_choice_and_how_to_choose_otherwise(
+    tmp_path, monkeypatch, platform, source, chosen, why
+):
     calls = []
 
     def download(folder):
@@ -168,8 +188,15 @@ def test_the_choice_and_how_to_choose_otherwise(tmp_path, monkeypatch, platform,
         tmp_path, source=source, platform=platform, phantom_counts=(5, 6, 7), seed=3
     )
     assert calls == [chosen] and found.synthetic == (chosen == "phantoms")
-    assert "DATA_SOURCE" in str(found) and str(found.root) in str(found)
-    assert ("synthetic" in str(found)) == found.synthetic
+    name, otherwise = {
+        "download": ("roco", "DATA_SOURCE = 'phantoms'"),
+        "phantoms": ("phantoms-5-6-7-seed3", "DATA_SOURCE = 'kaggle'"),
+    }[chosen]
+    assert found.name == name and found.root == tmp_path / name
+    first, second = str(found).splitlines()
+    assert first == f"Data: {found.root}" and why in second and otherwise in second
+    assert ("default" in second) == (source == "auto")
+    assert ("synthetic" in second) == ("DATA_DIR" in second) == found.synthetic
 
 
 @pytest.mark.skipif(not MEDPIX.exists(), reason="the real images are not at hand")

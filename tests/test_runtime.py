@@ -1,8 +1,11 @@
 """Settings from outside, and what the notebook finds where it runs."""
 
+import random
 import subprocess
+import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
@@ -54,14 +57,22 @@ def test_choices(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("variable", "expected"),
-    [("COLAB_RELEASE_TAG", "colab"), ("KAGGLE_KERNEL_RUN_TYPE", "kaggle"), (None, "local")],
+    ("variables", "expected"),
+    [
+        (["COLAB_RELEASE_TAG"], "colab"),
+        (["COLAB_GPU"], "colab"),
+        (["KAGGLE_KERNEL_RUN_TYPE"], "kaggle"),
+        # Kaggle's image is Colab's and keeps its variables: github.com/Kaggle/kagglehub/pull/230
+        (["COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"], "kaggle"),
+        (["KAGGLE_USERNAME"], "local"),
+        ([], "local"),
+    ],
 )
-def test_platform(monkeypatch, variable, expected):
+def test_platform(monkeypatch, variables, expected):
     for name in ("COLAB_RELEASE_TAG", "COLAB_GPU", "KAGGLE_KERNEL_RUN_TYPE"):
         monkeypatch.delenv(name, raising=False)
-    if variable:
-        monkeypatch.setenv(variable, "x")
+    for name in variables:
+        monkeypatch.setenv(name, "")  # as Colab sets COLAB_GPU where it has none
     assert runtime.platform() == expected
 
 
@@ -71,9 +82,9 @@ def pip(monkeypatch):
 
     def run(command, **options):
         calls.append(command)
-        return subprocess.CompletedProcess(command, run.code, "", "first\nERROR: no network\n")
+        return subprocess.CompletedProcess(command, run.code, "", run.stderr)
 
-    run.code = 0
+    run.code, run.stderr = 0, "first\nERROR: no network\n"
     monkeypatch.setattr(runtime.subprocess, "run", run)
     return run, calls
 
@@ -85,6 +96,29 @@ def test_only_what_is_missing_is_installed(tmp_path, pip):
     assert pip[1][0][-1] == "no_such_thing>=1" and "tensorflow" not in " ".join(pip[1][0])
     path.write_text("tensorflow\nrouge-score\n")
     assert install_missing(path) == [] and len(pip[1]) == 1
+
+
+@pytest.mark.parametrize("there", ["tensorflow", "PIL"])
+def test_what_is_installed_is_decided_by_what_is_importable(tmp_path, monkeypatch, pip, there):
+    path = tmp_path / "requirements.txt"
+    path.write_text("\n  # all of it\ntensorflow>=2.19,<3\n\nPillow>=10  # images\nnumpy[x]==2\n")
+    lines = {"tensorflow": "tensorflow>=2.19,<3", "PIL": "Pillow>=10", "numpy": "numpy[x]==2"}
+    found = runtime.importlib.util.find_spec
+    monkeypatch.setattr(
+        runtime.importlib.util,
+        "find_spec",
+        lambda name, *more: (name == there or None) if name in lines else found(name, *more),
+    )
+    missing = [line for module, line in lines.items() if module != there]
+    assert install_missing(path) == missing
+    assert pip[1] == [[sys.executable, "-m", "pip", "install", "-q", *missing]]
+
+
+def test_a_pip_that_fails_silently_is_reported_too(tmp_path, pip):
+    pip[0].code, pip[0].stderr = 1, "\n"
+    (tmp_path / "requirements.txt").write_text("no-such-thing\n")
+    with pytest.raises(UserError, match=r"no-such-thing \(no reason given\)"):
+        install_missing(tmp_path / "requirements.txt")
 
 
 def test_a_failing_pip_says_why_and_what_to_do(tmp_path, pip):
@@ -102,11 +136,42 @@ def test_every_requirement_is_found_under_its_modules_name():
     assert [line for line in lines if line and not runtime._importable(line)] == []
 
 
+@pytest.mark.parametrize(
+    ("accelerators", "devices"),
+    [((), "no accelerator"), (("Tesla T4", "Tesla T4"), "Tesla T4, Tesla T4")],
+)
+def test_the_printed_lines_hold_all_that_was_found(accelerators, devices):
+    versions = {"Python": "3.12.1", "Keras": "3.13.2"}
+    machine = runtime.Runtime("kaggle", accelerators, 4, 31.6, "float32", versions)
+    assert str(machine).splitlines() == [
+        f"kaggle: {devices}, 4 CPU cores, 32 GB of memory, encoder in float32",
+        "Python 3.12.1, Keras 3.13.2",
+    ]
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow is not in use")
+def test_gpus_are_named_and_take_memory_as_they_need_it(monkeypatch):
+    import tensorflow as tf
+
+    grows, named = [], {"gpu0": {"device_name": "Tesla T4"}, "gpu1": {}}
+    monkeypatch.setattr(
+        tf.config, "list_physical_devices", lambda kind: list(named) if kind == "GPU" else []
+    )
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", named.get)
+    monkeypatch.setattr(
+        tf.config.experimental, "set_memory_growth", lambda device, on: grows.append((device, on))
+    )
+    assert runtime._accelerators("tensorflow") == ("Tesla T4", "GPU")
+    assert grows == [("gpu0", True), ("gpu1", True)]
+
+
 def test_what_was_found_prints_in_two_lines():
     machine = runtime.detect()
     first, second = str(machine).splitlines()
     assert "CPU cores" in first and machine.precision in first
-    assert machine.cores >= 1 and machine.memory_gb > 0 and "Keras" in second
+    assert machine.cores >= 1 and machine.memory_gb > 0
+    assert machine.platform == runtime.platform() and first.startswith(f"{machine.platform}: ")
+    assert f"Keras {keras.__version__}" in second and keras.backend.backend() in second
 
 
 @pytest.mark.parametrize(
@@ -124,12 +189,30 @@ def test_precision_follows_the_hardware(monkeypatch, accelerators, flags, precis
     assert runtime._precision(accelerators) == precision
 
 
-def test_compiled_functions_and_seeds_repeat():
-    import keras
+def test_without_a_list_of_cpu_flags_precision_is_full(monkeypatch):
+    monkeypatch.setattr(runtime.Path, "exists", lambda self: False)
+    assert runtime._precision(()) == "float32"
 
-    double = runtime.compiled(lambda x: keras.ops.sum(x) * 2)
-    assert float(double(np.ones(3, np.float32))) == 6
-    runtime.set_seeds(3)
-    first = np.asarray(keras.random.normal((4,)))
-    runtime.set_seeds(3)
-    np.testing.assert_array_equal(first, np.asarray(keras.random.normal((4,))))
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="nothing is compiled there")
+def test_a_compiled_function_is_traced_once():
+    traced = []
+
+    def double(x):
+        traced.append(x.shape)
+        return keras.ops.sum(x) * 2
+
+    fast = runtime.compiled(double)
+    for factor in (1, 2, 3):
+        assert float(fast(keras.ops.full((3,), factor, "float32"))) == 6 * factor
+    assert len(traced) == 1
+
+
+def test_the_same_seed_draws_the_same_everywhere():
+    def draw(seed):
+        runtime.set_seeds(seed)
+        drawn = random.random(), np.random.rand(), *np.asarray(keras.random.normal((2,)))  # noqa: NPY002
+        return [float(value) for value in drawn]
+
+    assert draw(3) == draw(3)
+    assert all(one != other for one, other in zip(draw(3), draw(4), strict=True))
