@@ -88,7 +88,8 @@ def test_what_is_left_out_is_counted_by_its_reason(tmp_path):
 
 def test_a_limit_takes_the_first_and_says_how_many_are_over_it(tmp_path):
     frames, counts = read_dataset(make_roco(tmp_path), limit=3)
-    assert all(len(frame) == 3 for frame in frames.values())
+    for split, frame in frames.items():
+        assert frame.id.tolist() == [f"PMC{split}{i}" for i in range(3)]
     assert (counts["over the limit"] == 1).all() and (counts.used == 3).all()
 
 

@@ -190,7 +190,11 @@ def test_precision_follows_the_hardware(monkeypatch, accelerators, flags, precis
 
 
 def test_without_a_list_of_cpu_flags_precision_is_full(monkeypatch):
+    def missing(path):
+        raise FileNotFoundError(path)
+
     monkeypatch.setattr(runtime.Path, "exists", lambda self: False)
+    monkeypatch.setattr(runtime.Path, "read_text", missing)
     assert runtime._precision(()) == "float32"
 
 
