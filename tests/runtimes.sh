@@ -3,7 +3,7 @@
 # are imitated by tests/imitate.py. Needs Python 3.13 and 3.12, git, and the network for pip.
 # RUNTIMES names the folder of the versions, files of pip constraints.
 # Ends with one line a runtime, and with status 1 if anything failed.
-set -uo pipefail
+set -euo pipefail
 cd "$(dirname "$0")/.."
 
 runtimes=${RUNTIMES:-../shared/runtimes}
@@ -62,6 +62,10 @@ run_notebook() { # platform, environment
     [[ $(versions "$2") == "$before" ]] || { echo "The notebook changed versions." >&2; return 1; }
 }
 
+run_tests() { # platform, environment
+    "$2/bin/python" -m pytest -p no:cacheprovider 2>&1 | tee "$work/$1.log" >&2
+}
+
 timed() { # name, command: runs it and says how it ended
     local start=$SECONDS outcome=ok
     "${@:2}" >&2 || outcome=FAILED
@@ -80,7 +84,8 @@ names = ('$tensorflow', 'keras', 'numpy', 'pandas', 'ipython', 'ipywidgets', 'ka
 print(f'Python {python_version()}', *(f'{name} {version(name)}' for name in names), sep=', ')")
     local failed=0
     line+="; $(timed notebook run_notebook "$1" "$venv")" || failed=1
-    line+="; $(timed tests "$venv/bin/python" -m pytest -p no:cacheprovider)" || failed=1
+    line+="; $(timed tests run_tests "$1" "$venv")" || failed=1
+    line+=": $(tail -n 1 "$work/$1.log")" # how many passed and failed
     echo "$1: $line"
     return $failed
 }
