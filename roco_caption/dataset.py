@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -63,7 +64,9 @@ def locate_dataset(
                 f"DATA_DIR is {data_dir!r}, which does not contain all_data/train/radiology. Give "
                 "the folder above all_data, or leave DATA_DIR empty."
             )
-        return Source(root, root.resolve().name, "Chosen because DATA_DIR names it.")
+        place = str(root.resolve())  # another folder of the same name has caches of its own
+        name = f"{root.resolve().name}-{hashlib.sha256(place.encode()).hexdigest()[:6]}"
+        return Source(root, name, "Chosen because DATA_DIR names it; empty, DATA_SOURCE decides.")
     if source == "auto" and platform == "kaggle":
         return _attached()
     if source == "kaggle" or (source == "auto" and platform == "colab"):

@@ -117,6 +117,11 @@ class Canvas:
         ImageDraw.Draw(picture).polygon(points, fill=250, outline=20)
 
 
+def extent(canvas: Canvas, lesion: Lesion, *, small: tuple, large: tuple) -> float:
+    """Return how large a finding is drawn, at random between the two bounds of its size."""
+    return canvas.rng.uniform(*(large if lesion.large else small))
+
+
 def step(distance: Field, edge: float = 0.02) -> Field:
     """Return 1 where `distance` is positive, 0 where negative, and a ramp `edge` wide between."""
     return np.clip(distance / edge + 0.5, 0, 1)

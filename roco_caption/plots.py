@@ -78,7 +78,11 @@ def _image_grid(
 
 
 def gallery(
-    frame: pd.DataFrame, captions: pd.DataFrame, scores: Sequence[float], each: int = 3
+    frame: pd.DataFrame,
+    captions: pd.DataFrame,
+    scores: Sequence[float],
+    each: int = 3,
+    note: str = "",
 ) -> Figure:
     """Show the best, typical and worst captions under their images, with the references.
 
@@ -87,6 +91,7 @@ def gallery(
         captions: DataFrame[id, reference, caption, log_probability] in the same order.
         scores: one an image; the higher, the better.
         each: images of a kind.
+        note: written above, such as that the images are synthetic.
     """
     order = np.argsort(-np.asarray(scores), kind="stable")
     middle = max(0, len(order) // 2 - each // 2)
@@ -98,13 +103,13 @@ def gallery(
             caption, reference = captions.caption.iloc[i], frame.caption.iloc[i]
             lines = [(heading, GREY), (caption, BLUE), (f"reference: {reference}", INK)]
             cells.append((frame.image.iloc[i], lines))
-    return _image_grid(cells, height=5.2)
+    return _image_grid(cells, note, height=5.2)
 
 
-def captioned_image(image: str, caption: str, reference: str = "") -> Figure:
-    """Show one image with its caption, and the reference where there is one."""
+def captioned_image(image: str, caption: str, reference: str = "", note: str = "") -> Figure:
+    """Show one image with its caption, and above it a note and below a reference, if there are."""
     lines = [(caption, BLUE)] + [(f"reference: {reference}", INK)] * bool(reference)
-    return _image_grid([(image, lines)])
+    return _image_grid([(image, lines)], note)
 
 
 def caption_lengths(frames: Mapping[str, pd.DataFrame], max_words: int) -> Figure:

@@ -106,9 +106,11 @@ class Runtime:
     def __str__(self) -> str:
         devices = ", ".join(self.accelerators) or "no accelerator"
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        known = self.memory_gb == self.memory_gb  # else NaN
+        memory = f"{self.memory_gb:.0f} GB of memory" if known else "memory unknown"
         return (
-            f"{self.platform}: {devices}, {self.cores} CPU cores, {self.memory_gb:.0f} GB of "
-            f"memory, encoder in {self.precision}\n{versions}"
+            f"{self.platform}: {devices}, {self.cores} CPU cores, {memory}, "
+            f"encoder in {self.precision}\n{versions}"
         )
 
 

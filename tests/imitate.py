@@ -25,7 +25,11 @@ SPLITS = ("train", "validation", "test")
 
 PLATFORMS = {
     "colab": {"COLAB_RELEASE_TAG": "release-colab_20260819", "COLAB_GPU": ""},
-    "kaggle": {"KAGGLE_KERNEL_RUN_TYPE": "Interactive", "KAGGLE_URL_BASE": "https://kaggle.com"},
+    "kaggle": {  # its image is built on Colab's and keeps that variable
+        "KAGGLE_KERNEL_RUN_TYPE": "Interactive",
+        "KAGGLE_URL_BASE": "https://kaggle.com",
+        "COLAB_RELEASE_TAG": "release-colab_20260416",
+    },
 }
 SMALL = {"ROCO_EPOCHS": "2", "ROCO_ENCODER_WEIGHTS": "random", "ROCO_LIMIT": "24"}
 TOLD = {  # what shows that the notebook took this platform's way

@@ -133,10 +133,22 @@ def test_a_given_folder_comes_first_and_a_wrong_one_is_an_error(tmp_path):
         source = locate_dataset(
             tmp_path, data_dir=str(tmp_path / "mine"), source=wish, platform=platform
         )
-        assert source.root == tmp_path / "mine" and source.name == "mine" and not source.synthetic
-        assert str(source) == f"Data: {tmp_path / 'mine'}\nChosen because DATA_DIR names it."
+        assert source.root == tmp_path / "mine" and not source.synthetic
+        assert str(source) == (
+            f"Data: {tmp_path / 'mine'}\n"
+            "Chosen because DATA_DIR names it; empty, DATA_SOURCE decides."
+        )
     with pytest.raises(UserError, match="which does not contain all_data/train/radiology"):
         locate_dataset(tmp_path, data_dir=str(tmp_path / "none"))
+
+
+def test_folders_of_the_same_name_do_not_share_caches(tmp_path):
+    names = []
+    for place in ("one", "other"):
+        make_roco(tmp_path / place / "roco")
+        names.append(locate_dataset(tmp_path, data_dir=str(tmp_path / place / "roco")).name)
+    again = locate_dataset(tmp_path, data_dir=f"{tmp_path}/one/../one/roco").name
+    assert names[0] == again != names[1] and again.startswith("roco-")
 
 
 @pytest.mark.parametrize("place", ["roco-dataset", "datasets/virajbagal/roco-dataset"])
@@ -282,4 +294,4 @@ def test_a_given_folder_may_begin_at_home_and_hold_the_data_deeper(tmp_path, mon
     make_roco(tmp_path / "archive" / "x-rays")
     monkeypatch.setenv("HOME", str(tmp_path))
     source = locate_dataset("unused", data_dir="~/archive")
-    assert source.root == tmp_path / "archive" / "x-rays" and source.name == "x-rays"
+    assert source.root == tmp_path / "archive" / "x-rays" and source.name.startswith("x-rays-")

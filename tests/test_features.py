@@ -130,7 +130,7 @@ SLOW = """
     import sys, time
     sys.path[:0] = [{root!r}, {tests!r}]
     from pathlib import Path
-    from roco_caption import features
+    from roco_caption import feature_cache, features
     import test_features
     def slow(*arguments, **options):
         model = test_features.tiny_encoder(*arguments, **options)
@@ -141,7 +141,7 @@ SLOW = """
         model.predict_on_batch = on_batch
         return model
     features.build_encoder = slow
-    features.FLUSH_SECONDS = 0
+    feature_cache.FLUSH_SECONDS = 0
     images = {{path.stem: path for path in sorted(Path({images!r}).glob("*.png"))}}
     test_features.extract(images, {folder!r})
 """
@@ -199,6 +199,8 @@ def test_a_cache_of_another_encoder_is_refused_with_the_reason(tmp_path, tiny):
         {"encoder": {}, "ids": ["a"], "features": np.zeros((1, 3)), "skipped": {}},
         {"encoder": {}, "ids": ["a", "a"], "features": np.zeros((2, 3), np.float16), "skipped": {}},
         {"encoder": {}, "ids": ["a"], "features": [[1.0]], "skipped": {}},
+        {"encoder": 3, "ids": ["a"], "features": np.zeros((1, 3), np.float16), "skipped": {}},
+        {"encoder": {}, "ids": ["a"], "features": np.zeros((1, 3), np.float16), "skipped": 3},
     ],
 )
 def test_what_is_no_cache_is_refused_by_name(tmp_path, tiny, value):
@@ -223,7 +225,7 @@ def test_without_imagenet_weights_phantoms_go_on_and_real_data_stops(tmp_path, m
 
 
 def test_overflow_of_half_precision_stays_finite():
-    assert np.isfinite(features._to_float16(np.array([[1e9, -1e9, 3.0]]))).all()
+    assert np.isfinite(features.to_float16(np.array([[1e9, -1e9, 3.0]]))).all()
 
 
 def test_features_made_elsewhere(tmp_path, capsys):

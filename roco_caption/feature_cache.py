@@ -1,0 +1,163 @@
+"""Features by id, and the pickle that keeps them while they are made and after."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from roco_caption.files import UserError, read_pickle, write_pickle
+
+FLUSH_SECONDS = 5  # what a kill can cost
+
+
+@dataclass
+class Features:
+    """Image features by id.
+
+    Attributes:
+        ids: one a row, unique.
+        matrix: float16 (n, d).
+        encoder: what made them: name, layer, weights, image size, preprocessing, versions.
+        skipped: {id: reason} for images that could not be decoded.
+    """
+
+    ids: list[str]
+    matrix: np.ndarray
+    encoder: dict[str, Any]
+    skipped: dict[str, str]
+
+    def __post_init__(self) -> None:
+        self._row = {name: i for i, name in enumerate(self.ids)}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._row
+
+    def select(self, ids: Sequence[str]) -> np.ndarray:
+        """Return the features of these images in this order, float16 (len(ids), d).
+
+        Raises:
+            UserError: an id has no features; it is named.
+        """
+        missing = [name for name in ids if name not in self._row]
+        if missing:
+            raise UserError(f"{len(missing)} images have no features, {missing[0]} among them.")
+        return self.matrix[[self._row[name] for name in ids]]
+
+
+class FeatureCache:
+    """The cache while it grows: one pickle, and beside it a folder of parts not yet joined."""
+
+    def __init__(self, cache: Path, header: dict[str, Any]) -> None:
+        self.cache, self.header = cache, header
+        self.folder = cache.with_suffix(".parts")
+        self._ids: list[str] = []
+        self._rows: list[np.ndarray] = []
+        self._skipped: dict[str, str] = {}
+        self._flushed = time.monotonic()
+
+    def load(self) -> Features:
+        """Read the cache and the parts beside it; a damaged part is made again."""
+        values = [read_pickle(self.cache)] if self.cache.exists() else []
+        for part in sorted(self.folder.glob("*.pkl")):
+            try:
+                values.append(read_pickle(part))
+            except UserError as error:
+                print(f"{error} Its images are encoded again.")
+                part.unlink()
+        return _join([_checked(value, self.header, self.cache) for value in values], self.header)
+
+    @property
+    def unjoined(self) -> bool:
+        """Whether parts wait to be joined."""
+        return self.folder.exists()
+
+    def add(self, ids: list[str], rows: np.ndarray) -> None:
+        """Take the features of some images, float (len(ids), d); write a part every few seconds."""
+        self._ids += ids
+        self._rows.append(to_float16(rows))
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def skip(self, reasons: dict[str, str]) -> None:
+        """Take images that have no features, {id: reason}."""
+        self._skipped |= reasons
+
+    def flush(self) -> None:
+        """Write what has come since the last part."""
+        if self._ids or self._skipped:
+            rows = np.concatenate(self._rows) if self._rows else np.empty((0, 0), np.float16)
+            part = self.folder / f"{time.time_ns()}.pkl"
+            write_pickle(part, _as_value(Features(self._ids, rows, self.header, self._skipped)))
+        self._ids, self._rows, self._skipped = [], [], {}
+        self._flushed = time.monotonic()
+
+    def join(self) -> Features:
+        """Put the cache and its parts into one pickle."""
+        features = self.load()
+        write_pickle(self.cache, _as_value(features, _versions()))
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return features
+
+
+def _as_value(features: Features, versions: dict[str, str] | None = None) -> dict[str, Any]:
+    return {
+        "encoder": features.encoder | (versions or {}),
+        "ids": features.ids,
+        "features": features.matrix,
+        "skipped": features.skipped,
+    }
+
+
+def _versions() -> dict[str, str]:
+    import keras
+
+    from roco_caption import __version__
+
+    return {"keras": keras.__version__, "roco_caption": __version__}
+
+
+def _checked(value: Any, header: dict[str, Any], path: Path) -> Features:
+    try:
+        ids, matrix, encoder, skipped = (
+            value[key] for key in ("ids", "features", "encoder", "skipped")
+        )
+        whole = len(ids) == len(matrix) and matrix.dtype == np.float16 and matrix.ndim == 2
+        whole = whole and len(set(ids)) == len(ids)
+        whole = whole and isinstance(encoder, dict) and isinstance(skipped, dict)
+    except (KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise UserError(f"{path} is no feature cache. Delete it and run this cell again.")
+    differing = [key for key in header if encoder.get(key) != header[key]]
+    if differing:
+        key = differing[0]
+        raise UserError(
+            f"{path} holds features of another encoder ({key}: {encoder.get(key)!r}, wanted "
+            f"{header[key]!r}). Move it away, or choose the encoder that it belongs to."
+        )
+    return Features(ids, matrix, encoder, skipped)
+
+
+def _join(pieces: list[Features], header: dict[str, Any]) -> Features:
+    rows = {name: (i, j) for i, piece in enumerate(pieces) for j, name in enumerate(piece.ids)}
+    skipped = {name: reason for piece in pieces for name, reason in piece.skipped.items()}
+    skipped = {name: reason for name, reason in skipped.items() if name not in rows}
+    if len(pieces) == 1:
+        return pieces[0]
+    width = max((piece.matrix.shape[1] for piece in pieces), default=0)
+    matrix = np.empty((len(rows), width), np.float16)
+    for row, (i, j) in enumerate(rows.values()):
+        matrix[row] = pieces[i].matrix[j]
+    return Features(list(rows), matrix, header, skipped)
+
+
+def to_float16(rows: np.ndarray) -> np.ndarray:
+    """Return the features in half precision, those beyond its range at its ends."""
+    limit = np.finfo(np.float16).max
+    return np.clip(np.asarray(rows, np.float32), -limit, limit).astype(np.float16)
