@@ -19,9 +19,24 @@ def extract(encoder: keras.Model, paths: Sequence[Path]) -> Iterator[np.ndarray]
         paths: image files.
     """
     for path in paths:
-        image = keras.utils.load_img(path, target_size=(224, 224))
-        batch = np.expand_dims(keras.utils.img_to_array(image), 0)
-        yield encoder.predict(keras.applications.vgg16.preprocess_input(batch), verbose=0)[0]
+        batch = keras.applications.vgg16.preprocess_input(load(path))
+        yield encoder.predict(batch, verbose=0)[0]
+
+
+def load(path: Path) -> np.ndarray:
+    """Decode an image to float32 (1, 224, 224, 3)."""
+    image = keras.utils.load_img(path, target_size=(224, 224))
+    return np.expand_dims(keras.utils.img_to_array(image), 0)
+
+
+def model(ours: keras.Model) -> keras.Model:
+    """Return `image_captioning` with Keras' own LSTM, as the notebooks have it."""
+
+    def own(layer: keras.layers.Layer) -> keras.layers.Layer:
+        kind = keras.layers.LSTM if isinstance(layer, keras.layers.LSTM) else type(layer)
+        return kind.from_config(layer.get_config())
+
+    return keras.models.clone_model(ours, clone_function=own)
 
 
 def prefix_batches(

@@ -90,7 +90,7 @@ class Captioner:
 
     def _compiled(self, search: Search) -> Callable:
         if search not in self._searches:
-            options = {"n": ROWS, "max_words": self.tokenizer.max_words + 1}
+            options = {"n": ROWS, "max_words": self.tokenizer.max_words}
 
             def decode(features: Any) -> tuple[Any, Any]:
                 state = self.captioning.start(features)

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from roco_caption.recurrent import LSTM
 from roco_caption.text import PAD
 
 # What the LSTM and the image are carried as from word to word: h, c, image, each (n, units).
@@ -28,7 +29,7 @@ class FeatureScaler(layers.Layer):
     """
 
     def __init__(self, components: int, **options: Any) -> None:
-        super().__init__(trainable=False, **options)
+        super().__init__(**options | {"trainable": False})
         self.components = components
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
@@ -169,7 +170,7 @@ def build_captioning(
         layers.Dropout(image_dropout, name="drop_image")(scaled)
     )
     embedding = layers.Embedding(vocab_size, embedding_size, name="embedding")
-    lstm = layers.LSTM(units, return_sequences=True, name="lstm")
+    lstm = LSTM(units, name="lstm")
     drop_words, drop_lstm = (layers.Dropout(dropout, name=f"drop_{n}") for n in ("words", "lstm"))
     # what a side or a size looks like depends on the finding: a sum alone could not say that
     hidden = layers.Dense(units, activation="tanh", name="hidden")

@@ -161,3 +161,13 @@ def test_fewer_images_than_components():
     offset, projection = fit_scaler(np.random.default_rng(0).normal(size=(5, 30)), 16)
     assert projection.shape == (30, 16) and np.isfinite(projection).all()
     assert (projection[:, 5:] == 0).all() and offset.shape == (30,)
+
+
+def test_every_layer_is_rebuilt_from_its_config():
+    captioning = build_captioning(vocab_size=9, max_len=6, feature_size=8, components=4)
+    model = captioning.next_word
+    again = keras.models.clone_model(model)
+    again.set_weights(model.get_weights())
+    inputs = [np.ones((2, 8), np.float32), np.array([[1, 5, 4, 0, 0, 0]] * 2)]
+    np.testing.assert_allclose(again(inputs), model(inputs), rtol=1e-5)
+    assert not again.get_layer("scaler").trainable_weights
