@@ -1,5 +1,6 @@
 # make notebook    execute the notebook from the top into notebooks/executed/ (.ipynb and .html)
-# make test        lint, and run the tests
+# make test        lint, check the types, and run the tests
+# make docs        pages of every function in docs/api/, from the docstrings
 # make benchmark   measure each stage beside the classic loop, one JSON object a line
 # make runtimes    run notebook and tests with Colab's and Kaggle's package versions
 # make clean       remove environments and executed notebooks; data and checkpoints stay
@@ -12,7 +13,7 @@ TENSORFLOW := $(if $(shell command -v nvidia-smi),tensorflow,tensorflow-cpu)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: notebook test benchmark runtimes clean
+.PHONY: notebook test docs benchmark runtimes clean
 
 $(VENV)/ready: requirements.txt requirements-dev.txt
 	$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or sys.exit('Python 3.11 or later is needed')"
@@ -33,7 +34,11 @@ notebook: $(VENV)/ready
 test: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+docs: $(VENV)/ready
+	$(BIN)/pdoc --docformat google --output-directory docs/api roco_caption
 
 benchmark: $(VENV)/ready
 	$(BIN)/python -m benchmarks
@@ -42,4 +47,4 @@ runtimes:
 	bash tests/runtimes.sh
 
 clean:
-	rm -rf .venv* notebooks/executed
+	rm -rf .venv* notebooks/executed docs/api

@@ -111,10 +111,11 @@ def _radiology_members(zipped: zipfile.ZipFile, archive: Path) -> list[zipfile.Z
     for info in zipped.infolist():
         _refuse_unsafe_name(info, archive)
     wanted = re.compile(rf"{TREE}/({'|'.join(SPLITS)})/(radiology/.*[^/]|radiology\w*data\.csv)")
-    members = {  # by name, so that an entry listed twice counts once
-        info.filename: info for info in zipped.infolist() if wanted.fullmatch(info.filename)
-    }
-    found = {wanted.fullmatch(name)[1] for name in members}
+    members, found = {}, set()
+    for info in zipped.infolist():
+        if match := wanted.fullmatch(info.filename):
+            members[info.filename] = info  # by name, so that an entry listed twice counts once
+            found.add(match[1])
     if absent := [split for split in SPLITS if split not in found]:
         raise UserError(
             f"{archive} holds no {TREE}/{absent[0]}/radiology, so it is not ROCO. Move it "

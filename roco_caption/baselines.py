@@ -206,10 +206,10 @@ def shuffled(n: int, seed: int, groups: Sequence | None = None) -> np.ndarray:
     Raises:
         UserError: a case holds more than half of the images (or the only image).
     """
-    groups = np.arange(n) if groups is None else np.asarray(groups)
-    if len(groups) != n:
-        raise UserError(f"There are {len(groups)} groups for {n} images: give one an image.")
-    case, sizes = np.unique(groups, return_inverse=True, return_counts=True)[1:]
+    labels = np.arange(n) if groups is None else np.asarray(groups)
+    if len(labels) != n:
+        raise UserError(f"There are {len(labels)} groups for {n} images: give one an image.")
+    case, sizes = np.unique(labels, return_inverse=True, return_counts=True)[1:]
     largest = int(sizes.max(initial=0))
     if 2 * largest > n:
         raise UserError(f"{largest} of {n} images are one case, so they cannot all get another's.")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from roco_caption.decoding import beam_search, greedy_search
+from roco_caption.decoding import IMPOSSIBLE, beam_candidates, beam_search, greedy_search
 from roco_caption.encoders import build_encoder, describe
 from roco_caption.files import UserError, read_json, write_json
 from roco_caption.images import read_image
@@ -29,6 +30,11 @@ class Caption(NamedTuple):
 
     text: str
     log_probability: float
+
+    @property
+    def probability(self) -> float:
+        """How probable the decoder holds exactly these words to be."""
+        return math.exp(self.log_probability)
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ class Captioner:
         self.captioning, self.tokenizer = captioning, tokenizer
         self.sizes, self.encoder = sizes, encoder
         self.search = search or Search()
-        self._searches: dict[Search, Callable] = {}
+        self._searches: dict[tuple[Search, bool], Callable] = {}
         self._encoder_model: Any = None
 
     def caption_features(self, features: np.ndarray, search: Search | None = None) -> list[Caption]:
@@ -78,28 +84,48 @@ class Captioner:
             `n` captions in the same order.
         """
         decode = self._compiled(search or self.search)
-        captions = []
-        for start in range(0, len(features), ROWS):
-            rows = np.zeros((ROWS, *features.shape[1:]), np.float32)
-            part = features[start : start + ROWS]
-            rows[: len(part)] = part
-            tokens, log_p = (np.asarray(array)[: len(part)] for array in decode(rows))
-            texts = map(self.tokenizer.decode, tokens)
-            captions += [Caption(*pair) for pair in zip(texts, map(float, log_p), strict=True)]
-        return captions
+        return [
+            Caption(self.tokenizer.decode(tokens), float(log_p))
+            for tokens, log_p in _in_rows(decode, features)
+        ]
 
-    def _compiled(self, search: Search) -> Callable:
-        if search not in self._searches:
+    def best_captions(
+        self, features: np.ndarray, count: int = 3, search: Search | None = None
+    ) -> list[list[Caption]]:
+        """Return several captions an image, found by at least so many beams.
+
+        Args:
+            features: float (n, d).
+            count: captions wanted; the vocabulary may allow fewer.
+            search: how to decode; the captioner's own way when None.
+
+        Returns:
+            For each image its captions, in the order of the search: log-probability by length to
+            the power `length_power`, best first.
+        """
+        search = search or self.search
+        search = replace(search, beams=max(count, search.beams))
+        ranked = []
+        for rows, log_ps in _in_rows(self._compiled(search, ranked=True), features):
+            found = [(row, float(p)) for row, p in zip(rows, log_ps, strict=True)]
+            kept = [(row, p) for row, p in found if p > IMPOSSIBLE / 2][:count]
+            ranked.append([Caption(self.tokenizer.decode(row), p) for row, p in kept])
+        return ranked
+
+    def _compiled(self, search: Search, ranked: bool = False) -> Callable:
+        if (search, ranked) not in self._searches:
             options = {"n": ROWS, "max_words": self.tokenizer.max_words}
 
             def decode(features: Any) -> tuple[Any, Any]:
                 state = self.captioning.start(features)
+                if ranked:
+                    return beam_candidates(self.captioning.step, state, **options, **asdict(search))
                 if search.beams == 1 and not search.no_repeat:
                     return greedy_search(self.captioning.step, state, **options)
                 return beam_search(self.captioning.step, state, **options, **asdict(search))
 
-            self._searches[search] = compiled(decode)
-        return self._searches[search]
+            self._searches[search, ranked] = compiled(decode)
+        return self._searches[search, ranked]
 
     def caption(self, image: str | os.PathLike, search: Search | None = None) -> Caption:
         """Caption one image file.
@@ -114,14 +140,22 @@ class Captioner:
         self, images: Sequence[str | os.PathLike], search: Search | None = None
     ) -> list[Caption]:
         """Caption image files; see `caption`."""
+        return self.caption_features(self.encode(images), search)
+
+    def encode(self, images: Sequence[str | os.PathLike]) -> np.ndarray:
+        """Return the features of image files, float32 (len(images), d).
+
+        Raises:
+            ImageError: a file holds no image that can be decoded.
+            UserError: the captioner was trained on features computed elsewhere.
+        """
         if "image_size" not in self.encoder:
             raise UserError(
                 f"This captioner was trained on features read from {self.encoder['name']}, and its "
                 "encoder is not known: call caption_features with features made the same way."
             )
         size = self.encoder["image_size"]
-        pixels = np.stack([read_image(Path(image), size) for image in images])
-        return self.caption_features(self._encode(pixels), search)
+        return self._encode(np.stack([read_image(Path(image), size) for image in images]))
 
     def _encode(self, pixels: np.ndarray) -> np.ndarray:
         if self._encoder_model is None:
@@ -182,3 +216,13 @@ class Captioner:
                 "is missing, damaged, or of another model: train again, or restore it."
             ) from error
         return cls(captioning, tokenizer, sizes=sizes, encoder=encoder, search=search)
+
+
+def _in_rows(decode: Callable, features: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield what `decode` finds for each image, called with `ROWS` images at a time."""
+    for start in range(0, len(features), ROWS):
+        rows = np.zeros((ROWS, *features.shape[1:]), np.float32)
+        part = features[start : start + ROWS]
+        rows[: len(part)] = part
+        tokens, log_p = (np.asarray(array)[: len(part)] for array in decode(rows))
+        yield from zip(tokens, log_p, strict=True)

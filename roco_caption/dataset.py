@@ -10,12 +10,12 @@ from pathlib import Path, PurePath
 
 import pandas as pd
 
+from roco_caption import places
 from roco_caption.download import download_roco
 from roco_caption.files import UserError
 from roco_caption.phantoms import make_phantoms
 
 SPLITS = {"train": "traindata.csv", "validation": "valdata.csv", "test": "testdata.csv"}
-KAGGLE_INPUT = Path("/kaggle/input")
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,10 @@ def locate_dataset(
 
 
 def _attached() -> Source:
-    root = _containing_all_data(KAGGLE_INPUT)
+    root = _containing_all_data(places.KAGGLE_INPUT)
     if root is None:
         raise UserError(
-            f"No ROCO under {KAGGLE_INPUT}. Attach it (Add Input, search for "
+            f"No ROCO under {places.KAGGLE_INPUT}. Attach it (Add Input, search for "
             "'virajbagal/roco-dataset') and run this cell again; or set DATA_SOURCE to 'kaggle' "
             "(downloads 6.2 GB, internet on) or to 'phantoms' (a small synthetic set)."
         )

@@ -77,7 +77,18 @@ class _Beams(NamedTuple):
     state: Any  # the step function's, (n * k, ...)
 
 
-def beam_search(
+def beam_search(step: Step, state: Any, **options: Any) -> tuple[Any, Any]:
+    """Return the best caption that `beam_candidates` finds; arguments are as there.
+
+    Returns:
+        Tokens int32 (n, max_words), end and padding included, and each caption's
+        log-probability float32 (n,).
+    """
+    words, log_p = beam_candidates(step, state, **options)
+    return words[:, 0], log_p[:, 0]
+
+
+def beam_candidates(
     step: Step,
     state: Any,
     *,
@@ -87,7 +98,7 @@ def beam_search(
     length_power: float = 1.0,
     no_repeat: int = 3,
 ) -> tuple[Any, Any]:
-    """Keep the `beams` most probable beginnings; return the best whole caption found.
+    """Keep the `beams` most probable beginnings; return the best whole captions found.
 
     A caption's score is its log-probability divided by its length (end counted) to the power
     `length_power`, so that long captions are not worse for being long (Wu et al. 2016, "Google's
@@ -104,8 +115,9 @@ def beam_search(
         no_repeat: no run of this many words may occur twice in a caption; 0 allows it.
 
     Returns:
-        Tokens int32 (n, max_words), end and padding included, and each caption's
-        log-probability float32 (n,).
+        Tokens int32 (n, beams, max_words), end and padding included, the best caption first, and
+        each one's log-probability float32 (n, beams). Where fewer captions exist, the last have
+        a log-probability below `IMPOSSIBLE / 2` and mean nothing.
     """
 
     def more(b: _Beams) -> Any:
@@ -134,7 +146,7 @@ def beam_search(
         return (b._replace(length=b.length + 1, words=words, log_p=log_p, state=state),)
 
     (b,) = ops.while_loop(more, advance, (_first_beams(state, n, beams, max_words),))
-    return _best(b, float(max_words) ** length_power)
+    return _ranked(b, float(max_words) ** length_power)
 
 
 def _first_beams(state: Any, n: int, beams: int, max_words: int) -> _Beams:
@@ -195,11 +207,12 @@ def _add_finished(b: _Beams, words: Any, log_p: Any, ends: Any, length_power: fl
     )
 
 
-def _best(b: _Beams, power: float) -> tuple[Any, Any]:
-    """Return the best caption, among those that ended and those cut off at full length."""
+def _ranked(b: _Beams, power: float) -> tuple[Any, Any]:
+    """Return the best captions, of those that ended and those cut off at full length."""
     cut = ops.where(ops.equal(b.length, b.words.shape[2]), b.log_p / power, IMPOSSIBLE)
-    best = ops.argmax(ops.concatenate([b.done_score, cut], axis=1), axis=1)[:, None]
+    score, best = ops.top_k(ops.concatenate([b.done_score, cut], axis=1), b.log_p.shape[1])
     words = ops.concatenate([b.done_words, b.words], axis=1)
     log_p = ops.concatenate([b.done_log_p, b.log_p], axis=1)
-    words = ops.take_along_axis(words, best[:, :, None], axis=1)[:, 0]
-    return words, ops.take_along_axis(log_p, best, axis=1)[:, 0]
+    words = ops.take_along_axis(words, best[:, :, None], axis=1)
+    log_p = ops.take_along_axis(log_p, best, axis=1)
+    return words, ops.where(score > IMPOSSIBLE / 2, log_p, IMPOSSIBLE)

@@ -182,15 +182,15 @@ def _proven_bytes(archive: Path, marker: Path, identity: dict[str, Any]) -> int:
 
 
 def _ask_for_rest(
-    request: requests.PreparedRequest, offset: int, validator: str
+    request: requests.PreparedRequest, offset: int, validator: str | None
 ) -> requests.Response:
     """Repeat the request that led to the archive, for the bytes from `offset` on."""
     request = request.copy()
     request.headers["Range"] = f"bytes={offset}-"
-    if not validator.startswith("W/"):  # a weak one may not be used here (RFC 9110, 13.1.5)
+    if validator and not validator.startswith("W/"):  # weak: not here (RFC 9110, 13.1.5)
         request.headers["If-Range"] = validator
     with requests.Session() as session:
-        settings = session.merge_environment_settings(request.url, {}, True, None, None)
+        settings = session.merge_environment_settings(str(request.url), {}, True, None, None)
         answer = session.send(request, timeout=kaggle_client.TIMEOUT, **settings)
     answer.raise_for_status()  # before anything is written: an error page is no archive
     begins = answer.headers.get("Content-Range", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from roco_caption.files import UserError, checksum
+from roco_caption.places import attached
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,9 @@ def build_encoder(name: str, weights: str, *, seed: int = 0, precision: str = "f
 
     Args:
         name: a key of `ENCODERS`.
-        weights: `"imagenet"` (Keras downloads them once), `"random"` (He-normal, seeded; the same
-            on every machine and backend), or the path of a weights file.
+        weights: `"imagenet"` (taken from a data set attached on Kaggle, else downloaded once by
+            Keras), `"random"` (He-normal, seeded; the same on every machine and backend), or the
+            path of a weights file.
         seed: of random weights.
         precision: Keras dtype policy to compute in.
 
@@ -120,6 +123,11 @@ def _imagenet_weights(name: str) -> str:
     import keras
 
     kind = ENCODERS[name]
+    for path in attached(kind.file):  # so that Kaggle needs no internet
+        with open(path, "rb") as file:
+            if hashlib.file_digest(file, "md5").hexdigest() == kind.md5:
+                return str(path)
+        print(f"{path} has another checksum than Keras' file and is left out.")
     base = "https://storage.googleapis.com/tensorflow/keras-applications"
     url = f"{os.environ.get('ROCO_WEIGHTS_SERVER', base)}/{kind.module}/{kind.file}"
     try:

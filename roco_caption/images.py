@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from roco_caption.dicom import DicomError, is_dicom, read_dicom
 from roco_caption.files import UserError
 
 # Above this an image is taken for a decompression bomb; ROCO's largest are far below.
@@ -27,9 +28,10 @@ def read_image(path: str | os.PathLike, size: int = 224) -> np.ndarray:
 
     JPEG is decoded at reduced size where that still covers `size`; rotation noted in EXIF is
     undone; more than 8 bits a channel are scaled to the image's own range; the first frame counts.
+    DICOM, known by its content, is shown as it says itself; see `read_dicom`.
 
     Args:
-        path: any file that Pillow can decode.
+        path: any file that Pillow or pydicom can decode.
         size: side of the result in pixels; the image is stretched to it, as VGG16 expects.
 
     Returns:
@@ -38,13 +40,30 @@ def read_image(path: str | os.PathLike, size: int = 224) -> np.ndarray:
     Raises:
         ImageError: the file is missing, is no image, is cut short, or is implausibly large.
     """
+    return read_with_note(path, size)[0]
+
+
+def read_with_note(path: str | os.PathLike, size: int = 224) -> tuple[np.ndarray, str]:
+    """Decode an image file as `read_image` does, and say how a DICOM file's values were shown.
+
+    Returns:
+        uint8 (size, size, 3); and such as "DICOM CT, frame 8 of 15, window 40 ± 200", empty where
+        the file is not DICOM.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd metadata, which harms nothing
+            # Pillow and pydicom warn of odd metadata, which harms nothing and may name a patient
+            warnings.simplefilter("ignore")
+            if is_dicom(path):
+                array, note = read_dicom(path, MAX_PIXELS)
+                return _to_array(Image.fromarray(array), size), note
             with Image.open(path) as image:
-                return _to_array(image, size)
-    except ImageError as error:
-        raise ImageError(f"{path}: {error}") from error
+                return _to_array(image, size), ""
+    except (ImageError, DicomError) as error:
+        raise ImageError(f"{path}: {error}") from None
     except Exception as error:  # a damaged file can raise nearly anything inside its decoder
         reason = str(error).replace(f" '{path}'", "") or type(error).__name__
         raise ImageError(f"{path} cannot be decoded ({reason}). Replace or remove it.") from error

@@ -33,7 +33,7 @@ class Credentials:
 def find_credentials() -> Credentials | None:
     """Return the first credentials in the places that Kaggle documents, then Colab's secrets."""
     for found in _places():
-        source = found.pop("source")
+        source = str(found.pop("source"))
         values = {name: value.strip() for name, value in found.items() if value and value.strip()}
         if "token" not in values and not {"username", "key"} <= set(values):
             continue
@@ -66,16 +66,21 @@ def open_archive(dataset: str, credentials: Credentials | None) -> requests.Resp
     return client.answer
 
 
+def _answer(error: Exception) -> Any:
+    """Return the server's answer that an error stands for, None where there was none."""
+    return getattr(error, "response", None)
+
+
 def _status(error: Exception) -> int:
-    """Return the HTTP status that an error stands for, 0 where there was no answer."""
-    answer = getattr(error, "response", None)
+    """Return the HTTP status of an error's answer, 0 where there was no answer."""
+    answer = _answer(error)
     return 0 if answer is None else answer.status_code
 
 
 def account_refused(error: Exception) -> bool:
     """Tell whether it was the account that Kaggle refused, so that none may do better."""
-    sent = _status(error) in (401, 403) and error.response.request.headers
-    return bool(sent) and "Authorization" in sent  # the storage's own refusals come without
+    refused = _status(error) in (401, 403)  # the storage's own refusals come without an account
+    return refused and "Authorization" in _answer(error).request.headers
 
 
 def may_pass(error: Exception) -> bool:
@@ -128,7 +133,9 @@ def explained(error: Exception, dataset: str, archive: Path) -> UserError:
 
 
 def _client_class() -> type:
-    class Client(_import_client().KaggleApi):
+    api: Any = _import_client().KaggleApi
+
+    class Client(api):
         def build_kaggle_client(self) -> Any:
             built = super().build_kaggle_client()
             http = built.http_client()
@@ -188,7 +195,7 @@ def _hushed() -> Iterator[None]:
         sys.stdin = stdin
 
 
-def _places() -> Iterator[dict[str, str | None]]:
+def _places() -> Iterator[dict[str, Any]]:
     """Yield every place, with what it holds, in the client's order."""
     _import_client()
     from kagglesdk import get_access_token_from_env

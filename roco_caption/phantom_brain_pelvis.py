@@ -127,8 +127,8 @@ def echoes(canvas: Canvas) -> None:
     square root stands for the scanner's compression.
     """
     depth, beam, gain = (canvas.parts[name] for name in ("depth", "beam", "gain"))
-    noise = Image.fromarray(canvas.rng.rayleigh(0.8, (200, 110)).astype(np.float32))
-    noise = np.asarray(noise.resize((440, 800), Image.Resampling.BICUBIC))
+    drawn = Image.fromarray(canvas.rng.rayleigh(0.8, (200, 110)).astype(np.float32))
+    noise = np.asarray(drawn.resize((440, 800), Image.Resampling.BICUBIC))
     column = np.clip((beam + 0.7) * (440 / 1.4), 0, 439).astype(int)
     row = np.clip((depth - 0.5) * 400, 0, 799).astype(int)
     speckle = np.sqrt(np.clip(noise, 0.02, None))[row, column]

@@ -7,7 +7,7 @@ be checked against the truth, word by word.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -195,7 +195,7 @@ def write_caption(
 
 
 def _choose(options: Sequence[str], rng: np.random.Generator) -> str:
-    return options[rng.integers(len(options))]
+    return options[int(rng.integers(len(options)))]
 
 
 # ----------------------------------------------------------------------- captions read back again
@@ -264,7 +264,7 @@ def attributes_of(caption: str) -> dict[str, str]:
     }
 
 
-def _said(labels: dict[str, tuple[str, ...]], text: str) -> set[str]:
+def _said(labels: Mapping[str, tuple[str, ...]], text: str) -> set[str]:
     """Return the labels for which `text` contains every pattern as whole words."""
     return {
         label

@@ -6,7 +6,7 @@ x grows to the image's right, which is the patient's left, y grows downwards, an
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
@@ -73,7 +73,7 @@ class Canvas:
         knots = Image.fromarray(self.rng.standard_normal((cells, cells), dtype=np.float32))
         return np.asarray(knots.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
 
-    def depth(self, centre, radii, tilt: float = 0.0, *, both: bool = False) -> Field:
+    def depth(self, centre: Any, radii: Any, tilt: float = 0.0, *, both: bool = False) -> Field:
         """Return about how deep each pixel lies within an ellipse: 0 on its outline, < 0 outside.
 
         Args:
@@ -89,7 +89,16 @@ class Canvas:
         across = dy * (cos / tall) - dx * (sin / tall)
         return (1 - norm(along, across)) * min(wide, tall)
 
-    def ellipse(self, centre, radii, tilt=0.0, *, edge=0.02, wobble=0.0, both=False) -> Field:
+    def ellipse(
+        self,
+        centre: Any,
+        radii: Any,
+        tilt: float = 0.0,
+        *,
+        edge: float = 0.02,
+        wobble: Any = 0.0,
+        both: bool = False,
+    ) -> Field:
         """Return an ellipse's mask; the field `wobble` pushes its outline in and out."""
         return step(self.depth(centre, radii, tilt, both=both) + wobble, edge)
 

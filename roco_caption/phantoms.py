@@ -195,7 +195,7 @@ def _draw_all(images: Sequence[tuple[str, int, Path]], seed: int, progress: bool
 
 def _write_tables(folder: Path, counts: dict[str, int], seed: int) -> None:
     """Write the captions of every split, and the truth behind them."""
-    truth = [("id", "split", *ATTRIBUTES)]
+    truth: list[tuple[str, ...]] = [("id", "split", *ATTRIBUTES)]
     for split, count in counts.items():
         rows, lines = [("id", "name", "caption")], []
         for index in range(count):

@@ -62,9 +62,12 @@ def sample_images(frame: pd.DataFrame, count: int = 6, seed: int = 0, note: str 
 
 
 def _image_grid(
-    cells: Sequence[tuple[str, list[tuple[str, str]]]], note: str = "", height: float = 4.6
+    cells: Sequence[tuple[str, list[tuple[str, str]]]],
+    note: str = "",
+    height: float = 4.6,
+    columns: int = 3,
 ) -> Figure:
-    columns = min(3, len(cells))
+    columns = min(columns, len(cells))
     rows = -(-len(cells) // columns)
     figure, axes = _figure(rows, columns, 3.6 * columns, height * rows)
     for axis in axes.flat:
@@ -106,10 +109,25 @@ def gallery(
     return _image_grid(cells, note, height=5.2)
 
 
-def captioned_image(image: str, caption: str, reference: str = "", note: str = "") -> Figure:
-    """Show one image with its caption, and above it a note and below a reference, if there are."""
-    lines = [(caption, BLUE)] + [(f"reference: {reference}", INK)] * bool(reference)
-    return _image_grid([(image, lines)], note)
+def image_beside(
+    image: str, caption: str, reference: str, note: str, others: pd.DataFrame, title: str = ""
+) -> Figure:
+    """Show an image with its caption, and beside it the training images nearest to it.
+
+    Args:
+        image: path of the image file.
+        caption: what the model says.
+        reference: the true caption, if known.
+        note: on how the image is shown, if there is one.
+        others: DataFrame[id, image, caption] of the nearest, nearest first.
+        title: written above, such as that images are synthetic.
+    """
+    lines = [("this image", GREY), (caption, BLUE)]
+    lines += [(f"reference: {reference}", INK)] * bool(reference) + [(note, GREY)] * bool(note)
+    cells = [(image, lines)]
+    for rank, row in enumerate(others.itertuples(), 1):
+        cells.append((row.image, [(f"training image, nearest {rank}", GREY), (row.caption, INK)]))
+    return _image_grid(cells, title, height=5.0, columns=2)  # two read well on a phone
 
 
 def caption_lengths(frames: Mapping[str, pd.DataFrame], max_words: int) -> Figure:
@@ -182,8 +200,8 @@ def model_diagram(model: Any) -> Figure:
     place: dict[str, tuple[float, float]] = {}
     for level in range(top + 1):
         row = [name for name in layers if height[name] == level]
-        middle = {n: np.mean([place[t][0] for t in takers[n]] or [0.5]) for n in row}
-        row.sort(key=middle.get)
+        middle = {n: float(np.mean([place[t][0] for t in takers[n]] or [0.5])) for n in row}
+        row.sort(key=middle.__getitem__)
         for i, name in enumerate(row):
             x = middle[name] if len(row) == 1 else (i + 0.5) / len(row)
             place[name] = (x, float(level))

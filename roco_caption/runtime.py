@@ -25,7 +25,8 @@ def install_missing(requirements: str | os.PathLike) -> list[str]:
     """Install the packages of a requirements file that cannot be imported yet.
 
     What is there already is left alone, TensorFlow above all: Colab's and Kaggle's own builds
-    match their drivers, and another one would cost minutes and might not see the GPU.
+    match their drivers, and another one would cost minutes and might not see the GPU. A folder
+    `wheels` beside the file is used instead of the network.
 
     Args:
         requirements: path of a pip requirements file.
@@ -39,7 +40,9 @@ def install_missing(requirements: str | os.PathLike) -> list[str]:
     lines = [line.split("#")[0].strip() for line in Path(requirements).read_text().splitlines()]
     missing = [line for line in lines if line and not _importable(line)]
     if missing:
-        pip = [sys.executable, "-m", "pip", "install", "-q", *missing]
+        wheels = Path(requirements).parent / "wheels"  # brought along where there is no network
+        offline = ["--no-index", f"--find-links={wheels}"] if wheels.is_dir() else []
+        pip = [sys.executable, "-m", "pip", "install", "-q", *offline, *missing]
         result = subprocess.run(pip, capture_output=True, text=True)
         if result.returncode:
             reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
@@ -131,7 +134,7 @@ def detect() -> Runtime:
     return Runtime(
         platform=platform(),
         accelerators=accelerators,
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        cores=_cores(),
         memory_gb=_memory_gb(),
         precision=_precision(accelerators),
         versions=versions,
@@ -164,6 +167,12 @@ def _precision(accelerators: tuple[str, ...]) -> str:
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text() if cpuinfo.exists() else ""
     return "mixed_bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # what this process may use
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _memory_gb() -> float:

@@ -61,12 +61,12 @@ def _to_localhost(kaggle_env: Any) -> None:
         kaggle_env._env_to_endpoint[kaggle_env.KaggleEnv.PROD] = url
 
 
-def _to_mount(dataset: Any) -> None:
+def _to_mount(places: Any) -> None:
     if folder := os.environ.get("IMITATED_INPUT"):
-        dataset.KAGGLE_INPUT = Path(folder)
+        places.KAGGLE_INPUT = Path(folder)
 
 
-CHANGES = {"kagglesdk.kaggle_env": _to_localhost, "roco_caption.dataset": _to_mount}
+CHANGES = {"kagglesdk.kaggle_env": _to_localhost, "roco_caption.places": _to_mount}
 
 
 def make_roco(folder: Path) -> None:
@@ -136,7 +136,7 @@ def complaints(executed: str, platform: str) -> list[str]:
     outputs = [output for cell in cells for output in cell.outputs]
     text = "".join(output.get("text", "") for output in outputs)
     missing = [repr(phrase) for phrase in TOLD[platform] if phrase not in text]
-    drawn = [cell for cell in cells if re.search(r"plots\.\w+\(", cell.source)]
+    drawn = [cell for cell in cells if re.search(r"plots\.\w+\(|explained\(", cell.source)]
     for cell in drawn:
         if not any("image/png" in output.get("data", {}) for output in cell.outputs):
             missing.append(f"the picture of {cell.source.splitlines()[-1]!r}")

@@ -8,10 +8,12 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from dicom_files import write_dicom
 from PIL import Image
 
 from roco_caption import captioner as module
 from roco_caption.captioner import Captioner, Search
+from roco_caption.dicom import read_dicom
 from roco_caption.files import UserError, read_json, write_json
 from roco_caption.model import build_captioning
 from roco_caption.text import CaptionTokenizer
@@ -80,6 +82,35 @@ def test_batches_do_not_change_captions(saved):
         assert alone.text == caption.text
         assert alone.log_probability == pytest.approx(caption.log_probability, abs=1e-4)
     assert captioner.caption_features(features[:0]) == []
+
+
+def test_the_best_captions_begin_with_the_best(saved):
+    captioner = saved[0]
+    features = np.random.default_rng(1).normal(size=(6, 3)).astype(np.float16)
+    search = Search(beams=3)
+    ranked = captioner.best_captions(features, 3, search)
+    assert [captions[0] for captions in ranked] == captioner.caption_features(features, search)
+    for captions in ranked:
+        assert len({caption.text for caption in captions}) == len(captions) == 3
+        rates = [c.log_probability / (len(c.text.split()) + 1) for c in captions]
+        assert rates == sorted(rates, reverse=True)
+        assert all(c.probability == pytest.approx(np.exp(c.log_probability)) for c in captions)
+    # too few beams are made enough, and greedy search too
+    assert captioner.best_captions(features, 3, Search(beams=1)) == ranked
+    assert [len(c) for c in captioner.best_captions(features, 1)] == [1] * 6
+
+
+def test_the_features_of_images_are_the_encoders(saved, images):
+    rows = saved[0].encode(images)
+    assert rows.shape == (2, 3)
+    np.testing.assert_allclose(rows[0] / 5, [10 / 255, 245 / 255, 90 / 255], atol=0.02)
+
+
+def test_a_dicom_file_is_captioned(saved, tmp_path):
+    values = np.linspace(0, 4000, 1600).reshape(40, 40)
+    path = write_dicom(tmp_path / "scan", values, WindowCenter=1000, WindowWidth=500)
+    Image.fromarray(read_dicom(path, 10**6)[0]).save(tmp_path / "same.png")
+    assert saved[0].caption(path) == saved[0].caption(tmp_path / "same.png")
 
 
 def test_the_readable_file_alone_rebuilds_the_decoder(saved):

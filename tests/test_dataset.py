@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from roco_caption import dataset
+from roco_caption import dataset, places
 from roco_caption.dataset import locate_dataset, read_dataset, read_split
 from roco_caption.files import UserError
 
@@ -153,7 +153,7 @@ def test_folders_of_the_same_name_do_not_share_caches(tmp_path):
 
 @pytest.mark.parametrize("place", ["roco-dataset", "datasets/virajbagal/roco-dataset"])
 def test_on_kaggle_the_attached_data_set_is_found_however_nested(tmp_path, monkeypatch, place):
-    monkeypatch.setattr(dataset, "KAGGLE_INPUT", tmp_path / "input")
+    monkeypatch.setattr(places, "KAGGLE_INPUT", tmp_path / "input")
     make_roco(tmp_path / "input" / place)
     (tmp_path / "input" / "another").mkdir()
     source = locate_dataset(tmp_path / "working", platform="kaggle")
@@ -163,7 +163,7 @@ def test_on_kaggle_the_attached_data_set_is_found_however_nested(tmp_path, monke
 
 
 def test_on_kaggle_without_it_the_remedies_are_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(dataset, "KAGGLE_INPUT", tmp_path / "input")
+    monkeypatch.setattr(places, "KAGGLE_INPUT", tmp_path / "input")
     with pytest.raises(UserError, match=r"Add Input.*'kaggle'.*'phantoms'"):
         locate_dataset(tmp_path, platform="kaggle")
 
@@ -274,7 +274,7 @@ def test_with_a_limit_too_every_line_is_counted_once(tmp_path, limit, used, over
 
 def test_a_read_only_mount_is_read_and_left_as_it_is(tmp_path, monkeypatch):
     mount = make_roco(tmp_path / "input" / "roco-dataset").parent
-    monkeypatch.setattr(dataset, "KAGGLE_INPUT", mount)
+    monkeypatch.setattr(places, "KAGGLE_INPUT", mount)
     paths = [mount, *mount.rglob("*")]
     modes = [path.stat().st_mode for path in paths]
     for path, mode in zip(paths, modes, strict=True):

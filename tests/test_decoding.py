@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from roco_caption.decoding import beam_search, greedy_search
+from roco_caption.decoding import IMPOSSIBLE, beam_candidates, beam_search, greedy_search
 from roco_caption.runtime import compiled
 from roco_caption.text import END, PAD, START, UNKNOWN
 
@@ -69,6 +69,29 @@ def test_wide_beam_finds_what_brute_force_finds(seed, power, run):
     )
     assert tuple(np.trim_zeros(np.asarray(tokens)[0])) == best
     assert np.asarray(log_p)[0] == pytest.approx(log_probability(table, best), abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_wide_beams_rank_all_captions_as_brute_force_does(seed):
+    step, table = fake_step(3, seed)
+    captions = list(all_captions(3, 4))
+    rates = sorted(log_probability(table, c) / len(c) for c in captions)[::-1]
+    tokens, log_p = beam_candidates(step, start_state(2), n=2, max_words=4, beams=60, no_repeat=0)
+    assert tokens.shape == (2, 60, 4) and log_p.shape == (2, 60)
+    for rows, values in zip(np.asarray(tokens), np.asarray(log_p), strict=True):
+        found = [tuple(np.trim_zeros(row)) for row in rows[:10]]
+        assert len(set(found)) == 10
+        scores = [log_probability(table, c) / len(c) for c in found]
+        assert scores == pytest.approx(rates[:10], abs=1e-4)
+        assert values[:10] == pytest.approx([log_probability(table, c) for c in found], abs=1e-4)
+
+
+def test_where_there_are_fewer_captions_than_beams_the_rest_is_impossible():
+    step, _ = fake_step(1, 0)
+    tokens, log_p = beam_candidates(step, start_state(1), n=1, max_words=2, beams=5, no_repeat=0)
+    real = np.asarray(log_p)[0] > IMPOSSIBLE / 2
+    assert real.tolist() == [True, True, True, False, False]  # none, one word, two words
+    assert {tuple(row) for row in np.asarray(tokens)[0, :3]} == {(END, 0), (4, END), (4, 4)}
 
 
 def reference_beam(table, max_words, beams, power):

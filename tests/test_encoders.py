@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from roco_caption import encoders
+from roco_caption import encoders, places
 from roco_caption.encoders import WeightsUnavailable, build_encoder, describe
 from roco_caption.files import UserError
 from roco_caption.images import read_image
@@ -117,6 +117,33 @@ def test_imagenet_weights_come_over_the_network_once(
     monkeypatch.setitem(encoders.ENCODERS, "vgg16", replace(kind, md5="0" * 32))
     with pytest.raises(WeightsUnavailable, match=r"models.*ENCODER_WEIGHTS"):
         build_encoder("vgg16", "imagenet")  # a file with another checksum, and no server
+
+
+def test_on_kaggle_attached_weights_need_no_internet(
+    vgg16, weights_file, images, tmp_path, monkeypatch, capsys
+):
+    """By the setting's path, or found by themselves; a file with another checksum is left out."""
+    monkeypatch.setattr(places, "KAGGLE_INPUT", tmp_path)
+    monkeypatch.setenv("ROCO_WEIGHTS_SERVER", "http://127.0.0.1:1")  # no internet
+    monkeypatch.setattr(
+        keras.utils, "get_file", partial(keras.utils.get_file, cache_dir=str(tmp_path / "keras"))
+    )
+    folder = tmp_path / "datasets" / "someone" / "vgg16"
+    folder.mkdir(parents=True)
+    (folder / "served.weights.h5").symlink_to(weights_file)
+    md5 = hashlib.md5(weights_file.read_bytes()).hexdigest()
+    kind = replace(encoders.ENCODERS["vgg16"], file="served.weights.h5", md5=md5)
+    monkeypatch.setitem(encoders.ENCODERS, "vgg16", kind)
+    assert encoders._imagenet_weights("vgg16") == str(folder / "served.weights.h5")
+    pixels = read_image(images[0])[None]
+    loaded = build_encoder("vgg16", "imagenet")
+    np.testing.assert_allclose(
+        loaded.predict_on_batch(pixels), vgg16.predict_on_batch(pixels), rtol=1e-4, atol=1e-3
+    )
+    monkeypatch.setitem(encoders.ENCODERS, "vgg16", replace(kind, md5="0" * 32))
+    with pytest.raises(WeightsUnavailable, match="ENCODER_WEIGHTS"):
+        encoders._imagenet_weights("vgg16")
+    assert f"{folder / 'served.weights.h5'} has another checksum" in capsys.readouterr().out
 
 
 def test_the_real_weights_are_those_keras_publishes():

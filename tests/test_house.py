@@ -85,7 +85,9 @@ def test_the_readmes_tree_is_the_folder():
     [
         "files",
         "progress",
+        "places",
         "dataset",
+        "dicom",
         "images",
         "text",
         "batches",

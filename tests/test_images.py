@@ -36,11 +36,12 @@ def test_modes_and_formats_give_rgb(tmp_path, suffix, mode):
     assert array[-1].mean() > array[0].mean() + 100  # dark above, bright below
 
 
-def test_16_bits_use_the_whole_range(tmp_path):
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bits_use_the_whole_range(tmp_path, suffix):
     values = np.full((40, 40), 1000, np.uint16)
     values[:, 20:] = 1400
-    Image.fromarray(values).save(tmp_path / "deep.png")
-    array = read_image(tmp_path / "deep.png", 40)
+    Image.fromarray(values).save(tmp_path / f"deep.{suffix}")
+    array = read_image(tmp_path / f"deep.{suffix}", 40)
     assert array[5, 2].tolist() == [0, 0, 0] and array[5, 37].tolist() == [255, 255, 255]
 
 

@@ -114,6 +114,14 @@ def test_what_is_installed_is_decided_by_what_is_importable(tmp_path, monkeypatc
     assert pip[1] == [[sys.executable, "-m", "pip", "install", "-q", *missing]]
 
 
+def test_wheels_beside_the_requirements_replace_the_network(tmp_path, pip):
+    (tmp_path / "requirements.txt").write_text("no-such-thing\n")
+    (tmp_path / "wheels").mkdir()
+    install_missing(tmp_path / "requirements.txt")
+    offline = ["--no-index", f"--find-links={tmp_path / 'wheels'}", "no-such-thing"]
+    assert pip[1][0][-3:] == offline
+
+
 def test_a_pip_that_fails_silently_is_reported_too(tmp_path, pip):
     pip[0].code, pip[0].stderr = 1, "\n"
     (tmp_path / "requirements.txt").write_text("no-such-thing\n")
