@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from roco_caption.text import PAD
 
-Batch = tuple[tuple[np.ndarray, np.ndarray], np.ndarray]
+Batch = tuple[tuple[np.ndarray, ...], np.ndarray]
 
 
 def plan(lengths: np.ndarray, *, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
@@ -35,22 +37,38 @@ def plan(lengths: np.ndarray, *, batch_size: int, seed: int, epoch: int) -> list
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def take(features: np.ndarray, tokens: np.ndarray, rows: np.ndarray, multiple: int = 4) -> Batch:
+def arrays_of(features: Any) -> tuple[Any, ...]:
+    """Return what describes the images: their features, and with attention their grids.
+
+    Args:
+        features: float (n, d); or a pair of them and a `Grid` or array (n, cells, channels).
+    """
+    return features if isinstance(features, tuple) else (features,)
+
+
+def mean_image(features: Any) -> tuple[np.ndarray, ...]:
+    """Return the average image's features, each kind (1, ...), of what `arrays_of` takes."""
+    return tuple(array.mean(axis=0, keepdims=True) for array in arrays_of(features))
+
+
+def take(features: Any, tokens: np.ndarray, rows: np.ndarray, multiple: int = 4) -> Batch:
     """Return one batch, cut to its longest caption.
 
     Args:
-        features: image features, float (n, ...).
+        features: image features, float (n, ...), or a tuple of several kinds.
         tokens: encoded captions, int32 (n, length): start, words, end, padding 0.
         rows: which captions, int (b,).
         multiple: the number of columns is rounded up to it, which keeps the number of different
             shapes, and so of compilations, small.
 
     Returns:
-        `((features float32 (b, ...), tokens_in int32 (b, t)), tokens_out int32 (b, t))`:
-        `tokens_out[:, i]` is the word that follows `tokens_in[:, : i + 1]`.
+        `((features float32 (b, ...), tokens_in int32 (b, t)), tokens_out int32 (b, t))`, the
+        features being as many arrays as were given; `tokens_out[:, i]` is the word that follows
+        `tokens_in[:, : i + 1]`.
     """
     tokens = tokens[rows]
     longest = int((tokens != PAD).sum(axis=1).max()) - 1
     columns = min(-(-longest // multiple) * multiple, tokens.shape[1] - 1)
     inputs, outputs = tokens[:, :columns], tokens[:, 1 : columns + 1]
-    return (features[rows].astype(np.float32), inputs), outputs
+    images = (array[rows].astype(np.float32, copy=False) for array in arrays_of(features))
+    return (*images, inputs), outputs

@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from roco_caption.batches import arrays_of
 from roco_caption.decoding import IMPOSSIBLE, beam_candidates, beam_search, greedy_search
 from roco_caption.encoders import build_encoder, describe
 from roco_caption.files import UserError, read_json, write_json
 from roco_caption.images import read_image
 from roco_caption.model import Captioning, build_captioning
 from roco_caption.runtime import compiled
-from roco_caption.text import CaptionTokenizer
+from roco_caption.text import END, CaptionTokenizer
 from roco_caption.training import WEIGHTS
 
 BUNDLE = "captioner.json"
@@ -44,6 +45,13 @@ class Search:
     beams: int = 3
     length_power: float = 1.0
     no_repeat: int = 3
+
+
+def _padded(rows: np.ndarray) -> np.ndarray:
+    """Return the rows as float32 with empty ones below, `ROWS` in all."""
+    padded = np.zeros((ROWS, *rows.shape[1:]), np.float32)
+    padded[: len(rows)] = rows
+    return padded
 
 
 class Captioner:
@@ -73,11 +81,12 @@ class Captioner:
         self._searches: dict[tuple[Search, bool], Callable] = {}
         self._encoder_model: Any = None
 
-    def caption_features(self, features: np.ndarray, search: Search | None = None) -> list[Caption]:
+    def caption_features(self, features: Any, search: Search | None = None) -> list[Caption]:
         """Caption images by their features.
 
         Args:
-            features: float (n, d).
+            features: float (n, d); with attention a pair of them and the grids, an array or a
+                `Grid` (n, cells, channels).
             search: how to decode; the captioner's own way when None.
 
         Returns:
@@ -90,12 +99,12 @@ class Captioner:
         ]
 
     def best_captions(
-        self, features: np.ndarray, count: int = 3, search: Search | None = None
+        self, features: Any, count: int = 3, search: Search | None = None
     ) -> list[list[Caption]]:
         """Return several captions an image, found by at least so many beams.
 
         Args:
-            features: float (n, d).
+            features: as `caption_features` takes them.
             count: captions wanted; the vocabulary may allow fewer.
             search: how to decode; the captioner's own way when None.
 
@@ -111,6 +120,32 @@ class Captioner:
             kept = [(row, p) for row, p in found if p > IMPOSSIBLE / 2][:count]
             ranked.append([Caption(self.tokenizer.decode(row), p) for row, p in kept])
         return ranked
+
+    def look(self, features: Any, captions: Sequence[str]) -> list[tuple[list[str], np.ndarray]]:
+        """Return where the decoder looks for each word of some captions.
+
+        Args:
+            features: a pair of float (n, d) and the grids, an array or a `Grid`.
+            captions: n texts in the same order, its own or others'.
+
+        Returns:
+            For each caption its words as the decoder knows them, and the weights of the grid's
+            cells for each, float32 (words, cells), which sum to one.
+
+        Raises:
+            UserError: this captioner has no attention.
+        """
+        if self.captioning.where is None:
+            raise UserError("This captioner was trained without attention, and looks nowhere.")
+        arrays, tokens, looks = arrays_of(features), self.tokenizer.encode(captions), []
+        for start in range(0, len(tokens), ROWS):
+            rows = tokens[start : start + ROWS]
+            parts = [np.asarray(array[start : start + ROWS], np.float32) for array in arrays]
+            weights = np.asarray(self.captioning.where([*parts, rows[:, :-1]]))
+            for row, weight in zip(rows, weights, strict=True):
+                words = [self.tokenizer.words[token] for token in row[row > END]]
+                looks.append((words, weight[: len(words)]))
+        return looks
 
     def _compiled(self, search: Search, ranked: bool = False) -> Callable:
         if (search, ranked) not in self._searches:
@@ -142,22 +177,23 @@ class Captioner:
         """Caption image files; see `caption`."""
         return self.caption_features(self.encode(images), search)
 
-    def encode(self, images: Sequence[str | os.PathLike]) -> np.ndarray:
-        """Return the features of image files, float32 (len(images), d).
+    def encode(self, images: Sequence[str | os.PathLike]) -> Any:
+        """Return the features of image files, float32 (len(images), d); with attention a pair.
 
         Raises:
             ImageError: a file holds no image that can be decoded.
             UserError: the captioner was trained on features computed elsewhere.
         """
-        if "image_size" not in self.encoder:
+        if "image_size" not in self.encoder or "grid_file" in self.encoder:
             raise UserError(
-                f"This captioner was trained on features read from {self.encoder['name']}, and its "
-                "encoder is not known: call caption_features with features made the same way."
+                f"This captioner was trained on features read from a file ({self.encoder['name']}),"
+                " and what made them is not known: call caption_features with features made the "
+                "same way."
             )
         size = self.encoder["image_size"]
         return self._encode(np.stack([read_image(Path(image), size) for image in images]))
 
-    def _encode(self, pixels: np.ndarray) -> np.ndarray:
+    def _encode(self, pixels: np.ndarray) -> Any:
         if self._encoder_model is None:
             name, wanted = self.encoder["name"], self.encoder["requested"]
             found = describe(name, **wanted)["weights"]
@@ -166,8 +202,9 @@ class Captioner:
                     f"The captioner was trained with encoder weights {self.encoder['weights']}, "
                     f"and {wanted['weights']} holds {found}. Bring that file back."
                 )
-            self._encoder_model = build_encoder(name, **wanted)
-        return np.asarray(self._encoder_model.predict(pixels, verbose=0))
+            self._encoder_model = build_encoder(name, **wanted, with_grid="grid" in self.encoder)
+        output = self._encoder_model.predict(pixels, verbose=0)
+        return tuple(output) if isinstance(output, list) else output
 
     def save(self, folder: str | os.PathLike) -> None:
         """Write the bundle; `Captioner.load(folder)` needs nothing else.
@@ -218,11 +255,11 @@ class Captioner:
         return cls(captioning, tokenizer, sizes=sizes, encoder=encoder, search=search)
 
 
-def _in_rows(decode: Callable, features: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _in_rows(decode: Callable, features: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield what `decode` finds for each image, called with `ROWS` images at a time."""
-    for start in range(0, len(features), ROWS):
-        rows = np.zeros((ROWS, *features.shape[1:]), np.float32)
-        part = features[start : start + ROWS]
-        rows[: len(part)] = part
-        tokens, log_p = (np.asarray(array)[: len(part)] for array in decode(rows))
+    arrays = arrays_of(features)
+    for start in range(0, len(arrays[0]), ROWS):
+        parts = [array[start : start + ROWS] for array in arrays]
+        padded = tuple(_padded(part) for part in parts)
+        tokens, log_p = (np.asarray(array)[: len(parts[0])] for array in decode(padded))
         yield from zip(tokens, log_p, strict=True)

@@ -17,11 +17,12 @@ from roco_caption.places import attached
 
 @dataclass(frozen=True)
 class Architecture:
-    """A line of the encoders' table: a network of `keras.applications`, and the layer read."""
+    """A line of the encoders' table: a network of `keras.applications`, and the layers read."""
 
     module: str
     network: str
     layer: str
+    grid: str
     size: int
     file: str
     md5: str
@@ -32,6 +33,7 @@ ENCODERS = {
         module="vgg16",
         network="VGG16",
         layer="fc2",
+        grid="block5_conv3",
         size=224,
         file="vgg16_weights_tf_dim_ordering_tf_kernels.h5",
         md5="64373286793e3c8b2b4e3219cbf3544b",
@@ -39,17 +41,21 @@ ENCODERS = {
 }
 
 
+GRID_SIDE = 7  # cells a side of what attention sees: ROCO's grids are 4.1 GB, finer ones 16 GB
+
+
 class WeightsUnavailable(UserError):
     """ImageNet weights that could not be had; the message says how to supply them."""
 
 
-def describe(name: str, weights: str, seed: int = 0) -> dict[str, Any]:
+def describe(name: str, weights: str, seed: int = 0, *, with_grid: bool = False) -> dict[str, Any]:
     """Return what identifies an encoder's features, without building it.
 
     Args:
         name: a key of `ENCODERS`.
         weights: `"imagenet"`, `"random"`, or the path of a weights file.
         seed: of random weights.
+        with_grid: whether grid features are made beside the pooled ones.
 
     Raises:
         UserError: there is no such encoder or no such file.
@@ -74,10 +80,17 @@ def describe(name: str, weights: str, seed: int = 0) -> dict[str, Any]:
         "weights": identity,
         "image_size": kind.size,
         "preprocessing": f"keras.applications.{kind.module}.preprocess_input, bilinear",
-    }
+    } | ({"grid": kind.grid} if with_grid else {})
 
 
-def build_encoder(name: str, weights: str, *, seed: int = 0, precision: str = "float32") -> Any:
+def build_encoder(
+    name: str,
+    weights: str,
+    *,
+    seed: int = 0,
+    precision: str = "float32",
+    with_grid: bool = False,
+) -> Any:
     """Build the encoder.
 
     Args:
@@ -87,9 +100,12 @@ def build_encoder(name: str, weights: str, *, seed: int = 0, precision: str = "f
             path of a weights file.
         seed: of random weights.
         precision: Keras dtype policy to compute in.
+        with_grid: whether to return, of the same pass, what the last convolutions made of each
+            part of the image.
 
     Returns:
-        A `keras.Model` from uint8 (n, size, size, 3), RGB, to (n, d).
+        A `keras.Model` from uint8 (n, size, size, 3), RGB, to (n, d); with the grid to that and
+        (n, cells, channels), the cells row by row.
 
     Raises:
         WeightsUnavailable: ImageNet weights could not be downloaded.
@@ -112,7 +128,13 @@ def build_encoder(name: str, weights: str, *, seed: int = 0, precision: str = "f
     else:
         _load_weights(network, weights)
     pixels = keras.Input((kind.size, kind.size, 3), dtype="uint8", name="pixels")
-    tower = keras.Model(network.input, network.get_layer(kind.layer).output)
+    outputs = [network.get_layer(kind.layer).output]
+    if with_grid:
+        cells = network.get_layer(kind.grid).output
+        # the average of neighbours says better where something is than block5_pool's maximum
+        cells = keras.layers.AveragePooling2D(cells.shape[1] // GRID_SIDE, name="average")(cells)
+        outputs.append(keras.layers.Reshape((-1, cells.shape[-1]), name="cells")(cells))
+    tower = keras.Model(network.input, outputs if with_grid else outputs[0])
     scaled = module.preprocess_input(keras.ops.cast(pixels, "float32"))
     encoder = keras.Model(pixels, tower(scaled), name=name)
     encoder.compile(jit_compile=False)  # XLA was slower for VGG16 on a CPU

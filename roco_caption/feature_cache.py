@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from roco_caption.files import UserError, read_pickle, write_pickle
+from roco_caption.grids import BLOCK, Grid, read_grid, write_grid
 
 FLUSH_SECONDS = 5  # what a kill can cost
 
@@ -25,12 +27,14 @@ class Features:
         matrix: float16 (n, d).
         encoder: what made them: name, layer, weights, image size, preprocessing, versions.
         skipped: {id: reason} for images that could not be decoded.
+        grid: the same images' grids in the same order, or None.
     """
 
     ids: list[str]
     matrix: np.ndarray
     encoder: dict[str, Any]
     skipped: dict[str, str]
+    grid: Grid | None = None
 
     def __post_init__(self) -> None:
         self._row = {name: i for i, name in enumerate(self.ids)}
@@ -44,43 +48,91 @@ class Features:
         Raises:
             UserError: an id has no features; it is named.
         """
+        return self.matrix[self._rows(ids)]
+
+    def select_grid(self, ids: Sequence[str]) -> Grid:
+        """Return the grids of these images in this order; they are read when they are used.
+
+        Raises:
+            UserError: an id has no features, or the features have no grids.
+        """
+        if self.grid is None:
+            raise UserError(
+                "These features have no grids, which ATTENTION needs. Set GRID_FILE beside "
+                "FEATURES_FILE, or leave both empty."
+            )
+        return self.grid.take(self._rows(ids))
+
+    def _rows(self, ids: Sequence[str]) -> np.ndarray:
         missing = [name for name in ids if name not in self._row]
         if missing:
             raise UserError(f"{len(missing)} images have no features, {missing[0]} among them.")
-        return self.matrix[[self._row[name] for name in ids]]
+        return np.array([self._row[name] for name in ids], np.int64)
 
 
 class FeatureCache:
-    """The cache while it grows: one pickle, and beside it a folder of parts not yet joined."""
+    """The cache while it grows: one pickle, and beside it a folder of parts not yet joined.
+
+    Where the header names a grid, an .npy of the images' grids lies beside each pickle. It is
+    written first, so that a pickle's grids are always there, perhaps with more behind them.
+    """
 
     def __init__(self, cache: Path, header: dict[str, Any]) -> None:
         self.cache, self.header = cache, header
         self.folder = cache.with_suffix(".parts")
         self._ids: list[str] = []
         self._rows: list[np.ndarray] = []
+        self._grids: list[np.ndarray] = []
         self._skipped: dict[str, str] = {}
         self._flushed = time.monotonic()
 
     def load(self) -> Features:
         """Read the cache and the parts beside it; a damaged part is made again."""
-        values = [read_pickle(self.cache)] if self.cache.exists() else []
+        return _join(self._pieces(), self.header)
+
+    def _pieces(self) -> list[Features]:
+        pieces = [self._read(self.cache)] if self.cache.exists() else []
         for part in sorted(self.folder.glob("*.pkl")):
             try:
-                values.append(read_pickle(part))
-            except UserError as error:
+                pieces.append(self._read(part))
+            except _Damaged as error:
                 print(f"{error} Its images are encoded again.")
                 part.unlink()
-        return _join([_checked(value, self.header, self.cache) for value in values], self.header)
+        return pieces
+
+    def _read(self, path: Path) -> Features:
+        try:
+            value = read_pickle(path)
+            values = read_grid(path.with_suffix(".npy")) if "grid" in self.header else None
+        except UserError as error:
+            raise _Damaged(str(error)) from error
+        piece = _checked(value, self.header, self.cache)
+        if values is not None and len(values) < len(piece.ids):
+            raise _Damaged(f"{path.with_suffix('.npy')} lacks grids. Delete it and {path}.")
+        return replace(piece, grid=values if values is None else self._grid(values, piece.ids))
+
+    def _grid(self, values: np.ndarray, ids: list[str]) -> Grid:
+        # not `Features.encoder`: its versions are not there yet while the cache is made
+        identity = json.dumps(self.header, sort_keys=True)
+        return Grid(values, np.arange(len(ids)), identity=identity)
 
     @property
     def unjoined(self) -> bool:
         """Whether parts wait to be joined."""
         return self.folder.exists()
 
-    def add(self, ids: list[str], rows: np.ndarray) -> None:
-        """Take the features of some images, float (len(ids), d); write a part every few seconds."""
+    def add(self, ids: list[str], rows: np.ndarray, grids: np.ndarray | None = None) -> None:
+        """Take the features of some images; write a part every few seconds.
+
+        Args:
+            ids: n images.
+            rows: float (n, d).
+            grids: float (n, cells, channels), where the header names a grid.
+        """
         self._ids += ids
         self._rows.append(to_float16(rows))
+        if grids is not None:
+            self._grids.append(to_float16(grids))
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 
@@ -93,16 +145,30 @@ class FeatureCache:
         if self._ids or self._skipped:
             rows = np.concatenate(self._rows) if self._rows else np.empty((0, 0), np.float16)
             part = self.folder / f"{time.time_ns()}.pkl"
+            if "grid" in self.header:
+                whole = np.concatenate(self._grids) if self._grids else np.empty((0, 0, 0))
+                write_grid(part.with_suffix(".npy"), iter([whole]), whole.shape)
             write_pickle(part, _as_value(Features(self._ids, rows, self.header, self._skipped)))
-        self._ids, self._rows, self._skipped = [], [], {}
+        self._ids, self._rows, self._grids, self._skipped = [], [], [], {}
         self._flushed = time.monotonic()
 
     def join(self) -> Features:
-        """Put the cache and its parts into one pickle."""
-        features = self.load()
+        """Put the cache and its parts into one pickle, and their grids into one .npy."""
+        pieces = self._pieces()
+        features = _join(pieces, self.header)
+        if "grid" in self.header:
+            path = self.cache.with_suffix(".npy")
+            shapes = (piece.grid.shape[1:] for piece in pieces if piece.grid is not None)
+            cells = max(shapes, default=(0, 0))
+            write_grid(path, _grid_blocks(pieces), (len(features.ids), *cells))
+            features.grid = self._grid(read_grid(path), features.ids)
         write_pickle(self.cache, _as_value(features, _versions()))
         shutil.rmtree(self.folder, ignore_errors=True)
         return features
+
+
+class _Damaged(UserError):
+    """A file of the cache that cannot be read, unlike one of another encoder."""
 
 
 def _as_value(features: Features, versions: dict[str, str] | None = None) -> dict[str, Any]:
@@ -144,8 +210,21 @@ def _checked(value: Any, header: dict[str, Any], path: Path) -> Features:
     return Features(ids, matrix, encoder, skipped)
 
 
+def _places(pieces: list[Features]) -> dict[str, tuple[int, int]]:
+    """Return for each id the piece and the row in it that hold its features."""
+    return {name: (i, j) for i, piece in enumerate(pieces) for j, name in enumerate(piece.ids)}
+
+
+def _grid_blocks(pieces: list[Features]) -> Iterator[np.ndarray]:
+    """Yield the grids of all pieces in the order of `_join`, never many of them at once."""
+    places = list(_places(pieces).values())
+    grids: list[Any] = [piece.grid for piece in pieces]
+    for start in range(0, len(places), BLOCK):
+        yield np.stack([grids[i][j] for i, j in places[start : start + BLOCK]])
+
+
 def _join(pieces: list[Features], header: dict[str, Any]) -> Features:
-    rows = {name: (i, j) for i, piece in enumerate(pieces) for j, name in enumerate(piece.ids)}
+    rows = _places(pieces)
     skipped = {name: reason for piece in pieces for name, reason in piece.skipped.items()}
     skipped = {name: reason for name, reason in skipped.items() if name not in rows}
     if len(pieces) == 1:

@@ -19,6 +19,7 @@ from roco_caption.encoders import (
 )
 from roco_caption.feature_cache import FeatureCache, Features, to_float16
 from roco_caption.files import UserError, checksum
+from roco_caption.grids import read_grid_file
 from roco_caption.images import image_batches
 from roco_caption.progress import progress_bar
 
@@ -33,6 +34,7 @@ def extract_features(
     allow_random: bool = False,
     precision: str = "float32",
     batch_size: int = 32,
+    with_grid: bool = False,
 ) -> Features:
     """Return the features of all images, from the cache as far as it has them.
 
@@ -48,6 +50,8 @@ def extract_features(
         allow_random: go on with random weights, and say so, when ImageNet's can't be had.
         precision: Keras dtype policy of the encoder.
         batch_size: images encoded at once.
+        with_grid: whether to keep, of the same pass, the encoder's grid of each image: an .npy
+            beside the pickle, which is then another one than without.
 
     Returns:
         The `Features` of those images that can be decoded, and of any others in the cache.
@@ -56,9 +60,10 @@ def extract_features(
         WeightsUnavailable: ImageNet weights could not be downloaded, and `allow_random` is off.
         UserError: the cache is damaged or belongs to another encoder; none of it is touched.
     """
-    header = describe(encoder, weights, seed)
+    header = describe(encoder, weights, seed, with_grid=with_grid)
     label = {"imagenet": "imagenet", "random": f"random-{seed}"}.get(weights, Path(weights).stem)
-    cache = Path(folder) / f"{encoder}-{header['layer']}-{label}.pkl"
+    layers = "-".join(header[key] for key in ("layer", "grid") if key in header)
+    cache = Path(folder) / f"{encoder}-{layers}-{label}.pkl"
     parts = FeatureCache(cache, header)
     known = parts.load()
     todo = [name for name in images if name not in known and name not in known.skipped]
@@ -66,7 +71,7 @@ def extract_features(
         print(f"Features of {len(images):,} images reused from {cache}")
         return _signed(known, header, weights, seed)
     try:
-        model = build_encoder(encoder, weights, seed=seed, precision=precision)
+        model = build_encoder(encoder, weights, seed=seed, precision=precision, with_grid=with_grid)
     except WeightsUnavailable as error:
         if not allow_random:
             raise
@@ -75,7 +80,7 @@ def extract_features(
         )
         return extract_features(
             images, folder, encoder=encoder, weights="random", seed=seed, precision=precision,
-            batch_size=batch_size,
+            batch_size=batch_size, with_grid=with_grid,
         )  # fmt: skip
     started = time.perf_counter()
     _encode(model, todo, images, parts, batch_size)
@@ -104,8 +109,10 @@ def _encode(
                 if len(positions):
                     padded = np.zeros((batch_size, *pixels.shape[1:]), np.uint8)
                     padded[: len(pixels)] = pixels  # one shape: compiled once
-                    output = np.asarray(model.predict_on_batch(padded))[: len(pixels)]
-                    parts.add([todo[i] for i in positions], output)
+                    output = model.predict_on_batch(padded)
+                    output = output if isinstance(output, list) else [output]
+                    arrays = [np.asarray(array)[: len(pixels)] for array in output]
+                    parts.add([todo[i] for i in positions], *arrays)
                 bar.update(len(positions) + len(skipped))
         finally:
             parts.flush()  # the stop button loses nothing
@@ -135,6 +142,25 @@ def read_features_file(path: str | os.PathLike) -> Features:
     encoder = {"name": Path(path).stem, "layer": "given", "weights": f"sha256 {checksum(path)}"}
     print(f"Features of {len(names):,} images ({matrix.shape[1]} values each) read from {path}")
     return Features(names, to_float16(matrix), encoder, {})
+
+
+def with_grid_file(features: Features, path: str | os.PathLike) -> Features:
+    """Add grids that were computed elsewhere; images that have none there are left out.
+
+    Args:
+        features: of the images.
+        path: as in `read_grid_file`.
+
+    Raises:
+        UserError: the file is missing or holds no grids.
+    """
+    names, grid = read_grid_file(path)
+    place = {name: i for i, name in enumerate(names)}
+    both = [name for name in features.ids if name in place]
+    without = {name: "not in GRID_FILE" for name in features.ids if name not in place}
+    rows = grid.take(np.array([place[name] for name in both], np.int64))
+    encoder = features.encoder | {"grid_file": grid.identity}
+    return Features(both, features.select(both), encoder, features.skipped | without, rows)
 
 
 def with_features(

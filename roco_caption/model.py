@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +10,14 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from roco_caption.attention import GridCells, WordAttention
+from roco_caption.batches import arrays_of
 from roco_caption.recurrent import LSTM
 from roco_caption.text import PAD
 
-# What the LSTM and the image are carried as from word to word: h, c, image, each (n, units).
-State = tuple[Any, Any, Any]
+# What the LSTM and the image are carried as from word to word: h, c, image, each (n, units); and
+# with attention the image's cells (n, cells, units).
+State = tuple[Any, ...]
 
 
 @keras.saving.register_keras_serializable("roco_caption")
@@ -33,14 +37,13 @@ class FeatureScaler(layers.Layer):
         self.components = components
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        size = input_shape[-1]
-        self.offset = self.add_weight(shape=(size,), initializer="zeros", name="offset")
+        self.offset = self.add_weight(shape=input_shape[1:], initializer="zeros", name="offset")
         self.projection = self.add_weight(
-            shape=(size, self.components), initializer="orthogonal", name="projection"
+            shape=(input_shape[-1], self.components), initializer="orthogonal", name="projection"
         )
 
     def call(self, features: Any) -> Any:
-        """Map float (n, d) to float32 (n, components)."""
+        """Map float (..., d) to float32 (..., components)."""
         return ops.matmul(_unit_length(features) - self.offset, self.projection)
 
     def get_config(self) -> dict[str, Any]:
@@ -55,16 +58,18 @@ def fit_scaler(features: np.ndarray, components: int = 256) -> tuple[np.ndarray,
     """Fit the weights of a `FeatureScaler`.
 
     Args:
-        features: of the training images, float (n, d).
+        features: of the training images, float (n, d); or their grids (n, cells, d), whose cells
+            share the components, each less what is usual at its place.
         components: principal components kept; fewer are filled where n or d has fewer.
 
     Returns:
-        `offset` float32 (d,) and `projection` float32 (d, components).
+        `offset` float32 (d,) or (cells, d), and `projection` float32 (d, components).
     """
-    rows = features[:: max(1, len(features) // 16384)].astype(np.float32)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True) + 1e-6
+    cells = int(np.prod(features.shape[1:-1]))
+    rows = features[:: max(1, len(features) * cells // 16384)].astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=-1, keepdims=True) + 1e-6
     offset = rows.mean(axis=0)
-    rows -= offset
+    rows = (rows - offset).reshape(-1, rows.shape[-1])
     deviation = rows.std(axis=0)
     # a unit that hardly varies is not blown up to the size of the others
     weight = 1 / np.maximum(deviation, 0.1 * np.median(deviation) + 1e-8)
@@ -77,6 +82,18 @@ def fit_scaler(features: np.ndarray, components: int = 256) -> tuple[np.ndarray,
     projection = np.zeros((rows.shape[1], components), np.float32)
     projection[:, :kept] = weight[:, None] * axes * np.sqrt(len(rows) / values)
     return offset, projection
+
+
+def fit_scalers(captioning: Captioning, features: Any) -> None:
+    """Fit the decoder's scalers to the training images.
+
+    Args:
+        captioning: of `build_captioning`.
+        features: float (n, d); with attention a pair of them and the grids.
+    """
+    for name, array in zip(("scaler", "scaler_grid"), arrays_of(features), strict=False):
+        layer = captioning.next_word.get_layer(name)
+        layer.set_weights(fit_scaler(array, layer.components))
 
 
 @keras.saving.register_keras_serializable("roco_caption")
@@ -103,22 +120,30 @@ class Captioning:
             `input_txt` (n, t) → probabilities of the next word (n, vocab_size).
         every_word: the training view: the same inputs → logits (n, t, vocab_size), row i for the
             word after `input_txt[:, : i + 1]`.
+        where: with attention, the view of the places: the same inputs → weights (n, t, cells),
+            row i of where it looked for the word after `input_txt[:, : i + 1]`.
+
+    With attention each has a further input after the first, `input_grid` (n, cells, channels).
     """
 
     next_word: keras.Model
     every_word: keras.Model
+    where: keras.Model | None = None
 
     def start(self, features: Any) -> State:
-        """Return the state before the first word: LSTM at rest, the image's vector.
+        """Return the state before the first word: LSTM at rest, the image's vector and cells.
 
         Args:
-            features: float (n, d).
+            features: float (n, d); with attention a pair of them and the grid.
         """
+        features, *grid = arrays_of(features)
         image = self.next_word.get_layer("image")(
             self.next_word.get_layer("scaler")(features), training=False
         )
         rest = ops.zeros((ops.shape(image)[0], self.next_word.get_layer("lstm").units))
-        return rest, rest, image
+        layer = self.next_word.get_layer
+        cells = [layer("cells")(layer("scaler_grid")(cells)) for cells in grid]
+        return rest, rest, image, *cells
 
     def step(self, tokens: Any, state: State) -> tuple[Any, State]:
         """Read one word each and return the logits of the next.
@@ -131,9 +156,12 @@ class Captioning:
             Logits (n, vocab_size) and the new state.
         """
         layer = self.next_word.get_layer
-        h, c, image = state
+        h, c, image, *cells = state
         h, (_, c) = layer("lstm").cell(layer("embedding")(tokens), [h, c], training=False)
-        return layer("dense")(layer("hidden")(h + image)), (h, c, image)
+        merged = h + image
+        if cells:
+            merged = merged + layer("attention")(merged, *cells)
+        return layer("dense")(layer("hidden")(merged)), (h, c, image, *cells)
 
 
 def build_captioning(
@@ -146,6 +174,10 @@ def build_captioning(
     units: int = 256,
     dropout: float = 0.5,
     image_dropout: float = 0.1,
+    attention: bool = False,
+    grid_size: Sequence[int] = (49, 512),
+    grid_components: int = 128,
+    pooled_dropout: float = 0.5,
 ) -> Captioning:
     """Build the decoder.
 
@@ -158,6 +190,10 @@ def build_captioning(
         units: of the LSTM, and of the image's vector that is added to its output.
         dropout: share dropped of the embeddings and of the LSTM's output.
         image_dropout: share dropped of the image's components; they repeat each other little.
+        attention: whether the decoder also looks at the image's parts, anew for each word.
+        grid_size: cells, and channels of each, of an image's grid.
+        grid_components: what is kept of the channels.
+        pooled_dropout: with attention, share of the images whose vector is left out in training.
 
     Returns:
         The `Captioning`; its two views share all layers. Padding is 0 and only on the right; the
@@ -175,12 +211,23 @@ def build_captioning(
     # what a side or a size looks like depends on the finding: a sum alone could not say that
     hidden = layers.Dense(units, activation="tanh", name="hidden")
     dense = layers.Dense(vocab_size, name="dense")
+    images, cells, look = [input_img], None, WordAttention(units, name="attention")
+    if attention:
+        # the whole vector of some images, or nobody would learn to look
+        image = layers.Dropout(pooled_dropout, noise_shape=(None, 1), name="drop_pooled")(image)
+        input_grid = keras.Input(tuple(grid_size), name="input_grid")
+        images.append(input_grid)
+        scaled = FeatureScaler(grid_components, name="scaler_grid")(input_grid)
+        scaled = layers.Dropout(image_dropout, name="drop_grid")(scaled)
+        cells = GridCells(units, name="cells")(scaled)
 
     # word by word, as in the README's table
     spoken = LastWord(name="last_word")(lstm(drop_words(embedding(input_txt))), input_txt)
     merged = layers.Add(name="merge")([drop_lstm(spoken), image])
+    if attention:
+        merged = layers.Add(name="merge_seen")([merged, look(merged, cells)])
     probabilities = layers.Softmax(name="softmax")(dense(hidden(merged)))
-    next_word = keras.Model([input_img, input_txt], probabilities, name="image_captioning")
+    next_word = keras.Model([*images, input_txt], probabilities, name="image_captioning")
 
     # whole captions of any length, as trained
     words = keras.Input((None,), dtype="int32", name="input_txt")
@@ -188,7 +235,12 @@ def build_captioning(
     merged = layers.Add(name="merge_every")(
         [drop_lstm(lstm(drop_words(embedding(words)))), everywhere]
     )
+    where = None
+    if attention:
+        weights = look(merged, cells, return_weights=True)
+        where = keras.Model([*images, words], weights, name="image_captioning_where")
+        merged = layers.Add(name="merge_every_seen")([merged, look(merged, cells)])
     every_word = keras.Model(
-        [input_img, words], dense(hidden(merged)), name="image_captioning_training"
+        [*images, words], dense(hidden(merged)), name="image_captioning_training"
     )
-    return Captioning(next_word, every_word)
+    return Captioning(next_word, every_word, where)

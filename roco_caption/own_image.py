@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from roco_caption import plots
 from roco_caption.baselines import neighbours
+from roco_caption.batches import arrays_of
 from roco_caption.captioner import Caption, Captioner
 from roco_caption.files import UserError
 from roco_caption.images import read_with_note
@@ -28,7 +29,7 @@ def explain(
     train_features: np.ndarray,
     image: str | os.PathLike,
     *,
-    features: np.ndarray | None = None,
+    features: Any = None,
     reference: str = "",
     synthetic: bool = False,
 ) -> tuple[Figure, Any]:
@@ -39,7 +40,7 @@ def explain(
         train: DataFrame[id, image, caption] of the training split.
         train_features: float (len(train), d).
         image: an image file; of a DICOM file only how its values are shown is told.
-        features: float (1, d), where the image's are known; else the captioner computes them.
+        features: of the one image, as `caption_features` takes them; computed where not given.
         reference: the true caption, if known.
         synthetic: whether the captioner learned from phantoms.
 
@@ -54,7 +55,7 @@ def explain(
     note = read_with_note(image)[1]
     features = captioner.encode([image]) if features is None else features
     (captions,) = captioner.best_captions(features, 3)
-    nearest = train.iloc[neighbours(train_features, features, 3)[0]]
+    nearest = train.iloc[neighbours(train_features, arrays_of(features)[0], 3)[0]]
     what = "images" if reference else "training images"  # what has one is of the data set
     title = f"Synthetic {what}, drawn by this notebook" if synthetic else ""
     figure = plots.image_beside(str(image), captions[0].text, reference, note, nearest, title)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from roco_caption.phantom_brain_pelvis import (
@@ -30,7 +31,9 @@ from roco_caption.phantom_chest_abdomen import (
     renal_cyst,
     renal_mass,
 )
-from roco_caption.phantom_drawing import Canvas, Lesion, Random, Spot, inscribe
+from roco_caption.phantom_drawing import Box, Canvas, Lesion, Random, Spot, bounds, inscribe
+
+VISIBLE = 0.05  # of the brightness, from black to white: a pixel that changed more is the finding's
 
 
 class _Modality(NamedTuple):
@@ -89,12 +92,18 @@ def draw(
 
     Returns:
         A grey-scale picture ("L") of SIZE by SIZE pixels in radiological convention: the patient's
-        right is on the image's left.
+        right is on the image's left. Its `info["boxes"]` says where each lesion lies: a `Box` of
+        the pixels that it changed.
     """
     made = _MODALITIES[modality]
     canvas = Canvas(rng, turn=made.turn, bend=made.bend)
     made.body(canvas)
-    spots = [made.findings[lesion.finding](canvas, lesion) for lesion in lesions]
+    spots: list[Spot] = []
+    boxes: list[Box] = []
+    for lesion in lesions:
+        healthy = canvas.image.copy()
+        spots.append(made.findings[lesion.finding](canvas, lesion))
+        boxes.append(bounds(np.abs(canvas.image - healthy) > VISIBLE))
     if made.finish:
         made.finish(canvas)
     blur, grain = made.blur * rng.uniform(0.7, 1.4), made.grain * rng.uniform(0.6, 1.4)
@@ -102,4 +111,5 @@ def draw(
     for spot in spots if arrow else ():
         canvas.point_at(picture, spot)
     inscribe(picture, *made.marker, rng)
+    picture.info["boxes"] = boxes
     return picture

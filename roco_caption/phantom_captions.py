@@ -264,6 +264,12 @@ def attributes_of(caption: str) -> dict[str, str]:
     }
 
 
+def finding_word(words: Sequence[str], finding: str) -> int | None:
+    """Return the place of the last of a caption's words that names a finding, or None."""
+    named = re.compile(_FINDING_WORDS[finding][0])
+    return max((i for i, word in enumerate(words) if named.fullmatch(word)), default=None)
+
+
 def _said(labels: Mapping[str, tuple[str, ...]], text: str) -> set[str]:
     """Return the labels for which `text` contains every pattern as whole words."""
     return {

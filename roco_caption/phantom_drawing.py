@@ -42,6 +42,21 @@ class Spot(NamedTuple):
     radius: float
 
 
+class Box(NamedTuple):
+    """A rectangle of pixels: columns x0 to x1 and rows y0 to y1, the last ones not included."""
+
+    x0: int
+    y0: int
+    x1: int
+    y1: int
+
+
+def bounds(mask: np.ndarray) -> Box:
+    """Return the smallest box that holds every pixel of a mask, bool (rows, columns)."""
+    (columns,), (rows,) = np.nonzero(mask.any(axis=0)), np.nonzero(mask.any(axis=1))
+    return Box(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+
+
 class Canvas:
     """A picture in the making, and where in the patient's body each of its pixels lies.
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from roco_caption.files import UserError, atomic_open, read_json, write_json, write_text
 from roco_caption.phantom_anatomy import FINDINGS, draw
@@ -40,7 +41,8 @@ SIDES = ("right", "left")
 SIZES = ("small", "large")
 
 ATTRIBUTES = ("modality", "finding", "side", "size", "arrow")
-DRAWING = 1  # raise it whenever the same seed would draw or say something else
+BOX = ("x0", "y0", "x1", "y1")
+DRAWING = 2  # raise it whenever the same seed would draw or say something else
 ARROW_SHARE = 0.4
 
 
@@ -100,8 +102,9 @@ def make_phantoms(
     """Draw the data set in ROCO's layout, or reuse what an earlier call has drawn.
 
     Args:
-        folder: where `all_data` goes, and beside it `attributes.csv` (the truth, one row an image)
-            and `phantoms.json` (the settings, and whether the set is complete). Images that an
+        folder: where `all_data` goes, and beside it `attributes.csv` (the truth, one row an image:
+            what it shows, and in which box of pixels, `BOX`) and `phantoms.json` (the settings, and
+            whether the set is complete). Images that an
             interrupted call left are kept, those of other settings are removed.
         train: number of training images, about 20 milliseconds each on one core.
         validation: number of validation images.
@@ -181,7 +184,9 @@ def _draw_all(images: Sequence[tuple[str, int, Path]], seed: int, progress: bool
         rng = _random(seed, split, index, stream=2)
         picture = draw(who.modality, [who.lesion], rng, arrow=who.arrow)
         encoded = io.BytesIO()
-        picture.save(encoded, "JPEG", quality=92)
+        # only drawing tells where the finding is, so the file remembers it for the table
+        box = " ".join(map(str, picture.info["boxes"][0]))
+        picture.save(encoded, "JPEG", quality=92, comment=box)
         with atomic_open(path) as file:
             file.write(encoded.getvalue())
 
@@ -195,7 +200,7 @@ def _draw_all(images: Sequence[tuple[str, int, Path]], seed: int, progress: bool
 
 def _write_tables(folder: Path, counts: dict[str, int], seed: int) -> None:
     """Write the captions of every split, and the truth behind them."""
-    truth: list[tuple[str, ...]] = [("id", "split", *ATTRIBUTES)]
+    truth: list[tuple[str, ...]] = [("id", "split", *ATTRIBUTES, *BOX)]
     for split, count in counts.items():
         rows, lines = [("id", "name", "caption")], []
         for index in range(count):
@@ -204,10 +209,17 @@ def _write_tables(folder: Path, counts: dict[str, int], seed: int) -> None:
             caption = write_caption(who.modality, who.lesion, rng, arrow=who.arrow)
             rows.append((name, f"{name}.jpg", caption))
             lines.append(f"{name}\t {caption}\n")
-            truth.append((name, split, *who.attributes().values()))
+            box = _box(_radiology(folder, split) / "images" / f"{name}.jpg")
+            truth.append((name, split, *who.attributes().values(), *box))
         _write_csv(_radiology(folder, split) / TABLES[split], rows)
         write_text(_radiology(folder, split) / "captions.txt", "".join(lines))
     _write_csv(folder / "attributes.csv", truth)
+
+
+def _box(path: Path) -> list[str]:
+    """Return the numbers of the box that an image's file remembers."""
+    with Image.open(path) as image:
+        return image.info["comment"].decode("ascii").split()
 
 
 def _write_csv(path: Path, rows: Sequence[Sequence[str]]) -> None:

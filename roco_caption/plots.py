@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,8 @@ from roco_caption.images import ImageError, read_image
 INK, GREY, BLUE, ORANGE = "#1b1b1b", "#666666", "#1f77b4", "#d95f02"
 
 
-def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+    """Return a figure of rows by columns, its size in inches, and its axes."""
     # white on purpose: the labels stay readable on a notebook's dark page
     figure, axes = plt.subplots(
         rows, columns, figsize=(width, height), squeeze=False, facecolor="white",
@@ -27,7 +29,8 @@ def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Figur
     return figure, axes
 
 
-def _draw_image(axis: Axes, path: str, size: int = 320) -> None:
+def draw_image(axis: Axes, path: str, size: int = 320) -> None:
+    """Draw an image file on an axis, `size` by `size` pixels, or say that it has no image."""
     axis.set_axis_off()
     try:
         axis.imshow(read_image(path, size))
@@ -69,11 +72,11 @@ def _image_grid(
 ) -> Figure:
     columns = min(columns, len(cells))
     rows = -(-len(cells) // columns)
-    figure, axes = _figure(rows, columns, 3.6 * columns, height * rows)
+    figure, axes = new_figure(rows, columns, 3.6 * columns, height * rows)
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, (image, lines) in zip(axes.flat, cells, strict=False):
-        _draw_image(axis, image)
+        draw_image(axis, image)
         _write_below(axis, lines)
     if note:
         figure.suptitle(note, color=ORANGE, fontsize=11)
@@ -137,7 +140,7 @@ def caption_lengths(frames: Mapping[str, pd.DataFrame], max_words: int) -> Figur
         frames: {split: DataFrame[id, image, caption]}.
         max_words: words kept of a caption.
     """
-    figure, axes = _figure(1, 1, 7.5, 3)
+    figure, axes = new_figure(1, 1, 7.5, 3)
     axis = axes[0, 0]
     lengths = {split: frame.caption.str.split().str.len() for split, frame in frames.items()}
     longest = int(np.percentile(np.concatenate(list(lengths.values())), 99.5)) + 1
@@ -163,7 +166,7 @@ def training_curves(history: pd.DataFrame) -> Figure:
     Args:
         history: of `train`: `loss`, `val_loss` by epoch.
     """
-    figure, axes = _figure(1, 1, 7.5, 3)
+    figure, axes = new_figure(1, 1, 7.5, 3)
     axis = axes[0, 0]
     axis.plot(history.index, history.loss, color=BLUE, marker=".", label="training (dropout on)")
     axis.plot(history.index, history.val_loss, color=ORANGE, marker=".", label="validation")
@@ -196,7 +199,8 @@ def model_diagram(model: Any) -> Figure:
     for name in reversed(layers):  # they are listed in the order of data flow
         height[name] = 1 + max((height[taker] for taker in takers[name]), default=-1)
     top = max(height.values())
-    figure, axes = _figure(1, 1, 7.5, 0.62 * (top + 1))
+    widest = max(Counter(height.values()).values())
+    figure, axes = new_figure(1, 1, max(7.5, 3.4 * widest), 0.62 * (top + 1))
     place: dict[str, tuple[float, float]] = {}
     for level in range(top + 1):
         row = [name for name in layers if height[name] == level]

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from roco_caption.batches import Batch, plan, take
+from roco_caption.batches import Batch, arrays_of, plan, take
 from roco_caption.files import UserError, atomic_open, make_folder, write_text
 from roco_caption.model import Captioning
 from roco_caption.progress import progress_bar
@@ -32,16 +32,19 @@ class Captions:
     """Images and their captions as the decoder takes them.
 
     Attributes:
-        features: float (n, d), one row a caption.
+        features: float (n, d), one row a caption; with attention a pair of them and a `Grid`.
         tokens: int32 (n, length), of `CaptionTokenizer.encode`.
     """
 
-    features: np.ndarray
+    features: Any
     tokens: np.ndarray
 
     def digest(self) -> str:
-        """Return a SHA-256 of the two arrays, in hexadecimal."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.features))
+        """Return a SHA-256 of features and tokens, in hexadecimal."""
+        pooled, *grids = arrays_of(self.features)
+        digest = hashlib.sha256(np.ascontiguousarray(pooled))
+        for grid in grids:
+            digest.update(grid.digest())
         digest.update(np.ascontiguousarray(self.tokens))
         return digest.hexdigest()
 

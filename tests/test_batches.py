@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from roco_caption.batches import plan, take
+from roco_caption.batches import mean_image, plan, take
 from roco_caption.text import END, PAD, START
 
 
@@ -45,3 +45,11 @@ def test_rounding_up_never_passes_the_table():
     tokens = np.array([[START, 4, 4, 4, 4, END]], np.int32)
     (_, inputs), targets = take(np.zeros((1, 2)), tokens, np.array([0]), multiple=8)
     assert inputs.shape == targets.shape == (1, 5)
+
+
+def test_the_average_image_has_every_kind_of_features():
+    pooled, grids = np.array([[0, 2], [2, 4]], np.float16), np.arange(12.0).reshape(2, 3, 2)
+    assert [array.tolist() for array in mean_image(pooled)] == [[[1, 3]]]
+    both = mean_image((pooled, grids))
+    assert [array.shape for array in both] == [(1, 2), (1, 3, 2)]
+    assert both[1].tolist() == [[[3, 4], [5, 6], [7, 8]]]

@@ -26,17 +26,20 @@ ENCODER = {
 }  # fmt: skip
 
 
-def tiny_encoder(name, weights, *, seed=0, precision="float32"):
+def tiny_encoder(name, weights, *, seed=0, precision="float32", with_grid=False):
     pixels = keras.Input((224, 224, 3), dtype="uint8")
     scaled = keras.ops.cast(pixels, "float32") / 255
-    return keras.Model(pixels, keras.ops.mean(scaled, (1, 2)) * (1 + seed), name=name)
+    output = keras.ops.mean(scaled, (1, 2)) * (1 + seed)
+    quarters = keras.ops.mean(keras.ops.reshape(scaled, (-1, 2, 112, 2, 112, 3)), (2, 4))
+    outputs = [output, keras.ops.reshape(quarters, (-1, 4, 3))]
+    return keras.Model(pixels, outputs if with_grid else output, name=name)
 
 
-def make(encoder=ENCODER) -> Captioner:
+def make(encoder=ENCODER, **more) -> Captioner:
     tokenizer = CaptionTokenizer.fit(CAPTIONS, min_frequency=1, max_words=8)
     sizes = {
         "vocab_size": tokenizer.vocab_size, "max_len": 9, "feature_size": 3, "components": 3,
-        "embedding_size": 8, "units": 12, "dropout": 0.1,
+        "embedding_size": 8, "units": 12, "dropout": 0.1, **more,
     }  # fmt: skip
     keras.utils.set_random_seed(0)
     captioning = build_captioning(**sizes)
@@ -71,6 +74,35 @@ def test_a_loaded_captioner_says_the_same(saved, images):
         assert (text, log_p) == captioner.caption(str(image)) and log_p < 0
         assert set(text.split()) <= set(" ".join(CAPTIONS).split())
     assert loaded.caption_images(images) == [loaded.caption(image) for image in images]
+
+
+def test_with_attention_the_bundle_says_the_same_and_looks_at_the_same(saved, images, tmp_path):
+    encoder = ENCODER | {"grid": "block5_conv3"}
+    sizes = {"attention": True, "grid_size": [4, 3], "grid_components": 3}
+    captioner = make(encoder, **sizes)
+    captioner.captioning.every_word.save_weights(tmp_path / WEIGHTS)
+    captioner.save(tmp_path)
+    loaded = Captioner.load(tmp_path)
+    assert loaded.caption_images(images) == [captioner.caption(image) for image in images]
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(11, 3)), rng.normal(size=(11, 4, 3))  # more than ROWS
+    assert loaded.caption_features(features) == captioner.caption_features(features)
+    texts = ["shows a strange mass", "left mass", ""] * 3 + ["chest", "axial"]
+    looks = loaded.look(features, texts)
+    assert looks[0][0] == ["shows", "a", "<unk>", "mass"] and looks[1][0] == ["left", "mass"]
+    assert looks[2][0] == []
+    for (_, ours), (words, theirs) in zip(captioner.look(features, texts), looks, strict=True):
+        assert theirs.shape == (len(words), 4)
+        np.testing.assert_allclose(theirs.sum(axis=1), 1, atol=1e-5)
+        np.testing.assert_array_equal(ours, theirs)
+    tokens = captioner.tokenizer.encode(texts[:1])[:, :-1]
+    (by_hand,) = np.asarray(captioner.captioning.where([*(a[:1] for a in features), tokens]))
+    np.testing.assert_allclose(looks[0][1], by_hand[:4], atol=1e-6)  # row 0 follows the start
+    assert np.abs(np.diff(by_hand[:5], axis=0)).max() > 1e-5
+    alone = loaded.look(tuple(array[9:10] for array in features), texts[9:10])
+    np.testing.assert_allclose(alone[0][1], looks[9][1], atol=1e-6)
+    with pytest.raises(UserError, match="without attention"):
+        make().look(features, texts)
 
 
 def test_batches_do_not_change_captions(saved):
@@ -131,6 +163,8 @@ def test_features_made_elsewhere_have_no_encoder(saved):
     assert captioner.caption_features(np.ones((1, 3)))
     with pytest.raises(UserError, match=r"given\.npz.*caption_features"):
         captioner.caption("any.jpg")
+    with pytest.raises(UserError, match=r"vgg16.*caption_features"):
+        make(ENCODER | {"grid_file": "sha256 1"}).caption("any.jpg")
 
 
 def test_other_encoder_weights_than_in_training_are_refused(saved, images):

@@ -54,6 +54,20 @@ def test_features_equal_the_plain_keras_loop(vgg16, images):
         assert (row @ theirs) / np.linalg.norm(row) / np.linalg.norm(theirs) >= 0.9999
 
 
+def test_the_grid_comes_of_the_same_pass_row_by_row(vgg16, images):
+    pixels = np.stack([read_image(path) for path in images])
+    encoder = build_encoder("vgg16", "random", seed=3, with_grid=True)
+    pooled, grid = map(np.asarray, encoder.predict_on_batch(pixels))
+    np.testing.assert_allclose(pooled, vgg16.predict_on_batch(pixels), rtol=1e-4, atol=1e-3)
+    assert grid.shape == (3, 49, 512)
+    network = vgg16.layers[-1]
+    plain = keras.Model(network.input, network.get_layer("block5_conv3").output)
+    scaled = keras.applications.vgg16.preprocess_input(pixels.astype(np.float32))
+    cells = np.asarray(plain.predict_on_batch(scaled))[:, 4:6, 10:12].mean(axis=(1, 2))
+    np.testing.assert_allclose(grid[:, 7 * 2 + 5], cells, rtol=1e-4, atol=1e-3)
+    assert describe("vgg16", "random", with_grid=True)["grid"] == "block5_conv3"
+
+
 def test_random_weights_tell_images_apart_and_depend_on_the_seed(vgg16, images):
     pixels = np.stack([read_image(path) for path in images])
     rows = np.asarray(vgg16.predict_on_batch(pixels))

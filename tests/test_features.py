@@ -34,12 +34,14 @@ def make_images(folder: Path, count: int) -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.png"))}
 
 
-def tiny_encoder(name, weights, *, seed=0, precision="float32"):
-    """Stands in for VGG16: mean and deviation of each channel, 224 × 224 pixels in."""
+def tiny_encoder(name, weights, *, seed=0, precision="float32", with_grid=False):
+    """Stands in for VGG16: mean and deviation of each channel; quarters' means as its grid."""
     pixels = keras.Input((224, 224, 3), dtype="uint8")
     x = keras.ops.cast(pixels, "float32")
     output = keras.ops.concatenate([keras.ops.mean(x, (1, 2)), keras.ops.std(x, (1, 2))], axis=-1)
-    return keras.Model(pixels, output, name=name)
+    quarters = keras.ops.mean(keras.ops.reshape(x, (-1, 2, 112, 2, 112, 3)), (2, 4))
+    outputs = [output, keras.ops.reshape(quarters, (-1, 4, 3))]
+    return keras.Model(pixels, outputs if with_grid else output, name=name)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The embedded data set: the same for everyone, in ROCO's layout, and true to its captions."""
 
 import csv
+import itertools
 import re
 import subprocess
 import sys
@@ -64,7 +65,19 @@ def test_attributes_are_what_the_captions_say(drawn):
     assert len(truth) == 10
     for split, table in phantoms.TABLES.items():
         for row in rows(drawn / "all_data" / split / "radiology" / table):
-            assert {"split": split, **attributes_of(row["caption"])} == truth[row["id"]]
+            said = {"split": split, **attributes_of(row["caption"])}
+            assert said.items() <= truth[row["id"]].items()
+
+
+def box_of(row):
+    return tuple(int(row[name]) for name in phantoms.BOX)
+
+
+def test_the_table_says_where_each_finding_lies(drawn):
+    for row in rows(drawn / "attributes.csv"):
+        x0, y0, x1, y1 = box_of(row)
+        assert 0 <= x0 < x1 <= SIZE and 0 <= y0 < y1 <= SIZE
+        assert (x0 + x1 < SIZE) == (row["side"] == "right")
 
 
 def test_images_depend_on_seed_split_and_index_alone(drawn, tmp_path):
@@ -186,6 +199,29 @@ def test_the_patients_right_is_on_the_images_left(modality, finding, brighter):
             image = np.asarray(draw(modality, lesions, np.random.default_rng(seed)), float)
             lean += image[:, : SIZE // 2].mean() - image[:, SIZE // 2 :].mean()
         assert (lean * sign > 0) == brighter
+
+
+@pytest.mark.parametrize("modality", FINDINGS)
+def test_boxes_hold_the_finding(modality):
+    """There an image is less like its mirror image than elsewhere."""
+    for finding, size in itertools.product(FINDINGS[modality], ("small", "large")):
+        unlike = []
+        for seed, side in itertools.product(range(6), ("right", "left")):
+            lesions = [Lesion(finding, side, size)]
+            picture = draw(modality, lesions, np.random.default_rng(seed))
+            ((x0, y0, x1, y1),) = picture.info["boxes"]
+            assert 0.004 < (x1 - x0) * (y1 - y0) / SIZE**2 < 0.35
+            pixels = np.asarray(picture, float)
+            away = np.abs(pixels - pixels[:, ::-1])
+            unlike.append(away[y0:y1, x0:x1].mean() / away.mean())
+        assert np.mean(unlike) > 1.15, (finding, size)
+
+
+def test_boxes_are_the_findings_own():
+    lesions = [Lesion("renal cyst", "left", "small"), Lesion("renal mass", "right", "large")]
+    cyst, mass = draw("abdominal CT", lesions, np.random.default_rng(0)).info["boxes"]
+    assert mass.x1 < SIZE / 2 < cyst.x0 and mass.x1 - mass.x0 > cyst.x1 - cyst.x0
+    assert draw("abdominal CT", [], np.random.default_rng(0)).info["boxes"] == []
 
 
 @pytest.mark.parametrize("modality", FINDINGS)

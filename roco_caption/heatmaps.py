@@ -1,0 +1,106 @@
+"""Where the decoder looks for each word: heat maps over the image, and how often they are right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from PIL import Image
+
+from roco_caption.phantom_captions import finding_word
+from roco_caption.phantom_drawing import SIZE
+from roco_caption.phantoms import BOX
+from roco_caption.plots import GREY, INK, ORANGE, draw_image, new_figure
+
+PIXELS = 320  # side of a heat map, as of the images that plots shows
+CLEARLY = 5  # times an even share of the weight: the least that is drawn at full strength
+
+# What is said of no place in the image; a map for each would hide the others.
+FUNCTION_WORDS = {
+    "a", "an", "the", "of", "on", "in", "with", "by", "to", "from", "at", "for", "and", "or",
+    "is", "are", "that", "which", "this", "as", "over", "into", "along", "through", "beside",
+    "near", "keeping", "shows", "showing", "demonstrates", "demonstrating", "reveals", "seen",
+    "visible", "consistent", "suggesting", "sided", "<unk>",
+}  # fmt: skip
+
+
+def upsampled(weights: np.ndarray, size: int = PIXELS) -> np.ndarray:
+    """Return one word's weights as a smooth map.
+
+    Args:
+        weights: float (cells,), the cells of a square grid row by row.
+        size: side of the map in pixels.
+
+    Returns:
+        float32 (size, size), at least 0.
+    """
+    side = round(len(weights) ** 0.5)
+    grid = Image.fromarray(np.asarray(weights, np.float32).reshape(side, side))
+    return np.maximum(np.asarray(grid.resize((size, size), Image.Resampling.BICUBIC)), 0)
+
+
+def attention_maps(
+    image: str, words: Sequence[str], weights: np.ndarray, note: str = "", panels: int = 12
+) -> Figure:
+    """Show where the decoder looked for each word of a caption.
+
+    Args:
+        image: the image's file.
+        words: the caption's; function words get no map.
+        weights: float (words, cells), as `Captioner.look` returns them.
+        note: written above, such as that the images are synthetic.
+        panels: the image and the first words shown.
+    """
+    shown = [i for i, word in enumerate(words) if word not in FUNCTION_WORDS][: panels - 1]
+    columns = min(6, len(shown) + 1)
+    rows = -(-(len(shown) + 1) // columns)
+    figure, axes = new_figure(rows, columns, 2.1 * columns, 2.4 * rows)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    draw_image(axes.flat[0], image, PIXELS)
+    axes.flat[0].set_title("the image", fontsize=10, color=GREY)
+    # one scale for all words, so that one that looks everywhere alike stays pale
+    top = max([CLEARLY / weights.shape[1], *(float(weights[i].max()) for i in shown)])
+    for axis, i in zip(axes.flat[1:], shown, strict=False):
+        draw_image(axis, image, PIXELS)
+        heat = np.minimum(upsampled(weights[i]) / top, 1)
+        axis.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.7 * heat)
+        axis.set_title(words[i], fontsize=11, color=INK)
+    if note:
+        figure.suptitle(note, color=ORANGE, fontsize=11)
+    return figure
+
+
+def peaks_on_findings(
+    looks: Sequence[tuple[Sequence[str], np.ndarray]], truth: pd.DataFrame
+) -> pd.DataFrame:
+    """Say for each phantom whether the map of the word that names its finding peaks on it.
+
+    Args:
+        looks: of `Captioner.look`, one a phantom.
+        truth: rows of the phantoms' `attributes.csv` in the same order.
+
+    Returns:
+        One row a phantom whose caption names its finding, with truth's index: `peak`, whether
+        the smooth map's maximum lies in the finding's box; `cell`, whether the cell of the
+        largest weight touches it; `chance`, the box's share of the image.
+    """
+    rows = {}
+    for (words, weights), (index, row) in zip(looks, truth.iterrows(), strict=True):
+        place = finding_word(words, row.finding)
+        if place is None:
+            continue
+        box = tuple(int(row[name]) for name in BOX)
+        y, x = divmod(int(upsampled(weights[place], SIZE).argmax()), SIZE)
+        side = round(len(weights[place]) ** 0.5)
+        top, left = (SIZE / side * k for k in divmod(int(weights[place].argmax()), side))
+        touches = left < box[2] and left + SIZE / side > box[0]
+        rows[index] = {
+            "peak": box[0] <= x < box[2] and box[1] <= y < box[3],
+            "cell": touches and top < box[3] and top + SIZE / side > box[1],
+            "chance": (box[2] - box[0]) * (box[3] - box[1]) / SIZE**2,
+        }
+    columns = ["peak", "cell", "chance"]
+    return pd.DataFrame(list(rows.values()), index=list(rows), columns=columns)

@@ -1,0 +1,178 @@
+"""With attention the decoder is still one model, trained whole, and says where it looks."""
+
+import keras
+import numpy as np
+import pytest
+
+from roco_caption.decoding import beam_search, greedy_search
+from roco_caption.grids import Grid
+from roco_caption.model import FeatureScaler, build_captioning, fit_scaler, fit_scalers
+from roco_caption.text import END, PAD, START
+from roco_caption.training import Captions, train
+
+VOCAB, MAX_LEN, SIZE, GRID = 23, 9, 31, (6, 14)
+
+
+@pytest.fixture(scope="module")
+def captioning():
+    keras.utils.set_random_seed(1)
+    built = build_captioning(
+        vocab_size=VOCAB, max_len=MAX_LEN, feature_size=SIZE, components=8, embedding_size=12,
+        units=10, dropout=0.0, image_dropout=0.0, pooled_dropout=0.0, attention=True,
+        grid_size=GRID, grid_components=5,
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    layer = built.next_word.get_layer
+    layer("scaler").set_weights(fit_scaler(rng.normal(size=(60, SIZE)) + 1, 8))
+    layer("scaler_grid").set_weights(fit_scaler(rng.normal(size=(60, *GRID)) + 1, 5))
+    # untrained, the LSTM says little and the query asks for little
+    layer("lstm").cell.kernel.assign(layer("lstm").cell.kernel * 40)
+    layer("attention").query.kernel.assign(layer("attention").query.kernel * 5)
+    return built
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(2)
+    features = rng.normal(size=(5, SIZE)).astype(np.float32)
+    grids = rng.normal(size=(5, *GRID)).astype(np.float32)
+    tokens = np.zeros((5, MAX_LEN + 1), np.int32)
+    for row, words in zip(tokens, (1, 3, 8, 5, 0), strict=True):
+        row[: words + 2] = [START, *rng.integers(4, VOCAB, words), END]
+    return features, grids, tokens
+
+
+def test_each_prefix_alone_gives_what_the_whole_caption_gives(captioning, batch):
+    features, grids, tokens = batch
+    whole = np.asarray(captioning.every_word([features, grids, tokens[:, :-1]]))
+    whole = np.exp(whole) / np.exp(whole).sum(-1, keepdims=True)
+    for i in range(MAX_LEN):
+        prefix = np.zeros((5, MAX_LEN), np.int32)
+        prefix[:, : i + 1] = tokens[:, : i + 1]
+        going = tokens[:, i] != PAD
+        alone = np.asarray(captioning.next_word([features, grids, prefix]))
+        np.testing.assert_allclose(alone[going], whole[going, i], atol=1e-5)
+
+
+def test_stepping_word_by_word_gives_the_training_view(captioning, batch):
+    features, grids, tokens = batch
+    logits = np.asarray(captioning.every_word([features, grids, tokens[:, :-1]]))
+    state = captioning.start((features, grids))
+    for i in range(MAX_LEN):
+        step, state = captioning.step(tokens[:, i], state)
+        np.testing.assert_allclose(step, logits[:, i], atol=1e-5)
+
+
+@pytest.mark.parametrize("search", [greedy_search, beam_search])
+def test_each_beam_keeps_its_own_images_cells(captioning, batch, search):
+    """The log-probability that decoding added up is the one of its caption read whole."""
+    features, grids, _ = batch
+    start = captioning.start((features, grids))
+    words, log_p = map(np.asarray, search(captioning.step, start, n=5, max_words=MAX_LEN))
+    inputs = np.pad(words, ((0, 0), (1, 0)), constant_values=START)[:, :-1]
+    logits = np.asarray(captioning.every_word([features, grids, inputs]))
+    every = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    picked = np.take_along_axis(every, words[:, :, None], axis=2)[:, :, 0]
+    np.testing.assert_allclose((picked * (words != PAD)).sum(axis=1), log_p, atol=1e-4)
+
+
+def test_weights_sum_to_one_and_differ_from_word_to_word(captioning, batch):
+    features, grids, tokens = batch
+    weights = np.asarray(captioning.where([features, grids, tokens[:, :-1]]))
+    assert weights.shape == (5, MAX_LEN, GRID[0]) and (weights >= 0).all()
+    np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-5)
+    assert np.abs(weights[2, 0] - weights[2, 3]).max() > 0.01
+    assert np.abs(weights[2, 0] - 1 / GRID[0]).max() > 0.05
+
+
+def test_what_it_sees_are_the_cells_that_the_weights_name(captioning, batch):
+    features, grids, tokens = batch
+    weights = np.asarray(captioning.where([features, grids, tokens[:, :-1]]))
+    layer = captioning.next_word.get_layer
+    image, cells = captioning.start((features, grids))[2:]
+    merged = layer("lstm")(layer("embedding")(tokens[:, :-1])) + image[:, None]
+    seen = np.asarray(layer("attention")(merged, cells))
+    by_hand = np.einsum("ntc,ncu->ntu", weights, np.asarray(cells))
+    np.testing.assert_allclose(seen, layer("attention").result(by_hand), atol=1e-5)
+
+
+def test_both_views_share_their_weights(captioning):
+    ours = {id(w) for w in captioning.every_word.weights}
+    assert ours == {id(w) for w in captioning.next_word.weights}
+    assert {id(w) for w in captioning.where.weights} < ours
+    layer = captioning.next_word.get_layer
+    kinds = "scaler_grid", "cells", "attention"
+    assert {id(w) for kind in kinds for w in layer(kind).weights} < ours
+
+
+def test_the_grid_changes_the_words_and_so_do_its_places(captioning, batch):
+    features, grids, tokens = batch
+    words = tokens[:, :-1]
+    same = np.asarray(captioning.next_word([features, grids, words]))
+    for other in (grids[::-1], grids[:, ::-1]):
+        assert (
+            np.abs(same - np.asarray(captioning.next_word([features, other, words]))).max() > 1e-3
+        )
+
+
+def test_cells_that_show_the_same_differ_by_their_place(captioning):
+    (cells,) = np.asarray(captioning.next_word.get_layer("cells")(np.ones((1, GRID[0], 5), "f4")))
+    apart = np.abs(cells[:, None] - cells[None]).max(axis=-1)
+    assert (apart[~np.eye(GRID[0], dtype=bool)] > 0.01).all()
+
+
+def test_without_attention_there_is_no_second_image_input():
+    plain = build_captioning(vocab_size=VOCAB, max_len=MAX_LEN, feature_size=SIZE, units=10)
+    assert plain.where is None
+    assert [i.name for i in plain.next_word.inputs] == ["input_img", "input_txt"]
+    assert len(plain.start(np.zeros((2, SIZE), np.float32))) == 3
+
+
+def test_scaled_cells_are_white_less_what_is_usual_at_their_place():
+    rng = np.random.default_rng(0)
+    grids = rng.gamma(1.0, 3.0, (50, 6, 24)) @ rng.normal(size=(24, 24)) ** 2
+    grids += rng.normal(size=(6, 24)) * 300  # what all images have there
+    scaler = FeatureScaler(7)
+    scaler.build((None, 6, 24))
+    scaler.set_weights(fit_scaler(grids, 7))
+    scaled = np.asarray(scaler(grids.astype(np.float32)))
+    np.testing.assert_allclose(scaled.mean(axis=0), 0, atol=0.01)
+    np.testing.assert_allclose(np.cov(scaled.reshape(-1, 7).T, bias=True), np.eye(7), atol=0.02)
+
+
+def test_it_learns_what_only_the_grid_shows_and_is_reused(tmp_path, capsys):
+    """The word names the cell that is lit; the pooled features say nothing of it."""
+    rng = np.random.default_rng(0)
+    lit = rng.integers(0, 4, 160)
+    grids = rng.normal(size=(160, 4, 6)).astype(np.float16) / 4
+    grids[np.arange(160), lit, 2] += 3
+    tokens = np.stack([[START, 9, 4 + place, END] for place in lit]).astype(np.int32)
+    inputs = rng.normal(size=(160, 5)).astype(np.float16), Grid(grids, np.arange(160), identity="g")
+
+    def part(start, stop):
+        places = np.arange(start, stop)
+        return Captions((inputs[0][places], inputs[1].take(places)), tokens[places])
+
+    def run(training):
+        keras.utils.set_random_seed(0)
+        built = build_captioning(
+            vocab_size=10, max_len=3, feature_size=5, components=5, embedding_size=8, units=16,
+            dropout=0.0, attention=True, grid_size=(4, 6), grid_components=6,
+        )  # fmt: skip
+        fit_scalers(built, training.features)
+        history = train(
+            built, training, part(100, 160), tmp_path, epochs=30, batch_size=10,
+            learning_rate=0.01, weight_decay=0.0, patience=30,
+        )  # fmt: skip
+        return built, history
+
+    built, history = run(part(0, 100))
+    assert history.val_loss.min() < 0.1 < np.log(4) / 3 < history.val_loss.iloc[0]
+    rows = np.arange(100, 160)
+    arrays = inputs[0][rows].astype(np.float32), inputs[1][rows], tokens[rows, :-1]
+    weights = np.asarray(built.where(list(arrays)))
+    assert (weights[:, 1].argmax(axis=1) == lit[rows]).mean() > 0.9
+    run(part(0, 100))
+    assert "reused" in capsys.readouterr().out
+    other = Captions((inputs[0], Grid(grids, np.arange(160), identity="x")), tokens)
+    assert part(0, 160).digest() != other.digest()

@@ -1,0 +1,77 @@
+"""Heat maps lie where the weights are, and the findings' truth judges their peaks."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from roco_caption.heatmaps import attention_maps, peaks_on_findings, upsampled
+
+
+def one_cell(place, cells=49, weight=0.9):
+    weights = np.full(cells, (1 - weight) / (cells - 1), np.float32)
+    weights[place] = weight
+    return weights
+
+
+@pytest.mark.parametrize(("place", "y", "x"), [(0, 0, 0), (6, 0, 6), (30, 4, 2), (48, 6, 6)])
+def test_a_map_peaks_in_its_cell_and_is_smooth(place, y, x):
+    heat = upsampled(one_cell(place), 256)
+    row, column = divmod(int(heat.argmax()), 256)
+    assert (row * 7 // 256, column * 7 // 256) == (y, x)
+    assert heat.shape == (256, 256) and heat.min() >= 0
+    assert np.abs(np.diff(heat, axis=0)).max() < 0.1 > np.abs(np.diff(heat, axis=1)).max()
+
+
+def test_each_telling_word_has_its_map_on_one_scale(tmp_path):
+    path = tmp_path / "image.png"
+    Image.new("L", (60, 40), 90).save(path)
+    words = ["a", "small", "left", "effusion", "on", "radiograph"]
+    weights = np.stack(
+        [one_cell(i, weight=w) for i, w in enumerate((0.9, 0.2, 0.8, 0.4, 0.9, 0.1))]
+    )
+    figure = attention_maps(str(path), words, weights, note="synthetic")
+    drawn = [axis for axis in figure.axes if axis.images]
+    titles = [axis.get_title() for axis in drawn]
+    assert titles == ["the image", "small", "left", "effusion", "radiograph"]
+    tops = [float(axis.images[1].get_array().max()) for axis in drawn[1:]]
+    assert tops == pytest.approx([0.25, 1, 0.5, 0.125], abs=0.08)
+    assert len(drawn[0].images) == 1 and figure.get_suptitle() == "synthetic"
+    even = attention_maps(str(path), ["mass"], np.full((1, 49), 1 / 49))
+    assert even.axes[1].images[1].get_alpha().max() < 0.2
+    long = attention_maps(str(path), ["word"] * 40, np.stack([one_cell(3)] * 40), panels=8)
+    assert sum(bool(axis.images) for axis in long.axes) == 8
+    assert attention_maps(str(path), [], np.zeros((0, 49))).axes[0].images
+
+
+def test_peaks_are_judged_at_the_word_that_names_the_finding():
+    # cell 24 is the middle one: pixels 110 to 146
+    boxes = {"x0": 110, "y0": 110, "x1": 146, "y1": 146}
+    truth = pd.DataFrame(
+        [
+            {"finding": "renal mass"} | boxes,
+            {"finding": "renal mass"} | boxes,
+            {"finding": "renal cyst"} | boxes | {"x0": 140, "x1": 160},
+            {"finding": "glioma"} | boxes,
+            {"finding": "psoas abscess"} | boxes,
+            {"finding": "infarct", "x0": 147, "x1": 182, "y0": 74, "y1": 109},  # row 2, column 4
+        ],
+        index=list("abcdef"),
+    )
+    elsewhere = one_cell(0)
+    words = ["renal", "mass"]
+    looks = [
+        (words, np.stack([elsewhere, one_cell(24)])),
+        (words, np.stack([one_cell(24), elsewhere])),
+        (["cyst", "of", "water"], np.stack([one_cell(24), elsewhere, elsewhere])),
+        (words, np.stack([one_cell(24)] * 2)),  # names another finding
+        (["abscess", "an", "abscess"], np.stack([elsewhere, elsewhere, one_cell(24)])),
+        (["infarction"], one_cell(2 * 7 + 4)[None]),
+    ]
+    judged = peaks_on_findings(looks, truth)
+    assert judged.peak.to_dict() == {"a": True, "b": False, "c": False, "e": True, "f": True}
+    assert judged.cell.to_dict() == {"a": True, "b": False, "c": True, "e": True, "f": True}
+    assert judged.chance["a"] == pytest.approx(36 * 36 / 256**2)
+    assert judged.chance["c"] == pytest.approx(20 * 36 / 256**2)
+    none = peaks_on_findings([([], np.zeros((0, 49)))] * 6, truth)
+    assert list(none.columns) == ["peak", "cell", "chance"] and none.empty
