@@ -40,18 +40,12 @@ class Caption(NamedTuple):
 
 @dataclass(frozen=True)
 class Search:
-    """How captions are decoded: `beams` 1 is greedy search."""
+    """How captions are decoded, see `beam_candidates`; one beam without `no_repeat` is greedy."""
 
     beams: int = 3
     length_power: float = 1.0
-    no_repeat: int = 3
-
-
-def _padded(rows: np.ndarray) -> np.ndarray:
-    """Return the rows as float32 with empty ones below, `ROWS` in all."""
-    padded = np.zeros((ROWS, *rows.shape[1:]), np.float32)
-    padded[: len(rows)] = rows
-    return padded
+    no_repeat: int = 2
+    end_penalty: float = 0.0
 
 
 class Captioner:
@@ -148,19 +142,21 @@ class Captioner:
         return looks
 
     def _compiled(self, search: Search, ranked: bool = False) -> Callable:
-        if (search, ranked) not in self._searches:
-            options = {"n": ROWS, "max_words": self.tokenizer.max_words}
+        key = replace(search, end_penalty=0.0), ranked  # one compilation serves every penalty
+        if key not in self._searches:
+            sizes = {"n": ROWS, "max_words": self.tokenizer.max_words}
+            find = beam_candidates if ranked else beam_search
 
-            def decode(features: Any) -> tuple[Any, Any]:
+            def decode(features: Any, end_penalty: Any) -> tuple[Any, Any]:
                 state = self.captioning.start(features)
-                if ranked:
-                    return beam_candidates(self.captioning.step, state, **options, **asdict(search))
-                if search.beams == 1 and not search.no_repeat:
-                    return greedy_search(self.captioning.step, state, **options)
-                return beam_search(self.captioning.step, state, **options, **asdict(search))
+                if search.beams == 1 and not search.no_repeat and not ranked:
+                    return greedy_search(self.captioning.step, state, **sizes)
+                options = sizes | asdict(search) | {"end_penalty": end_penalty}
+                return find(self.captioning.step, state, **options)
 
-            self._searches[search, ranked] = compiled(decode)
-        return self._searches[search, ranked]
+            self._searches[key] = compiled(decode)
+        penalty = np.asarray(search.end_penalty, np.float32)
+        return lambda features: self._searches[key](features, penalty)
 
     def caption(self, image: str | os.PathLike, search: Search | None = None) -> Caption:
         """Caption one image file.
@@ -263,3 +259,10 @@ def _in_rows(decode: Callable, features: Any) -> Iterator[tuple[np.ndarray, np.n
         padded = tuple(_padded(part) for part in parts)
         tokens, log_p = (np.asarray(array)[: len(parts[0])] for array in decode(padded))
         yield from zip(tokens, log_p, strict=True)
+
+
+def _padded(rows: np.ndarray) -> np.ndarray:
+    """Return the rows as float32 with empty ones below, `ROWS` in all."""
+    padded = np.zeros((ROWS, *rows.shape[1:]), np.float32)
+    padded[: len(rows)] = rows
+    return padded

@@ -96,14 +96,17 @@ def beam_candidates(
     max_words: int,
     beams: int = 3,
     length_power: float = 1.0,
-    no_repeat: int = 3,
+    no_repeat: int = 2,
+    end_penalty: Any = 0.0,
 ) -> tuple[Any, Any]:
     """Keep the `beams` most probable beginnings; return the best whole captions found.
 
     A caption's score is its log-probability divided by its length (end counted) to the power
     `length_power`, so that long captions are not worse for being long (Wu et al. 2016, "Google's
-    Neural Machine Translation System", section 7). A caption that reaches `max_words` without an
-    end competes as it is. The search stops when no beginning can beat what has ended.
+    Neural Machine Translation System", section 7); its end counts as `end_penalty` nats less
+    probable than it is, since beams prefer captions that end early. A caption that reaches
+    `max_words` without an end competes as it is. The search stops when no beginning can beat what
+    has ended.
 
     Args:
         step: `(tokens int (n * beams,), state) → (logits (n * beams, vocab_size), state)`.
@@ -113,6 +116,7 @@ def beam_candidates(
         beams: beginnings kept at every step.
         length_power: 0 ranks by log-probability alone.
         no_repeat: no run of this many words may occur twice in a caption; 0 allows it.
+        end_penalty: at least 0, a number or an array ().
 
     Returns:
         Tokens int32 (n, beams, max_words), end and padding included, the best caption first, and
@@ -128,6 +132,7 @@ def beam_candidates(
     def advance(b: _Beams) -> tuple[_Beams]:
         log_p, state = _next_words(step, b, no_repeat)
         vocab_size = log_p.shape[-1]
+        log_p -= end_penalty * ops.one_hot(END, vocab_size)
         joint = ops.reshape(b.log_p[:, :, None] + log_p, (n, beams * vocab_size))
         # each beginning has one end, so of the best 2 * beams at least `beams` go on
         log_p, chosen = ops.top_k(joint, 2 * beams)
@@ -136,7 +141,7 @@ def beam_candidates(
         zero = ops.zeros_like(b.length)
         words = ops.slice_update(words, (zero, zero, b.length), token[:, :, None])
         ends = ops.equal(token, END)
-        b = _add_finished(b, words, log_p, ends, length_power)
+        b = _add_finished(b, words, log_p, ends, length_power, end_penalty)
         log_p, kept = ops.top_k(ops.where(ends, IMPOSSIBLE, log_p), beams)
         words = ops.take_along_axis(words, kept[:, :, None], axis=1)
         origin = ops.take_along_axis(origin, kept, axis=1) + ops.arange(n)[:, None] * beams
@@ -192,14 +197,16 @@ def _without_repeats(log_p: Any, words: Any, length: Any, run: int) -> Any:
     return ops.scatter_update(log_p, places, ops.full((places.shape[0],), IMPOSSIBLE, log_p.dtype))
 
 
-def _add_finished(b: _Beams, words: Any, log_p: Any, ends: Any, length_power: float) -> _Beams:
+def _add_finished(
+    b: _Beams, words: Any, log_p: Any, ends: Any, length_power: float, end_penalty: Any
+) -> _Beams:
     """Keep the best of the captions that ended before and those that end now."""
     power = ops.power(ops.cast(b.length + 1, "float32"), length_power)
     valid = ops.logical_and(ends, log_p > IMPOSSIBLE / 2)
     score = ops.where(valid, log_p / power, IMPOSSIBLE)
     score, kept = ops.top_k(ops.concatenate([b.done_score, score], axis=1), log_p.shape[1] // 2)
     words = ops.concatenate([b.done_words, words], axis=1)
-    log_p = ops.concatenate([b.done_log_p, log_p], axis=1)
+    log_p = ops.concatenate([b.done_log_p, log_p + end_penalty], axis=1)
     return b._replace(
         done_words=ops.take_along_axis(words, kept[:, :, None], axis=1),
         done_log_p=ops.take_along_axis(log_p, kept, axis=1),

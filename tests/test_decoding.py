@@ -71,6 +71,21 @@ def test_wide_beam_finds_what_brute_force_finds(seed, power, run):
     assert np.asarray(log_p)[0] == pytest.approx(log_probability(table, best), abs=1e-4)
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("penalty", [0.5, 3.0])
+def test_an_end_counts_as_less_probable_but_its_probability_is_told(seed, penalty):
+    step, table = fake_step(3, seed)
+
+    def score(caption):
+        return (log_probability(table, caption) - penalty * (caption[-1] == END)) / len(caption)
+
+    best = max(all_captions(3, 4), key=score)
+    options = {"n": 1, "max_words": 4, "beams": 60, "no_repeat": 0, "end_penalty": penalty}
+    tokens, log_p = beam_search(step, start_state(1), **options)
+    assert tuple(np.trim_zeros(np.asarray(tokens)[0])) == best
+    assert np.asarray(log_p)[0] == pytest.approx(log_probability(table, best), abs=1e-4)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_wide_beams_rank_all_captions_as_brute_force_does(seed):
     step, table = fake_step(3, seed)
