@@ -3,6 +3,7 @@
 # make docs        pages of every function in docs/api/, from the docstrings
 # make benchmark   measure each stage beside the classic loop, one JSON object a line
 # make runtimes    run notebook and tests with Colab's and Kaggle's package versions
+# make torture     kill the pipeline 100 times, read 2,000 bad images, fuzz the readers
 # make clean       remove environments and executed notebooks; data and checkpoints stay
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ TENSORFLOW := $(if $(shell command -v nvidia-smi),tensorflow,tensorflow-cpu)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: notebook test docs benchmark runtimes clean
+.PHONY: notebook test docs benchmark runtimes torture clean
 
 $(VENV)/ready: requirements.txt requirements-dev.txt
 	$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or sys.exit('Python 3.11 or later is needed')"
@@ -45,6 +46,9 @@ benchmark: $(VENV)/ready
 
 runtimes:
 	bash tests/runtimes.sh
+
+torture: $(VENV)/ready
+	$(BIN)/python tests/torture.py
 
 clean:
 	rm -rf .venv* notebooks/executed docs/api

@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from roco_caption.files import UserError
+from roco_caption.files import UserError, gigabytes
 from roco_caption.progress import progress_bar
 
 TREE = "all_data"
@@ -99,11 +99,6 @@ def cannot_write(path: Path, error: OSError) -> UserError:
         f"{error.filename or path} ({error.strerror or error}). {remedy}, then run this cell "
         "again: it continues with what is there already."
     )
-
-
-def gigabytes(count: int) -> str:
-    """Write a number of bytes as people who choose a disk read it (1 GB is 10⁹ bytes)."""
-    return f"{count / 1e9:.2f} GB" if count >= 1e7 else f"{count / 1e6:.3f} MB"
 
 
 def _radiology_members(zipped: zipfile.ZipFile, archive: Path) -> list[zipfile.ZipInfo]:

@@ -18,6 +18,7 @@ from roco_caption.files import UserError, read_json, write_json
 from roco_caption.images import read_image
 from roco_caption.model import Captioning, build_captioning
 from roco_caption.runtime import compiled
+from roco_caption.sealed import verify
 from roco_caption.text import END, CaptionTokenizer
 from roco_caption.training import WEIGHTS
 
@@ -218,7 +219,7 @@ class Captioner:
             "weights": WEIGHTS,
             "tokenizer": VOCABULARY,
         }
-        write_json(folder / BUNDLE, bundle)
+        write_json(folder / BUNDLE, bundle, sealed=True)
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> Captioner:
@@ -234,19 +235,22 @@ class Captioner:
             sizes, encoder = bundle["sizes"], bundle["encoder"]
             search = Search(**bundle["search"])
             captioning = build_captioning(**sizes)
-        except (KeyError, TypeError, ValueError) as error:
+            vocab_size, _ = sizes["vocab_size"], encoder["name"]
+        except Exception as error:  # Keras raises many kinds for sizes that are none
             raise UserError(f"{folder / BUNDLE} describes no captioner ({error}).") from error
-        if tokenizer.vocab_size != sizes["vocab_size"]:
+        if tokenizer.vocab_size != vocab_size:
             raise UserError(
                 f"{folder / VOCABULARY} has {tokenizer.vocab_size} words, but the decoder was "
-                f"trained with {sizes['vocab_size']}. Bring back the file of that training."
+                f"trained with {vocab_size}. Bring back the file of that training."
             )
         try:
+            verify(folder / WEIGHTS)
             captioning.every_word.load_weights(folder / WEIGHTS)
         except Exception as error:  # h5py and Keras raise many kinds for a file that does not fit
             raise UserError(
                 f"{folder / WEIGHTS} could not be loaded ({str(error).splitlines()[0][:200]}). It "
-                "is missing, damaged, or of another model: train again, or restore it."
+                "is missing, damaged, or of another model: run the notebook's training cell "
+                "again, which writes it anew, or bring back the file of that training."
             ) from error
         return cls(captioning, tokenizer, sizes=sizes, encoder=encoder, search=search)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -186,8 +187,13 @@ def _read_table(folder: Path, split: str) -> pd.DataFrame:
             f"{missing} is missing: unpack the data set there, or name another DATA_DIR."
         )
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding_errors="replace")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of rows longer than the header, whose rest is lost
+            table = pd.read_csv(
+                path, dtype=str, keep_default_na=False, encoding_errors="replace",
+                index_col=False,  # else a row longer than the header makes the ids an index
+            )  # fmt: skip
+    except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
         raise UserError(f"{path} is no readable table ({error}). Unpack it again.") from error
     if not {"name", "caption"} <= set(table.columns):
         raise UserError(

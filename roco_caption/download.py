@@ -17,11 +17,11 @@ from roco_caption.archive import (
     DamagedArchive,
     cannot_write,
     check_room,
-    gigabytes,
     is_whole,
     unpack_radiology,
 )
-from roco_caption.files import UserError, read_json, write_json
+from roco_caption.files import UserError, gigabytes, read_json, write_json
+from roco_caption.locks import lock
 from roco_caption.progress import progress_bar
 
 ROCO = "virajbagal/roco-dataset"
@@ -57,10 +57,13 @@ def download_roco(
     owner, _, name = dataset.partition("/")
     if not all(re.fullmatch(r"[\w-]+", part) for part in (owner, name)):
         raise UserError(f"{dataset!r} names no Kaggle data set: write it as owner/name.")
-    if _is_complete(folder, dataset):
-        return folder
+    with lock(folder.with_name(f".{folder.name}.lock"), "downloading"):
+        return folder if _is_complete(folder, dataset) else _make(folder, dataset, keep_archive)
+
+
+def _make(folder: Path, dataset: str, keep_archive: bool) -> Path:
     started = time.monotonic()
-    archive = folder / f"{name}.zip"
+    archive = folder / f"{dataset.partition('/')[2]}.zip"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         count = _bring(dataset, archive, folder)
@@ -80,6 +83,8 @@ def _is_complete(folder: Path, dataset: str) -> bool:
     if not marker.exists() or not (folder / TREE).is_dir():
         return False
     found = read_json(marker)
+    if not isinstance(found, dict) or {"dataset", "files"} - found.keys():
+        raise UserError(f"{marker} is no record of a download. Delete it to download {dataset}.")
     if found["dataset"] != dataset:
         raise UserError(f"{folder} holds {found['dataset']}, not {dataset}. Choose another folder.")
     print(f"reused {folder}: {dataset}, {found['files']:,} radiology files")

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from roco_caption.files import UserError, checksum
+from roco_caption.files import UserError
 from roco_caption.places import attached
+from roco_caption.sealed import checksum
 
 
 @dataclass(frozen=True)

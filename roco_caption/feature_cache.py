@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from roco_caption.files import UserError, read_pickle, write_pickle
+from roco_caption.files import DamagedFile, UserError, remove_leftovers, set_aside
 from roco_caption.grids import BLOCK, Grid, read_grid, write_grid
+from roco_caption.sealed import read_pickle, write_pickle
 
 FLUSH_SECONDS = 5  # what a kill can cost
 
@@ -87,29 +88,32 @@ class FeatureCache:
         self._flushed = time.monotonic()
 
     def load(self) -> Features:
-        """Read the cache and the parts beside it; a damaged part is made again."""
+        """Read the cache and the parts beside it; what is damaged is set aside.
+
+        Raises:
+            UserError: one of them is no cache, or belongs to another encoder.
+        """
         return _join(self._pieces(), self.header)
 
     def _pieces(self) -> list[Features]:
-        pieces = [self._read(self.cache)] if self.cache.exists() else []
-        for part in sorted(self.folder.glob("*.pkl")):
+        pieces = []
+        for path in (self.cache, *sorted(self.folder.glob("*.pkl"))):
             try:
-                pieces.append(self._read(part))
-            except _Damaged as error:
-                print(f"{error} Its images are encoded again.")
-                part.unlink()
+                if path.exists():
+                    pieces.append(self._read(path))
+            except DamagedFile as error:
+                set_aside(path, error.why, "Its images are encoded again.")
         return pieces
 
     def _read(self, path: Path) -> Features:
-        try:
-            value = read_pickle(path)
-            values = read_grid(path.with_suffix(".npy")) if "grid" in self.header else None
-        except UserError as error:
-            raise _Damaged(str(error)) from error
-        piece = _checked(value, self.header, self.cache)
-        if values is not None and len(values) < len(piece.ids):
-            raise _Damaged(f"{path.with_suffix('.npy')} lacks grids. Delete it and {path}.")
-        return replace(piece, grid=values if values is None else self._grid(values, piece.ids))
+        piece = _checked(read_pickle(path), self.header, path)
+        if "grid" not in self.header:
+            return piece
+        place = path.with_suffix(".npy")
+        values = read_grid(place)
+        if len(values) < len(piece.ids):
+            raise DamagedFile(place, "it lacks grids", "Delete it and run this cell again.")
+        return replace(piece, grid=self._grid(values, piece.ids))
 
     def _grid(self, values: np.ndarray, ids: list[str]) -> Grid:
         # not `Features.encoder`: its versions are not there yet while the cache is made
@@ -148,7 +152,8 @@ class FeatureCache:
             if "grid" in self.header:
                 whole = np.concatenate(self._grids) if self._grids else np.empty((0, 0, 0))
                 write_grid(part.with_suffix(".npy"), iter([whole]), whole.shape)
-            write_pickle(part, _as_value(Features(self._ids, rows, self.header, self._skipped)))
+            value = _as_value(Features(self._ids, rows, self.header, self._skipped))
+            write_pickle(part, value, size=rows.nbytes)
         self._ids, self._rows, self._grids, self._skipped = [], [], [], {}
         self._flushed = time.monotonic()
 
@@ -156,19 +161,17 @@ class FeatureCache:
         """Put the cache and its parts into one pickle, and their grids into one .npy."""
         pieces = self._pieces()
         features = _join(pieces, self.header)
+        remove_leftovers(self.cache)
         if "grid" in self.header:
             path = self.cache.with_suffix(".npy")
+            remove_leftovers(path)
             shapes = (piece.grid.shape[1:] for piece in pieces if piece.grid is not None)
             cells = max(shapes, default=(0, 0))
             write_grid(path, _grid_blocks(pieces), (len(features.ids), *cells))
             features.grid = self._grid(read_grid(path), features.ids)
-        write_pickle(self.cache, _as_value(features, _versions()))
+        write_pickle(self.cache, _as_value(features, _versions()), size=features.matrix.nbytes)
         shutil.rmtree(self.folder, ignore_errors=True)
         return features
-
-
-class _Damaged(UserError):
-    """A file of the cache that cannot be read, unlike one of another encoder."""
 
 
 def _as_value(features: Features, versions: dict[str, str] | None = None) -> dict[str, Any]:
@@ -194,9 +197,9 @@ def _checked(value: Any, header: dict[str, Any], path: Path) -> Features:
             value[key] for key in ("ids", "features", "encoder", "skipped")
         )
         whole = len(ids) == len(matrix) and matrix.dtype == np.float16 and matrix.ndim == 2
-        whole = whole and len(set(ids)) == len(ids)
+        whole = whole and len(set(ids)) == len(ids) and all(isinstance(name, str) for name in ids)
         whole = whole and isinstance(encoder, dict) and isinstance(skipped, dict)
-    except (KeyError, TypeError, AttributeError):
+    except (LookupError, TypeError, ValueError, AttributeError):
         whole = False
     if not whole:
         raise UserError(f"{path} is no feature cache. Delete it and run this cell again.")

@@ -18,10 +18,12 @@ from roco_caption.encoders import (
     first_line,
 )
 from roco_caption.feature_cache import FeatureCache, Features, to_float16
-from roco_caption.files import UserError, checksum
+from roco_caption.files import UserError
 from roco_caption.grids import read_grid_file
 from roco_caption.images import image_batches
+from roco_caption.locks import lock
 from roco_caption.progress import progress_bar
+from roco_caption.sealed import checksum
 
 
 def extract_features(
@@ -40,6 +42,7 @@ def extract_features(
 
     The cache is one pickle a encoder in `folder`. While images are encoded, finished parts lie
     beside it and are joined at the end: whenever the run stops, the next one goes on from there.
+    What is damaged is set aside and made again. A second process waits until the first is done.
 
     Args:
         images: {id: image file}.
@@ -58,35 +61,40 @@ def extract_features(
 
     Raises:
         WeightsUnavailable: ImageNet weights could not be downloaded, and `allow_random` is off.
-        UserError: the cache is damaged or belongs to another encoder; none of it is touched.
+        UserError: the cache is none or belongs to another encoder, and is not touched; or the disk
+            is full, and what was encoded is kept.
     """
     header = describe(encoder, weights, seed, with_grid=with_grid)
     label = {"imagenet": "imagenet", "random": f"random-{seed}"}.get(weights, Path(weights).stem)
     layers = "-".join(header[key] for key in ("layer", "grid") if key in header)
     cache = Path(folder) / f"{encoder}-{layers}-{label}.pkl"
-    parts = FeatureCache(cache, header)
-    known = parts.load()
-    todo = [name for name in images if name not in known and name not in known.skipped]
-    if not todo and not parts.unjoined:
-        print(f"Features of {len(images):,} images reused from {cache}")
-        return _signed(known, header, weights, seed)
-    try:
-        model = build_encoder(encoder, weights, seed=seed, precision=precision, with_grid=with_grid)
-    except WeightsUnavailable as error:
-        if not allow_random:
-            raise
-        print(
-            f"NOTE: {error}\nGoing on with seeded RANDOM weights, which is fine for phantoms only."
-        )
-        return extract_features(
-            images, folder, encoder=encoder, weights="random", seed=seed, precision=precision,
-            batch_size=batch_size, with_grid=with_grid,
-        )  # fmt: skip
-    started = time.perf_counter()
-    _encode(model, todo, images, parts, batch_size)
-    rate = len(todo) / (time.perf_counter() - started)
-    print(f"Features of {len(todo):,} images made ({rate:.1f} images/s), kept in {cache}")
-    return _signed(parts.join(), header, weights, seed)
+    with lock(cache.with_name(f".{cache.stem}.lock"), "encoding images"):
+        parts = FeatureCache(cache, header)
+        known = parts.load()
+        todo = [name for name in images if name not in known and name not in known.skipped]
+        if not todo and not parts.unjoined:
+            print(f"Features of {len(images):,} images reused from {cache}")
+            return _signed(known, header, weights, seed)
+        try:
+            model = build_encoder(
+                encoder, weights, seed=seed, precision=precision, with_grid=with_grid
+            )
+        except WeightsUnavailable as error:
+            if not allow_random:
+                raise
+            print(
+                f"NOTE: {error}\nGoing on with seeded RANDOM weights, which is fine for phantoms "
+                "only."
+            )
+            return extract_features(
+                images, folder, encoder=encoder, weights="random", seed=seed, precision=precision,
+                batch_size=batch_size, with_grid=with_grid,
+            )  # fmt: skip
+        started = time.perf_counter()
+        _encode(model, todo, images, parts, batch_size)
+        rate = len(todo) / (time.perf_counter() - started)
+        print(f"Features of {len(todo):,} images made ({rate:.1f} images/s), kept in {cache}")
+        return _signed(parts.join(), header, weights, seed)
 
 
 def _signed(features: Features, header: dict[str, Any], weights: str, seed: int) -> Features:

@@ -1,13 +1,14 @@
-"""Atomic writes, checksums, and a pickle loader that accepts plain data and NumPy arrays only."""
+"""Files that are whole or not there, errors that a person can put right, and checked JSON."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
-import pickle
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +22,14 @@ class UserError(Exception):
 
     def _render_traceback_(self) -> list[str]:
         return [f"{type(self).__name__}: {self}"]
+
+
+class DamagedFile(UserError):
+    """A file whose bytes are not those that were written; `why` says how that is known."""
+
+    def __init__(self, path: str | os.PathLike, why: object, remedy: str) -> None:
+        super().__init__(f"{path} is damaged ({why}). {remedy}")
+        self.why = why
 
 
 def make_folder(path: str | os.PathLike) -> Path:
@@ -40,110 +49,138 @@ def make_folder(path: str | os.PathLike) -> Path:
 
 
 @contextlib.contextmanager
-def atomic_open(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """Open a new file for writing bytes; it takes the name `path` only once it is whole.
+def atomic_path(path: str | os.PathLike, *, size: int = 0, ending: str = "") -> Iterator[Path]:
+    """Give the path of a new file; it takes the name `path` only once it is whole.
 
     Args:
         path: the file to make or replace; its folder is made when missing.
+        size: bytes that it will take, for the message where they do not fit; 0 when unknown.
+        ending: of the new file's own name, for writers that insist on one.
 
     Yields:
-        A binary file beside `path`. When the block ends without an error the file is flushed to
-        disk and renamed; otherwise it is removed, and whatever stood at `path` stays.
+        A path beside `path`. When the block ends without an error the file there is renamed;
+        otherwise it is removed, and whatever stood at `path` stays.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written to.
     """
     path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    token = f"{os.getpid()}-{secrets.token_hex(4)}"
+    aside = path.with_name(f".{path.name}.{token}.tmp{ending}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(aside, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        yield aside
         os.replace(aside, path)
     except OSError as error:
-        raise UserError(
-            f"{path} could not be written ({error.strerror or error}). Free some room on that disk "
-            "or choose a folder that you may write to, then run this cell again."
-        ) from error
+        raise _cannot_write(path, error, size) from error
     finally:
         with contextlib.suppress(OSError):
             aside.unlink()
 
 
+@contextlib.contextmanager
+def atomic_open(path: str | os.PathLike, *, size: int = 0) -> Iterator[BinaryIO]:
+    """Open a new file for writing bytes, as `atomic_path` names it; it is flushed to disk."""
+    with atomic_path(path, size=size) as aside, open(aside, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def remove_leftovers(path: str | os.PathLike) -> None:
+    """Remove what killed processes left of `path`; only for who holds the lock on its folder."""
+    path = Path(path)
+    for left in path.parent.glob(f".{path.name}.*.tmp*"):
+        with contextlib.suppress(OSError):
+            left.unlink()
+
+
+def set_aside(path: Path, reason: object, remedy: str) -> None:
+    """Rename a damaged file to `<name>.damaged`, and print why and what happens now.
+
+    Raises:
+        UserError: it cannot be renamed.
+    """
+    aside = path.with_name(f"{path.name}.damaged")
+    try:
+        os.replace(path, aside)
+    except OSError as error:
+        raise UserError(
+            f"{path} is damaged ({reason}) and could not be set aside "
+            f"({error.strerror or error}). Delete it, then run this cell again."
+        ) from error
+    print(f"{path} is damaged ({reason}). It was set aside as {aside.name}. {remedy}")
+
+
+def gigabytes(count: int) -> str:
+    """Write a number of bytes as people who choose a disk read it (1 GB is 10⁹ bytes)."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e7 else f"{count / 1e6:.3f} MB"
+
+
+def _cannot_write(path: Path, error: OSError, size: int) -> UserError:
+    what = f"{path} could not be written ({error.strerror or error})."
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return UserError(f"{what} Choose a place that you may write to, then run this cell again.")
+    with contextlib.suppress(OSError):
+        free = gigabytes(shutil.disk_usage(path.parent).free)
+        what += f" It takes {gigabytes(size)}; {free} are free." if size else f" {free} are free."
+    return UserError(
+        f"{what} Free some room on that disk, then run this cell again: what was there before is "
+        "kept, and used."
+    )
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write `text` as UTF-8 to `path`, whole or not at all."""
-    with atomic_open(path) as file:
-        file.write(text.encode("utf-8"))
+    content = text.encode("utf-8")
+    with atomic_open(path, size=len(content)) as file:
+        file.write(content)
 
 
-def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Write `value` as indented JSON to `path`, whole or not at all."""
+def write_json(path: str | os.PathLike, value: Any, *, sealed: bool = False) -> None:
+    """Write `value` as indented JSON to `path`, whole or not at all.
+
+    Args:
+        path: the file.
+        value: what JSON can hold; a dict where it is to be sealed.
+        sealed: add the key `sha256`, a checksum of the others that `read_json` checks and removes.
+    """
+    if sealed:
+        value = value | {"sha256": _json_checksum(value)}
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: str | os.PathLike) -> Any:
-    """Return the value of a JSON file.
+    """Return the value of a JSON file, without its seal.
 
     Raises:
-        UserError: there is no such file, or it holds no JSON.
+        DamagedFile: it holds no JSON, or not what was sealed.
+        UserError: there is no such file, or it cannot be read.
     """
     try:
-        return json.loads(Path(path).read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing.") from error
+        value = json.loads(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise cannot_read(path, error) from error
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({error}). Delete it and make it again.") from error
+        raise DamagedFile(path, error, "Delete it and make it again.") from error
+    if isinstance(value, dict) and "sha256" in value:
+        seal = value.pop("sha256")
+        if seal != _json_checksum(value):
+            raise DamagedFile(
+                path,
+                "its sha256 differs",
+                "Bring the whole file back; if you edited it on purpose, delete its line sha256.",
+            )
+    return value
 
 
-def checksum(path: str | os.PathLike) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _json_checksum(value: dict[str, Any]) -> str:
+    plain = json.loads(json.dumps(value))  # as it is read back: lists, keys that are text
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
-def write_pickle(path: str | os.PathLike, value: Any) -> None:
-    """Pickle `value` to `path`, whole or not at all; a plain `pickle.load` opens it."""
-    with atomic_open(path) as file:
-        pickle.dump(value, file, protocol=5)
-
-
-# What NumPy's own pickles name: the array, its type, and the functions that rebuild the two.
-# NumPy 1 keeps them in numpy.core, NumPy 2 in numpy._core.
-_ALLOWED = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy.core.numeric", "_frombuffer"),
-    ("numpy._core.numeric", "_frombuffer"),
-}
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it would call {module}.{name}")
-        return super().find_class(module, name)
-
-
-def read_pickle(path: str | os.PathLike) -> Any:
-    """Return a pickle's value without running anything that the pickle names.
-
-    Args:
-        path: a pickle of plain data (dict, list, tuple, str, bytes, numbers) and NumPy arrays.
-
-    Raises:
-        UserError: the file is missing or damaged, or names anything beyond plain data and arrays.
-    """
-    try:
-        with open(path, "rb") as file:
-            return _PlainUnpickler(file).load()
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing.") from error
-    except Exception as error:  # a damaged pickle can raise nearly anything
-        raise UserError(
-            f"{path} was not loaded: {error}. It is damaged or was not written by this project; "
-            "delete it and run the cell that makes it again."
-        ) from error
+def cannot_read(path: str | os.PathLike, error: OSError) -> UserError:
+    """Return the UserError for a file that is missing or could not be read."""
+    if isinstance(error, FileNotFoundError):
+        return UserError(f"{path} is missing.")
+    return UserError(f"{path} could not be read ({error.strerror or error}).")

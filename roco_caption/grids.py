@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from roco_caption.files import UserError, atomic_open, checksum
+from roco_caption.files import DamagedFile, UserError, atomic_open
+from roco_caption.sealed import checksum
 
 BLOCK = 256  # images copied or averaged at once: 13 MB of VGG16's grids
 
@@ -80,7 +81,7 @@ def read_grid(path: Path) -> np.ndarray:
     """Map an .npy of grids into memory.
 
     Raises:
-        UserError: the file is missing, damaged or cut short.
+        DamagedFile: the file is missing, damaged or cut short.
     """
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -88,10 +89,8 @@ def read_grid(path: Path) -> np.ndarray:
             raise ValueError("it must hold float16 (images, cells, channels)")
         return values
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(
-            f"The grid features in {path} could not be read ({error}). Delete them and the pickle "
-            "beside them, and run this cell again."
-        ) from error
+        remedy = "Delete it and the pickle beside it, and run this cell again."
+        raise DamagedFile(path, error, remedy) from error
 
 
 def read_grid_file(path: str | os.PathLike) -> tuple[list[str], Grid]:

@@ -19,7 +19,16 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from roco_caption.files import UserError, atomic_open, read_json, write_json, write_text
+from roco_caption.files import (
+    DamagedFile,
+    UserError,
+    atomic_open,
+    read_json,
+    set_aside,
+    write_json,
+    write_text,
+)
+from roco_caption.locks import lock
 from roco_caption.phantom_anatomy import FINDINGS, draw
 from roco_caption.phantom_captions import (
     AMBIGUOUS,
@@ -123,12 +132,15 @@ def make_phantoms(
     settings = {"drawing": DRAWING, "seed": seed, **counts}
     if min(settings.values()) < 0:
         raise UserError(f"The seed and numbers of images must be at least 0, not {settings}.")
-    complete = _claim(folder, settings)
-    missing = [image for image in _images(folder, counts) if not image[2].exists()]
-    if missing or not complete:
-        _draw_all(missing, seed, progress and bool(missing))
-        _write_tables(folder, counts, seed)
-        write_json(folder / "phantoms.json", {**settings, "complete": True})
+    with lock(folder.with_name(f".{folder.name}.lock"), "drawing phantoms"):
+        complete = _claim(folder, settings)
+        missing = [image for image in _images(folder, counts) if not image[2].exists()]
+        if missing or not complete:
+            for left in folder.rglob(".*.tmp"):  # half a file, of a process that was killed
+                left.unlink()
+            _draw_all(missing, seed, progress and bool(missing))
+            _write_tables(folder, counts, seed)
+            write_json(folder / "phantoms.json", {**settings, "complete": True}, sealed=True)
     return folder
 
 
@@ -144,13 +156,21 @@ def _claim(folder: Path, settings: dict[str, int]) -> bool:
             f"{data} holds another data set, which was left alone. Choose another folder for the "
             "phantoms, or delete that one."
         )
-    found = read_json(record) if record.exists() else {}
+    found = _read_record(record)
     if {**found, "complete": False} != {**settings, "complete": False}:
         if data.exists():
             shutil.rmtree(data)
-        write_json(record, {**settings, "complete": False})
+        write_json(record, {**settings, "complete": False}, sealed=True)
         return False
-    return found["complete"] and all(path.exists() for path in _tables(folder))
+    return bool(found["complete"]) and all(path.exists() for path in _tables(folder))
+
+
+def _read_record(record: Path) -> dict[str, int]:
+    try:
+        return read_json(record) if record.exists() else {}
+    except DamagedFile as error:
+        set_aside(record, error.why, "The phantoms are drawn again.")
+        return {}
 
 
 def _images(folder: Path, counts: dict[str, int]) -> Iterator[tuple[str, int, Path]]:

@@ -125,7 +125,7 @@ class CaptionTokenizer:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the vocabulary as JSON."""
-        write_json(path, {"max_words": self.max_words, "words": self.words})
+        write_json(path, {"max_words": self.max_words, "words": self.words}, sealed=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> CaptionTokenizer:

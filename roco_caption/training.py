@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,22 @@ import numpy as np
 import pandas as pd
 
 from roco_caption.batches import Batch, arrays_of, plan, take
-from roco_caption.files import UserError, atomic_open, make_folder, write_text
+from roco_caption.files import UserError, make_folder, remove_leftovers, write_text
+from roco_caption.locks import lock
 from roco_caption.model import Captioning
 from roco_caption.progress import progress_bar
 from roco_caption.text import PAD
+from roco_caption.training_state import (
+    STATE,
+    WEIGHTS,
+    Progress,
+    load_best,
+    resume,
+    save_best,
+    save_state,
+)
 
 SAVE_SECONDS = 20  # what a kill can cost
-WEIGHTS = "captioner.weights.h5"
-STATE = "training_state.npz"
 HISTORY = "history.csv"
 
 
@@ -49,21 +56,6 @@ class Captions:
         return digest.hexdigest()
 
 
-@dataclass
-class _Progress:
-    """Where training stands, as far as the weights do not say."""
-
-    settings: dict[str, Any]
-    epoch: int = 0
-    step: int = 0
-    loss: float = 0.0  # summed over the words of this epoch so far
-    words: int = 0
-    best: float = math.inf
-    waited: int = 0
-    finished: bool = False
-    history: list[dict[str, float]] = field(default_factory=list)
-
-
 def train(
     captioning: Captioning,
     training: Captions,
@@ -82,7 +74,9 @@ def train(
 
     Whole captions are trained in one pass with AdamW and a learning rate that falls along a
     cosine to zero. Stopped at any moment, the next call continues with the very batches, dropout
-    and optimizer state that it would have had; finished, the next call reuses the result.
+    and optimizer state that it would have had; finished, the next call reuses the result. A
+    damaged state is set aside for the one before it, damaged weights are written again. A second
+    process on the folder waits until the first is done.
 
     Args:
         captioning: of `build_captioning`, its scaler fitted.
@@ -117,10 +111,13 @@ def train(
         "model": _signature(model), "training data": training.digest(),
         "validation data": validation.digest(),
     }  # fmt: skip
-    progress = _resume(model, folder, settings, retrain)
-    if not progress.finished:
-        _run(model, training, validation, folder, progress)
-    model.load_weights(folder / WEIGHTS)
+    with lock(folder / ".lock", "training"):
+        for name in (STATE, WEIGHTS):
+            remove_leftovers(folder / name)
+        progress = resume(model, folder, settings, retrain)
+        if not progress.finished:
+            _run(model, training, validation, folder, progress)
+        load_best(model, folder, progress)
     return pd.DataFrame(progress.history).set_index("epoch")
 
 
@@ -133,7 +130,7 @@ def _signature(model: keras.Model) -> list[Any]:
 
 
 def _run(
-    model: keras.Model, training: Captions, validation: Captions, folder: Path, progress: _Progress
+    model: keras.Model, training: Captions, validation: Captions, folder: Path, progress: Progress
 ) -> None:
     epochs, patience = progress.settings["epochs"], progress.settings["patience"]
     steps = math.ceil(len(training.tokens) / progress.settings["batch_size"])
@@ -148,19 +145,20 @@ def _run(
             progress.history.append(row)
             if val_loss < progress.best:
                 progress.best, progress.waited = val_loss, 0
-                _save_weights(model, folder / WEIGHTS)
+                save_best(model, folder, progress)
             else:
                 progress.waited += 1
             progress.epoch, progress.step = progress.epoch + 1, 0
             progress.loss, progress.words = 0.0, 0
             progress.finished = progress.epoch == epochs or progress.waited == patience
-            _save_state(model, folder, progress)
+            # last, so that a kill in between leaves nothing older than the state says
             write_text(folder / HISTORY, pd.DataFrame(progress.history).to_csv(index=False))
+            save_state(model, folder, progress)
             bar.set_postfix(loss=f"{row['loss']:.3f}", val_loss=f"{val_loss:.3f}", refresh=False)
 
 
 def _run_epoch(
-    model: keras.Model, training: Captions, folder: Path, progress: _Progress, bar: Any
+    model: keras.Model, training: Captions, folder: Path, progress: Progress, bar: Any
 ) -> None:
     settings = progress.settings
     lengths = (training.tokens != PAD).sum(axis=1)
@@ -180,7 +178,7 @@ def _run_epoch(
         progress.words += words
         progress.step += 1
         if time.monotonic() - saved > SAVE_SECONDS:
-            _save_state(model, folder, progress)
+            save_state(model, folder, progress)
             saved = time.monotonic()
         bar.update()
 
@@ -209,49 +207,3 @@ def evaluate_loss(model: keras.Model, captions: Captions, batch_size: int = 256)
         loss, words = _step(model.test_on_batch, model, batch)
         total, count = total + loss * words, count + words
     return total / count
-
-
-def _variables(model: keras.Model) -> list[Any]:
-    # the dropout layers' random state is among the model's variables
-    return [*model.variables, *model.optimizer.variables]
-
-
-def _save_state(model: keras.Model, folder: Path, progress: _Progress) -> None:
-    arrays = {str(i): np.asarray(v) for i, v in enumerate(_variables(model))}
-    with atomic_open(folder / STATE) as file:
-        np.savez(file, progress=np.array(json.dumps(vars(progress))), **arrays)
-
-
-def _save_weights(model: keras.Model, path: Path) -> None:
-    aside = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        model.save_weights(aside)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def _resume(model: keras.Model, folder: Path, settings: dict[str, Any], retrain: bool) -> _Progress:
-    """Load the state of this very training if it was begun before, and say what happens."""
-    state, new = folder / STATE, _Progress(settings)
-    if not state.exists():
-        return new
-    if retrain:
-        print("RETRAIN is on: training begins anew.")
-        return new
-    try:
-        with np.load(state, allow_pickle=False) as file:
-            progress = _Progress(**json.loads(str(file["progress"])))
-            arrays = [file[str(i)] for i in range(len(file.files) - 1)]
-    except Exception as error:  # a damaged file can raise nearly anything
-        print(f"{state} is damaged ({type(error).__name__}): training begins anew.")
-        return new
-    changed = [key for key in settings if progress.settings.get(key) != settings[key]]
-    if changed:
-        print(f"Other {', '.join(changed)} than in {folder}: training begins anew.")
-        return new
-    for variable, array in zip(_variables(model), arrays, strict=True):
-        variable.assign(array)
-    what = "Training was finished and is reused" if progress.finished else "Training continues"
-    print(f"{what}: {progress.epoch} epochs done, best validation loss {progress.best:.3f}.")
-    return progress

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -29,6 +30,7 @@ class KaggleServer:
     shift: int = 0  # answers a range with one that begins so many bytes later
     drop_after: list[int] = field(default_factory=list)  # bytes, one a download of the storage
     hold_after: int | None = None  # bytes, after which the storage falls silent until `close`
+    pause: float = 0  # seconds after every 8 KiB
     silent: bool = False  # the API takes requests and never answers
     requests: list[dict] = field(default_factory=list)
     sent: list[int] = field(default_factory=list)  # bytes of the bodies that the storage promised
@@ -121,6 +123,10 @@ class _Handler(BaseHTTPRequestHandler):
         elif server.drop_after:
             self.wfile.write(body[: server.drop_after.pop(0)])
             self.close_connection = True
+        elif server.pause:
+            for start in range(0, len(body), 8192):
+                self.wfile.write(body[start : start + 8192])
+                time.sleep(server.pause)
         else:
             self.wfile.write(body)
 

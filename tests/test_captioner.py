@@ -17,7 +17,7 @@ from roco_caption.dicom import read_dicom
 from roco_caption.files import UserError, read_json, write_json
 from roco_caption.model import build_captioning
 from roco_caption.text import CaptionTokenizer
-from roco_caption.training import WEIGHTS
+from roco_caption.training_state import WEIGHTS, Progress, save_best
 
 CAPTIONS = ["axial ct shows a large left mass", "chest radiograph shows no mass"] * 2
 ENCODER = {
@@ -51,7 +51,7 @@ def saved(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "build_encoder", tiny_encoder)
     monkeypatch.setattr(module, "ROWS", 4)
     captioner = make()
-    captioner.captioning.every_word.save_weights(tmp_path / WEIGHTS)
+    save_best(captioner.captioning.every_word, tmp_path, Progress({}))
     captioner.save(tmp_path)
     return captioner, tmp_path
 
@@ -178,7 +178,9 @@ def test_other_encoder_weights_than_in_training_are_refused(saved, images):
 def test_a_missing_or_damaged_file_is_named(saved, name):
     path = saved[1] / name
     whole = path.read_bytes()
-    for damaged in (None, whole[: len(whole) // 2], b""):
+    half = len(whole) // 2
+    flipped = whole[:half] + bytes([whole[half] ^ 1]) + whole[half + 1 :]
+    for damaged in (None, whole[:half], b"", flipped):
         path.unlink(missing_ok=True)
         if damaged is not None:
             path.write_bytes(damaged)

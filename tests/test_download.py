@@ -152,6 +152,24 @@ def test_second_call_downloads_nothing(kaggle, folder, capsys):
     assert err == ""
 
 
+def test_another_process_is_waited_for_and_its_download_reused(kaggle, folder, capsys):
+    kaggle.hold_after = 100_000
+    process = in_new_process(kaggle, folder)
+    deadline = time.monotonic() + 20
+    while download._size(folder / "roco-dataset.zip") < 90_000:
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+        threading.Event().wait(0.02)  # time.sleep is patched
+    kaggle.hold_after = None
+    # let go, the first one resumes; whoever comes meanwhile asks the API for nothing
+    threading.Timer(0.5, kaggle._released.set).start()
+    download_roco(folder)
+    process.communicate()
+    out = capsys.readouterr().out
+    assert f"{folder.parent} is in use by process {process.pid}" in out
+    assert f"reused {folder}" in out and process.returncode == 0
+    assert_unpacked(folder, kaggle.archive)
+
+
 def in_environment(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     monkeypatch.setenv("KAGGLE_API_TOKEN", f"{SECRET}\n")  # as `echo` into a file leaves it
 

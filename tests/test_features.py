@@ -15,13 +15,15 @@ import pytest
 from PIL import Image
 
 from roco_caption import encoders, features
+from roco_caption.feature_cache import FeatureCache
 from roco_caption.features import (
     Features,
     extract_features,
     read_features_file,
     with_features,
 )
-from roco_caption.files import UserError, write_pickle
+from roco_caption.files import UserError
+from roco_caption.sealed import write_pickle
 
 ROOT = Path(__file__).parents[1]
 
@@ -182,6 +184,33 @@ def test_a_damaged_part_is_made_again(tmp_path, tiny, capsys):
     assert "encoded again" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("where", ["cache", "part"])
+def test_a_flipped_byte_is_noticed_set_aside_and_encoded_again(
+    tmp_path, tiny, capsys, monkeypatch, where
+):
+    images = make_images(tmp_path / "images", 8)
+    made = extract(images, tmp_path)
+    path = tmp_path / "vgg16-fc2-random-0.pkl"
+    if where == "part":
+        (tmp_path / "vgg16-fc2-random-0.parts").mkdir()
+        path = path.rename(tmp_path / "vgg16-fc2-random-0.parts" / "1.pkl")
+    content = path.read_bytes()
+    place = content.index(made.matrix.tobytes()) + 9
+    path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    seen = []
+    monkeypatch.setattr(FeatureCache, "add", spied(seen, FeatureCache.add))
+    again = extract(images, tmp_path)
+    assert again.ids == made.ids and (again.matrix == made.matrix).all() and seen == list(images)
+    assert f"set aside as {path.name}.damaged. Its images are encoded again" in (
+        capsys.readouterr().out
+    )
+    assert where == "part" or (tmp_path / "vgg16-fc2-random-0.pkl.damaged").exists()
+
+
+def spied(seen, add):
+    return lambda self, ids, rows: seen.extend(ids) or add(self, ids, rows)
+
+
 def test_a_cache_of_another_encoder_is_refused_with_the_reason(tmp_path, tiny):
     images = make_images(tmp_path / "images", 3)
     extract(images, tmp_path, seed=5)
@@ -196,7 +225,9 @@ def test_a_cache_of_another_encoder_is_refused_with_the_reason(tmp_path, tiny):
     "value",
     [
         3,
+        np.zeros(3),
         {"ids": ["a"]},
+        {"encoder": {}, "ids": [1], "features": np.zeros((1, 3), np.float16), "skipped": {}},
         {"encoder": {}, "ids": ["a"], "features": np.zeros((2, 3), np.float16), "skipped": {}},
         {"encoder": {}, "ids": ["a"], "features": np.zeros((1, 3)), "skipped": {}},
         {"encoder": {}, "ids": ["a", "a"], "features": np.zeros((2, 3), np.float16), "skipped": {}},

@@ -8,15 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from roco_caption.files import (
-    UserError,
-    atomic_open,
-    checksum,
-    read_json,
-    read_pickle,
-    write_json,
-    write_pickle,
-)
+from roco_caption.files import UserError, atomic_open, read_json, write_json
+from roco_caption.sealed import checksum, read_pickle, write_pickle
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_trace(tmp_path):

@@ -84,6 +84,8 @@ def test_the_readmes_tree_is_the_folder():
     "module",
     [
         "files",
+        "sealed",
+        "locks",
         "progress",
         "places",
         "dataset",

@@ -1,8 +1,9 @@
 """Every format ROCO holds becomes pixels; what does not is reported and stops nothing."""
 
+import bad_images
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from roco_caption.images import ImageError, image_batches, read_image
 
@@ -88,6 +89,12 @@ def test_cut_images_and_bombs_are_refused(tmp_path):
     Image.new("1", (20000, 20000)).save(tmp_path / "bomb.png")
     with pytest.raises(ImageError, match="bomb"):
         read_image(tmp_path / "bomb.png")
+    Image.new("L", (4100, 4100)).save(tmp_path / "large.png")  # below Pillow's own limit
+    with pytest.raises(ImageError, match="16,810,000 pixels are too many"):
+        read_image(tmp_path / "large.png")
+    Image.new("L", (10200, 10200)).save(tmp_path / "large.jpg")
+    with pytest.raises(ImageError, match="104,040,000 pixels are too many"):
+        read_image(tmp_path / "large.jpg")
     with pytest.raises(ImageError, match="none"):
         read_image(tmp_path / "none.png")
 
@@ -96,6 +103,23 @@ def test_cut_images_and_bombs_are_refused(tmp_path):
 def test_odd_shapes_are_stretched(tmp_path, shape):
     Image.fromarray(gradient(*shape)).save(tmp_path / "odd.png")
     assert read_image(tmp_path / "odd.png").shape == (224, 224, 3)
+
+
+def test_bad_files_give_pixels_or_a_reason_in_a_second_and_500_mb(tmp_path):
+    table, failures = bad_images.judge(tmp_path, 150)
+    assert failures == []
+    assert len(table) > 15 and sum(row[0] for row in table.values()) > 40
+    assert table["empty"][0] == table["no image"][0] == 0
+
+
+def test_postscript_never_reaches_ghostscript(tmp_path, monkeypatch):
+    """Pillow would run it: the file decides what it is, not its name."""
+    ran = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *a, **o: ran.append(a))
+    (tmp_path / "a.jpg").write_bytes(bad_images.TEXTS["postscript"])
+    with pytest.raises(ImageError, match=r"a\.jpg"):
+        read_image(tmp_path / "a.jpg")
+    assert ran == []
 
 
 def test_batches_keep_order_and_report_what_is_skipped(tmp_path):

@@ -115,6 +115,8 @@ def test_an_interrupted_drawing_is_completed(drawn, tmp_path, monkeypatch):
         make_phantoms(tmp_path, **SMALL)
     assert len(list(tmp_path.rglob("*.jpg"))) == 4
     assert read_json(tmp_path / "phantoms.json")["complete"] is False
+    left = next(tmp_path.rglob("*.jpg")).with_name(".PHANTOM_train_00002.jpg.12-ab.tmp")
+    left.write_bytes(b"half")  # as a kill leaves it
     seen.clear()
     limit = 99
     make_phantoms(tmp_path, **SMALL)
@@ -132,6 +134,16 @@ def test_what_is_missing_is_made_again(tmp_path):
     next(tmp_path.rglob("captions.txt")).unlink()
     make_phantoms(tmp_path, **SMALL)
     assert contents(tmp_path) == before
+
+
+def test_a_damaged_record_is_set_aside_and_the_set_drawn_again(drawn, tmp_path, capsys):
+    make_phantoms(tmp_path, **SMALL)
+    record = tmp_path / "phantoms.json"
+    record.write_text(record.read_text().replace('"seed": 0', '"seed": 8'))
+    make_phantoms(tmp_path, **SMALL)
+    assert "set aside as phantoms.json.damaged" in capsys.readouterr().out
+    (tmp_path / "phantoms.json.damaged").unlink()
+    assert contents(tmp_path) == contents(drawn)
 
 
 def test_other_settings_replace_the_set(tmp_path):
