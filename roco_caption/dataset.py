@@ -38,7 +38,7 @@ def locate_dataset(
     data_dir: str = "",
     source: str = "auto",
     platform: str = "local",
-    phantom_counts: tuple[int, int, int] = (768, 72, 312),
+    phantom_counts: tuple[int, int, int] = (768, 48, 300),
     seed: int = 0,
 ) -> Source:
     """Choose the data set, and download or draw it where that is needed.

@@ -48,6 +48,7 @@ def _write_below(axis: Axes, lines: Sequence[tuple[str, str]], width: int = 42) 
             0, y, "\n".join(wrapped), transform=axis.transAxes, va="top", fontsize=9, color=color
         )
         y -= 0.058 * len(wrapped) + 0.025
+    axis.text(0, y, " ", transform=axis.transAxes, va="top", fontsize=6)  # room before what follows
 
 
 def sample_images(frame: pd.DataFrame, count: int = 6, seed: int = 0, note: str = "") -> Figure:
