@@ -26,12 +26,13 @@ import pandas as pd  # noqa: E402
 from benchmarks import classic  # noqa: E402
 from roco_caption import training  # noqa: E402
 from roco_caption.batches import plan, take  # noqa: E402
-from roco_caption.captioner import ROWS, Captioner, Search  # noqa: E402
+from roco_caption.captioner import Captioner, Search  # noqa: E402
 from roco_caption.dataset import read_dataset  # noqa: E402
 from roco_caption.encoders import build_encoder  # noqa: E402
 from roco_caption.images import image_batches  # noqa: E402
 from roco_caption.model import Captioning, build_captioning, fit_scaler  # noqa: E402
 from roco_caption.phantoms import make_phantoms  # noqa: E402
+from roco_caption.searching import ROWS  # noqa: E402
 from roco_caption.text import PAD, CaptionTokenizer, clean  # noqa: E402
 
 SECONDS = setting("SECONDS", 30.0)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from roco_caption.files import UserError
+from roco_caption.files import UserError, first_line
 from roco_caption.places import attached
 from roco_caption.sealed import checksum
 
@@ -161,10 +161,6 @@ def _imagenet_weights(name: str) -> str:
             f"Put the file {kind.file} into ~/.keras/models (or KERAS_HOME/models), or set "
             "ENCODER_WEIGHTS to its path; 'random' runs without it, for trying things out."
         ) from error
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _load_weights(network: Any, path: str) -> None:

@@ -15,13 +15,13 @@ from roco_caption.encoders import (
     WeightsUnavailable,
     build_encoder,
     describe,
-    first_line,
 )
 from roco_caption.feature_cache import FeatureCache, Features, to_float16
 from roco_caption.files import UserError
 from roco_caption.grids import read_grid_file
 from roco_caption.images import image_batches
 from roco_caption.locks import lock
+from roco_caption.named_arrays import read_named
 from roco_caption.progress import progress_bar
 from roco_caption.sealed import checksum
 
@@ -135,18 +135,8 @@ def read_features_file(path: str | os.PathLike) -> Features:
     Raises:
         UserError: the file is missing, is no such .npz, or its features are not finite numbers.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            names, matrix = [str(name) for name in file["names"]], file["features"]
-        if matrix.ndim != 2 or len(names) != len(matrix) or len(set(names)) != len(names):
-            raise ValueError("`names` must be n different texts and `features` (n, d)")
-        if not np.isfinite(matrix).all():
-            raise ValueError("`features` holds values that are no finite numbers")
-    except Exception as error:  # zipfile, NumPy and the system each raise their own kinds
-        raise UserError(
-            f"FEATURES_FILE {path} was not read ({first_line(error)}). It must be an .npz with "
-            "the arrays `names` and `features`."
-        ) from error
+    names, arrays = read_named(path, "FEATURES_FILE", "features", ("d",))
+    matrix = arrays["features"]
     encoder = {"name": Path(path).stem, "layer": "given", "weights": f"sha256 {checksum(path)}"}
     print(f"Features of {len(names):,} images ({matrix.shape[1]} values each) read from {path}")
     return Features(names, to_float16(matrix), encoder, {})

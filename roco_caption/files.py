@@ -32,6 +32,11 @@ class DamagedFile(UserError):
         self.why = why
 
 
+def first_line(error: Exception) -> str:
+    """Return what an error says, or its kind where it says nothing, short enough for a message."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
 def make_folder(path: str | os.PathLike) -> Path:
     """Make a folder, those above it included, and return its path.
 

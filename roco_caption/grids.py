@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from roco_caption.files import DamagedFile, UserError, atomic_open
+from roco_caption.named_arrays import read_named
 from roco_caption.sealed import checksum
 
 BLOCK = 256  # images copied or averaged at once: 13 MB of VGG16's grids
@@ -106,20 +107,10 @@ def read_grid_file(path: str | os.PathLike) -> tuple[list[str], Grid]:
     Raises:
         UserError: the file is missing or is no such .npz.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            names, values = [str(name) for name in file["names"]], file["grid"]
-            scale = file["scale"].astype(np.float32) if "scale" in file.files else None
-        if values.ndim != 3 or len(names) != len(values) or len(set(names)) != len(names):
-            raise ValueError("`names` must be n different texts and `grid` (n, cells, channels)")
-        if scale is not None and scale.shape != values.shape[2:]:
-            raise ValueError("`scale` must hold one number a channel")
-        if not np.isfinite(values).all():
-            raise ValueError("`grid` holds values that are no finite numbers")
-    except Exception as error:  # zipfile, NumPy and the system each raise their own kinds
-        raise UserError(
-            f"GRID_FILE {path} was not read ({str(error)[:200] or type(error).__name__}). It must "
-            "be an .npz with the arrays `names` and `grid`."
-        ) from error
+    names, arrays = read_named(path, "GRID_FILE", "grid", ("cells", "channels"))
+    values, scale = arrays["grid"], arrays.get("scale")
+    if scale is not None and scale.shape != values.shape[2:]:
+        raise UserError(f"GRID_FILE {path} was not read: `scale` must hold one number a channel.")
+    scale = None if scale is None else scale.astype(np.float32)
     print(f"Grids of {len(names):,} images ({values.shape[1]} cells each) read from {path}")
     return names, Grid(values, np.arange(len(names)), scale, f"sha256 {checksum(path)}")

@@ -9,8 +9,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
-from roco_caption.phantom_captions import finding_word
 from roco_caption.phantom_drawing import SIZE
+from roco_caption.phantom_reading import finding_word
 from roco_caption.phantoms import BOX
 from roco_caption.plots import GREY, INK, ORANGE, draw_image, new_figure
 

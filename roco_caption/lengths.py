@@ -8,14 +8,19 @@ from typing import Any
 import numpy as np
 
 from roco_caption.batches import arrays_of
-from roco_caption.captioner import Captioner, Search
+from roco_caption.searching import FeatureCaptioner, Search
 from roco_caption.text import END
 
 SAMPLE = 512  # images are enough to know a mean length by
 
 
 def match_length(
-    captioner: Captioner, features: Any, tokens: np.ndarray, *, most: float = 4.0, steps: int = 5
+    captioner: FeatureCaptioner,
+    features: Any,
+    tokens: np.ndarray,
+    *,
+    most: float = 4.0,
+    steps: int = 5,
 ) -> Search:
     """Find the end penalty with which captions are as long as the references on average.
 

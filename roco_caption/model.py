@@ -211,8 +211,9 @@ def build_captioning(
     # what a side or a size looks like depends on the finding: a sum alone could not say that
     hidden = layers.Dense(units, activation="tanh", name="hidden")
     dense = layers.Dense(vocab_size, name="dense")
-    images, cells, look = [input_img], None, WordAttention(units, name="attention")
+    images = [input_img]
     if attention:
+        look = WordAttention(units, name="attention")
         # the whole vector of some images, or nobody would learn to look
         image = layers.Dropout(pooled_dropout, noise_shape=(None, 1), name="drop_pooled")(image)
         input_grid = keras.Input(tuple(grid_size), name="input_grid")

@@ -30,13 +30,9 @@ from roco_caption.files import (
 )
 from roco_caption.locks import lock
 from roco_caption.phantom_anatomy import FINDINGS, draw
-from roco_caption.phantom_captions import (
-    AMBIGUOUS,
-    attributes_of,
-    shares_right,
-    write_caption,
-)
+from roco_caption.phantom_captions import write_caption
 from roco_caption.phantom_drawing import Lesion
+from roco_caption.phantom_reading import AMBIGUOUS, attributes_of, shares_right
 from roco_caption.progress import progress_bar
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from roco_caption.files import UserError, make_folder
+from roco_caption.files import UserError, first_line, make_folder
 
 KAGGLE_INPUT = Path("/kaggle/input")
 DRIVE = Path("/content/drive")
@@ -60,9 +60,8 @@ def drive_folder(folder: str, platform: str) -> Path | None:
 
             drive.mount(str(DRIVE))
         except Exception as error:  # refused by its owner, or timed out
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"Google Drive was not mounted ({reason}). Run this cell again and allow it, or "
-                "set DRIVE_DIR to '' to go without it."
+                f"Google Drive was not mounted ({first_line(error)}). Run this cell again and "
+                "allow it, or set DRIVE_DIR to '' to go without it."
             ) from error
     return make_folder(path)

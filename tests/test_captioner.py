@@ -12,6 +12,7 @@ from dicom_files import write_dicom
 from PIL import Image
 
 from roco_caption import captioner as module
+from roco_caption import searching
 from roco_caption.captioner import Captioner, Search
 from roco_caption.dicom import read_dicom
 from roco_caption.files import UserError, read_json, write_json
@@ -49,7 +50,7 @@ def make(encoder=ENCODER, **more) -> Captioner:
 @pytest.fixture
 def saved(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "build_encoder", tiny_encoder)
-    monkeypatch.setattr(module, "ROWS", 4)
+    monkeypatch.setattr(searching, "ROWS", 4)
     captioner = make()
     save_best(captioner.captioning.every_word, tmp_path, Progress({}))
     captioner.save(tmp_path)
