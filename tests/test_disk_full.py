@@ -28,10 +28,9 @@ def full(request, tmp_path):
     folder = tmp_path / "disk"
     folder.mkdir()
     if request.param == "file size limit":
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
         yield folder, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        return
+        return  # conftest.py lifts the limit
     mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
     try:
         mounted = subprocess.run(mount, capture_output=True).returncode == 0
