@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +12,10 @@ from keras import layers, ops
 
 from roco_caption.attention import GridCells, WordAttention
 from roco_caption.batches import arrays_of
-from roco_caption.recurrent import LSTM
+from roco_caption.recurrent import LSTM, open_gates
 from roco_caption.text import PAD
 
-# What the LSTM and the image are carried as from word to word: h, c, image, each (n, units); and
-# with attention the image's cells (n, cells, units).
-State = tuple[Any, ...]
+Step = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
 @keras.saving.register_keras_serializable("roco_caption")
@@ -130,38 +128,38 @@ class Captioning:
     every_word: keras.Model
     where: keras.Model | None = None
 
-    def start(self, features: Any) -> State:
-        """Return the state before the first word: LSTM at rest, the image's vector and cells.
+    def start(self, features: Any) -> tuple[Step, Any, Any]:
+        """Return the decoder's step from word to word, and what it starts from.
 
         Args:
             features: float (n, d); with attention a pair of them and the grid.
-        """
-        features, *grid = arrays_of(features)
-        image = self.next_word.get_layer("image")(
-            self.next_word.get_layer("scaler")(features), training=False
-        )
-        rest = ops.zeros((ops.shape(image)[0], self.next_word.get_layer("lstm").units))
-        layer = self.next_word.get_layer
-        cells = [layer("cells")(layer("scaler_grid")(cells)) for cells in grid]
-        return rest, rest, image, *cells
-
-    def step(self, tokens: Any, state: State) -> tuple[Any, State]:
-        """Read one word each and return the logits of the next.
-
-        Args:
-            tokens: int (n,).
-            state: of `start` or of the step before.
 
         Returns:
-            Logits (n, vocab_size) and the new state.
+            The step, `(tokens int (m, k), state, image) → (logits (m, k, vocab_size), state)`,
+            for `k` captions of each of `m` images; the state of the LSTM at rest, h and c, each
+            (n, units), which the step has as (m, k, units); and the image's vector (n, units),
+            with attention its cells (n, cells, units) too, which the step has for its `m` images.
         """
         layer = self.next_word.get_layer
-        h, c, image, *cells = state
-        h, (_, c) = layer("lstm").cell(layer("embedding")(tokens), [h, c], training=False)
-        merged = h + image
-        if cells:
-            merged = merged + layer("attention")(merged, *cells)
-        return layer("dense")(layer("hidden")(merged)), (h, c, image, *cells)
+        features, *grid = arrays_of(features)
+        image = layer("image")(layer("scaler")(features), training=False)
+        cells = [layer("cells")(layer("scaler_grid")(cells)) for cells in grid]
+        cell = layer("lstm").cell
+        # the gates' input is a word and nothing else, so that its product is looked up
+        entering = ops.matmul(layer("embedding").embeddings, cell.kernel) + cell.bias
+
+        def step(tokens: Any, state: Any, image: Any) -> tuple[Any, Any]:
+            h, c = state
+            gates = ops.take(entering, tokens, axis=0) + ops.matmul(h, cell.recurrent_kernel)
+            h, c, _ = open_gates(gates, c)
+            whole, *cells = image
+            merged = h + whole[:, None]
+            if cells:
+                merged = merged + layer("attention")(merged, *cells)
+            return layer("dense")(layer("hidden")(merged)), (h, c)
+
+        rest = ops.zeros_like(image)
+        return step, (rest, rest), (image, *cells)
 
 
 def build_captioning(

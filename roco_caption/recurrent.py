@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-from keras import layers
+from keras import layers, ops
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -37,6 +37,23 @@ class LSTM(layers.LSTM):
         return _from_rest(sequences, *(tf.convert_to_tensor(weight.value) for weight in weights))
 
 
+def open_gates(gates: Any, c: Any) -> tuple[Any, Any, tuple[Any, ...]]:
+    """Advance by a word.
+
+    Args:
+        gates: what enters the gates, float (..., 4 * units), in Keras' order: input, forget,
+            candidate, output.
+        c: the cells' state, float (..., units).
+
+    Returns:
+        The output and the new state, each like `c`, and the four gates.
+    """
+    i, f, g, o = ops.split(gates, 4, axis=-1)
+    i, f, g, o = ops.sigmoid(i), ops.sigmoid(f), ops.tanh(g), ops.sigmoid(o)
+    c = f * c + i * g
+    return o * ops.tanh(c), c, (i, f, g, o)
+
+
 def _on_tensorflow_cpu() -> bool:
     return keras.backend.backend() == "tensorflow" and not tf.config.list_logical_devices("GPU")
 
@@ -44,8 +61,7 @@ def _on_tensorflow_cpu() -> bool:
 def _from_rest(x: Any, kernel: Any, recurrent_kernel: Any, bias: Any) -> Any:
     """Outputs (n, t, units) for inputs (n, t, d), the state before the first being zero.
 
-    In both loops the axis of words comes first. Gates are in Keras' order: input, forget,
-    candidate, output.
+    In both loops the axis of words comes first.
     """
     units = recurrent_kernel.shape[0]
     columns = {"c": units, "h": units, "gates": 4 * units}
@@ -64,12 +80,9 @@ def _from_rest(x: Any, kernel: Any, recurrent_kernel: Any, bias: Any) -> Any:
         projected = words(projected, "gates")
 
         def forward(k: Any, h: Any, c: Any, kept: dict[str, Any]) -> tuple[Any, ...]:
-            gates = tf.split(projected.read(k) + tf.matmul(h, recurrent_kernel), 4, axis=1)
-            i, f, o = (tf.sigmoid(gates[which]) for which in (0, 1, 3))
-            g = tf.tanh(gates[2])
-            before, c = c, f * c + i * g
-            h = o * tf.tanh(c)
-            rows = {"c": before, "h": h, "gates": tf.concat([i, f, g, o], axis=1)}
+            before = c
+            h, c, gates = open_gates(projected.read(k) + tf.matmul(h, recurrent_kernel), c)
+            rows = {"c": before, "h": h, "gates": tf.concat(gates, axis=1)}
             return k + 1, h, c, {name: kept[name].write(k, rows[name]) for name in kept}
 
         kept = {name: words(None, name) for name in columns}

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from roco_caption.batches import arrays_of
-from roco_caption.decoding import IMPOSSIBLE, beam_candidates, beam_search, greedy_search
+from roco_caption.beams import beam_candidates, beam_search
+from roco_caption.decoding import IMPOSSIBLE, greedy_search
 from roco_caption.files import UserError
 from roco_caption.model import Captioning
 from roco_caption.runtime import compiled
 from roco_caption.text import END, CaptionTokenizer
 
-ROWS = 128  # captions decoded at once; one shape, so compiled once
+ROWS = 512  # captions decoded at once; one shape, so compiled once
 
 
 class Caption(NamedTuple):
@@ -126,19 +127,18 @@ class FeatureCaptioner:
     def _compiled(self, search: Search, ranked: bool = False) -> Callable:
         key = replace(search, end_penalty=0.0), ranked  # one compilation serves every penalty
         if key not in self._searches:
-            sizes = {"n": ROWS, "max_words": self.tokenizer.max_words}
             find = beam_candidates if ranked else beam_search
 
-            def decode(features: Any, end_penalty: Any) -> tuple[Any, Any]:
-                state = self.captioning.start(features)
+            def decode(features: Any, n: Any, end_penalty: Any) -> tuple[Any, Any]:
+                sizes = {"n": n, "max_words": self.tokenizer.max_words}
+                start = self.captioning.start(features)
                 if search.beams == 1 and not search.no_repeat and not ranked:
-                    return greedy_search(self.captioning.step, state, **sizes)
-                options = sizes | asdict(search) | {"end_penalty": end_penalty}
-                return find(self.captioning.step, state, **options)
+                    return greedy_search(*start, **sizes)
+                return find(*start, **sizes | asdict(search) | {"end_penalty": end_penalty})
 
             self._searches[key] = compiled(decode)
         penalty = np.asarray(search.end_penalty, np.float32)
-        return lambda features: self._searches[key](features, penalty)
+        return lambda features, n: self._searches[key](features, np.asarray(n, np.int32), penalty)
 
 
 def _in_rows(decode: Callable, features: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -146,9 +146,9 @@ def _in_rows(decode: Callable, features: Any) -> Iterator[tuple[np.ndarray, np.n
     arrays = arrays_of(features)
     for start in range(0, len(arrays[0]), ROWS):
         parts = [array[start : start + ROWS] for array in arrays]
-        padded = tuple(_padded(part) for part in parts)
-        tokens, log_p = (np.asarray(array)[: len(parts[0])] for array in decode(padded))
-        yield from zip(tokens, log_p, strict=True)
+        n = len(parts[0])
+        tokens, log_p = decode(tuple(_padded(part) for part in parts), n)
+        yield from zip(np.asarray(tokens)[:n], np.asarray(log_p)[:n], strict=True)
 
 
 def _padded(rows: np.ndarray) -> np.ndarray:

@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from roco_caption.decoding import beam_search, greedy_search
+from roco_caption.beams import beam_search
+from roco_caption.decoding import greedy_search
 from roco_caption.grids import Grid
 from roco_caption.model import FeatureScaler, build_captioning, fit_scaler, fit_scalers
 from roco_caption.text import END, PAD, START
@@ -57,10 +58,11 @@ def test_each_prefix_alone_gives_what_the_whole_caption_gives(captioning, batch)
 def test_stepping_word_by_word_gives_the_training_view(captioning, batch):
     features, grids, tokens = batch
     logits = np.asarray(captioning.every_word([features, grids, tokens[:, :-1]]))
-    state = captioning.start((features, grids))
+    step, state, image = captioning.start((features, grids))
+    state = [array[:, None] for array in state]
     for i in range(MAX_LEN):
-        step, state = captioning.step(tokens[:, i], state)
-        np.testing.assert_allclose(step, logits[:, i], atol=1e-5)
+        next_word, state = step(tokens[:, i : i + 1], state, image)
+        np.testing.assert_allclose(next_word[:, 0], logits[:, i], atol=1e-5)
 
 
 @pytest.mark.parametrize("search", [greedy_search, beam_search])
@@ -68,7 +70,7 @@ def test_each_beam_keeps_its_own_images_cells(captioning, batch, search):
     """The log-probability that decoding added up is the one of its caption read whole."""
     features, grids, _ = batch
     start = captioning.start((features, grids))
-    words, log_p = map(np.asarray, search(captioning.step, start, n=5, max_words=MAX_LEN))
+    words, log_p = map(np.asarray, search(*start, n=5, max_words=MAX_LEN))
     inputs = np.pad(words, ((0, 0), (1, 0)), constant_values=START)[:, :-1]
     logits = np.asarray(captioning.every_word([features, grids, inputs]))
     every = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
@@ -89,7 +91,7 @@ def test_what_it_sees_are_the_cells_that_the_weights_name(captioning, batch):
     features, grids, tokens = batch
     weights = np.asarray(captioning.where([features, grids, tokens[:, :-1]]))
     layer = captioning.next_word.get_layer
-    image, cells = captioning.start((features, grids))[2:]
+    _, _, (image, cells) = captioning.start((features, grids))
     merged = layer("lstm")(layer("embedding")(tokens[:, :-1])) + image[:, None]
     seen = np.asarray(layer("attention")(merged, cells))
     by_hand = np.einsum("ntc,ncu->ntu", weights, np.asarray(cells))
@@ -125,7 +127,8 @@ def test_without_attention_there_is_no_second_image_input():
     plain = build_captioning(vocab_size=VOCAB, max_len=MAX_LEN, feature_size=SIZE, units=10)
     assert plain.where is None
     assert [i.name for i in plain.next_word.inputs] == ["input_img", "input_txt"]
-    assert len(plain.start(np.zeros((2, SIZE), np.float32))) == 3
+    _, _, image = plain.start(np.zeros((2, SIZE), np.float32))
+    assert len(image) == 1
 
 
 def test_scaled_cells_are_white_less_what_is_usual_at_their_place():

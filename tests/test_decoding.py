@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from keras import ops
 
-from roco_caption.decoding import IMPOSSIBLE, beam_candidates, beam_search, greedy_search
+from roco_caption import beams, decoding
+from roco_caption.beams import beam_candidates, beam_search
+from roco_caption.decoding import IMPOSSIBLE, greedy_search
 from roco_caption.runtime import compiled
 from roco_caption.text import END, PAD, START, UNKNOWN
 
@@ -16,7 +18,7 @@ def fake_step(n_words: int, seed: int):
     vocab_size = n_words + 4
     table = np.random.default_rng(seed).normal(size=(vocab_size, vocab_size, vocab_size)) * 2
 
-    def step(tokens, state):
+    def step(tokens, state, image):
         (before,) = state
         logits = ops.take(
             ops.reshape(ops.convert_to_tensor(table, "float32"), (-1, vocab_size)),
@@ -29,7 +31,8 @@ def fake_step(n_words: int, seed: int):
 
 
 def start_state(n: int):
-    return (ops.full((n,), PAD, "int32"),)
+    """The state and the images of n captions."""
+    return (ops.full((n,), PAD, "int32"),), ops.zeros((n, 1))
 
 
 def log_softmax(x):
@@ -65,7 +68,7 @@ def test_wide_beam_finds_what_brute_force_finds(seed, power, run):
     allowed = [c for c in all_captions(3, max_words) if not (run and repeats(c, run))]
     best = max(allowed, key=lambda c: log_probability(table, c) / len(c) ** power)
     tokens, log_p = beam_search(
-        step, start_state(1), n=1, max_words=max_words, beams=60, length_power=power, no_repeat=run
+        step, *start_state(1), n=1, max_words=max_words, beams=60, length_power=power, no_repeat=run
     )
     assert tuple(np.trim_zeros(np.asarray(tokens)[0])) == best
     assert np.asarray(log_p)[0] == pytest.approx(log_probability(table, best), abs=1e-4)
@@ -81,7 +84,7 @@ def test_an_end_counts_as_less_probable_but_its_probability_is_told(seed, penalt
 
     best = max(all_captions(3, 4), key=score)
     options = {"n": 1, "max_words": 4, "beams": 60, "no_repeat": 0, "end_penalty": penalty}
-    tokens, log_p = beam_search(step, start_state(1), **options)
+    tokens, log_p = beam_search(step, *start_state(1), **options)
     assert tuple(np.trim_zeros(np.asarray(tokens)[0])) == best
     assert np.asarray(log_p)[0] == pytest.approx(log_probability(table, best), abs=1e-4)
 
@@ -91,7 +94,7 @@ def test_wide_beams_rank_all_captions_as_brute_force_does(seed):
     step, table = fake_step(3, seed)
     captions = list(all_captions(3, 4))
     rates = sorted(log_probability(table, c) / len(c) for c in captions)[::-1]
-    tokens, log_p = beam_candidates(step, start_state(2), n=2, max_words=4, beams=60, no_repeat=0)
+    tokens, log_p = beam_candidates(step, *start_state(2), n=2, max_words=4, beams=60, no_repeat=0)
     assert tokens.shape == (2, 60, 4) and log_p.shape == (2, 60)
     for rows, values in zip(np.asarray(tokens), np.asarray(log_p), strict=True):
         found = [tuple(np.trim_zeros(row)) for row in rows[:10]]
@@ -103,7 +106,7 @@ def test_wide_beams_rank_all_captions_as_brute_force_does(seed):
 
 def test_where_there_are_fewer_captions_than_beams_the_rest_is_impossible():
     step, _ = fake_step(1, 0)
-    tokens, log_p = beam_candidates(step, start_state(1), n=1, max_words=2, beams=5, no_repeat=0)
+    tokens, log_p = beam_candidates(step, *start_state(1), n=1, max_words=2, beams=5, no_repeat=0)
     real = np.asarray(log_p)[0] > IMPOSSIBLE / 2
     assert real.tolist() == [True, True, True, False, False]  # none, one word, two words
     assert {tuple(row) for row in np.asarray(tokens)[0, :3]} == {(END, 0), (4, END), (4, 4)}
@@ -128,8 +131,8 @@ def test_narrow_beam_is_textbook_beam_search_and_compiles():
     for seed in range(5):
         step, table = fake_step(6, seed)
         search = compiled(
-            lambda state, step=step: beam_search(
-                step, state, n=3, max_words=7, beams=2, length_power=0.9, no_repeat=0
+            lambda start, step=step: beam_search(
+                step, *start, n=3, max_words=7, beams=2, length_power=0.9, no_repeat=0
             )
         )
         tokens, _ = search(start_state(3))
@@ -146,7 +149,7 @@ def test_greedy_is_argmax_and_stops_at_the_end_token(seed):
         row[[PAD, START, UNKNOWN]] = -np.inf
         before, last = last, int(row.argmax())
         words.append(last)
-    tokens, log_p = greedy_search(step, start_state(2), n=2, max_words=12)
+    tokens, log_p = greedy_search(step, *start_state(2), n=2, max_words=12)
     tokens = np.asarray(tokens)
     assert tokens[0].tolist() == words + [PAD] * (12 - len(words)) == tokens[1].tolist()
     assert np.asarray(log_p)[0] == pytest.approx(log_probability(table, words), abs=1e-4)
@@ -155,15 +158,15 @@ def test_greedy_is_argmax_and_stops_at_the_end_token(seed):
 def test_captions_of_one_batch_end_at_their_own_end():
     """Caption i ends after i words, as its state tells it to."""
 
-    def step(tokens, state):
+    def step(tokens, state, image):
         (left,) = state
         wanted = ops.where(left > 0, 4, END)
         return ops.one_hot(wanted, 6) * 50.0, (left - 1,)
 
-    state = (ops.arange(4, dtype="int32"),)
+    start = (ops.arange(4, dtype="int32"),), ops.zeros((4, 1))
     for search in (greedy_search, beam_search):
         tokens, _ = search(
-            step, state, n=4, max_words=9, **({"no_repeat": 0} if search is beam_search else {})
+            step, *start, n=4, max_words=9, **({"no_repeat": 0} if search is beam_search else {})
         )
         lengths = [row.tolist().index(END) for row in np.asarray(tokens)]
         assert lengths == [0, 1, 2, 3]
@@ -171,11 +174,31 @@ def test_captions_of_one_batch_end_at_their_own_end():
 
 
 def test_special_tokens_are_never_spoken():
-    def step(tokens, state):
-        logits = np.zeros((len(state[0]), 6), np.float32)
-        logits[:, [PAD, START, UNKNOWN]] = 90
+    def step(tokens, state, image):
+        logits = np.zeros((*tokens.shape, 6), np.float32)
+        logits[..., [PAD, START, UNKNOWN]] = 90
         return ops.convert_to_tensor(logits), state
 
     for search in (greedy_search, beam_search):
-        tokens, _ = search(step, start_state(2), n=2, max_words=3)
+        tokens, _ = search(step, *start_state(2), n=2, max_words=3)
         assert not np.isin(np.asarray(tokens), [START, UNKNOWN]).any()
+
+
+@pytest.mark.parametrize("search", [greedy_search, beam_search])
+def test_leaving_out_what_has_ended_changes_nothing(search, monkeypatch):
+    """Rows beyond `n` are padding; captions end at different words, so rows are left out often."""
+    step, _ = fake_step(5, 3)
+    tokens = ops.convert_to_tensor(np.arange(40) % 9, "int32")
+    start = (tokens,), ops.zeros((40, 1))
+    found = {}
+    for narrows in (True, False):
+        for module in (decoding, beams):
+            monkeypatch.setattr(module, "NARROWS", narrows)
+        compiled_search = compiled(lambda start, n: search(step, *start, n=n, max_words=20))
+        found[narrows] = [np.asarray(a)[:29] for a in compiled_search(start, np.int32(29))]
+    (words, log_p), (expected, expected_p) = found[True], found[False]
+    assert len(set((words != PAD).sum(axis=1))) > 2
+    np.testing.assert_array_equal(words, expected)
+    np.testing.assert_allclose(log_p, expected_p, atol=1e-4)
+    alone, _ = search(step, (tokens[7:8],), ops.zeros((1, 1)), n=1, max_words=20)
+    np.testing.assert_array_equal(np.asarray(alone)[0], words[7])

@@ -103,17 +103,16 @@ def test_what_stands_right_of_the_end_changes_nothing(captioning, batch):
 def test_stepping_word_by_word_gives_the_training_view(captioning, batch):
     features, tokens = batch
     logits = np.asarray(captioning.every_word([features, tokens[:, :-1]]))
-    state = captioning.start(features)
+    step, state, image = captioning.start(features)
+    state = [array[:, None] for array in state]
     for i in range(MAX_LEN):
-        step, state = captioning.step(tokens[:, i], state)
-        np.testing.assert_allclose(step, logits[:, i], atol=1e-5)
+        next_word, state = step(tokens[:, i : i + 1], state, image)
+        np.testing.assert_allclose(next_word[:, 0], logits[:, i], atol=1e-5)
 
 
 def test_greedy_search_is_the_classic_loop(captioning, batch):
     features = batch[0]
-    tokens, _ = greedy_search(
-        captioning.step, captioning.start(features), n=len(features), max_words=MAX_LEN
-    )
+    tokens, _ = greedy_search(*captioning.start(features), n=len(features), max_words=MAX_LEN)
     for image, row in zip(features, np.asarray(tokens), strict=True):
         prefix = [START]
         while len(prefix) <= MAX_LEN and prefix[-1] != END:

@@ -1,0 +1,207 @@
+"""Beam search for a whole batch at once: a step function in, the best captions out."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from roco_caption.decoding import (
+    IMPOSSIBLE,
+    NARROWS,
+    Step,
+    log_probabilities,
+    narrowed,
+    row_count,
+)
+from roco_caption.text import END, PAD, START
+
+SURE_WORDS = 5  # certain ones, with which a beginning must beat what has ended to go on
+
+
+class _Beams(NamedTuple):
+    """What beam search carries from word to word, for `m` of `n` captions and `k` beams."""
+
+    length: Any  # words so far, int32 ()
+    found: tuple[Any, Any]  # of the captions left out: words (n, k, max_words) and log_p (n, k)
+    rows: Any  # which captions go on, int32 (m,)
+    words: Any  # of their beginnings, int32 (m, k, max_words)
+    log_p: Any  # float32 (m, k)
+    done_words: Any  # of the best that have ended, int32 (m, k, max_words)
+    done_log_p: Any  # float32 (m, k)
+    done_score: Any  # log-probability by length, float32 (m, k), falling
+    state: Any  # the step function's, (m, k, ...)
+    image: Any  # (m, ...)
+
+
+def beam_search(step: Step, state: Any, image: Any, **options: Any) -> tuple[Any, Any]:
+    """Return the best caption that `beam_candidates` finds; arguments are as there.
+
+    Returns:
+        Tokens int32 (rows, max_words), end and padding included, and each caption's
+        log-probability float32 (rows,).
+    """
+    words, log_p = beam_candidates(step, state, image, wanted=1, **options)
+    return words[:, 0], log_p[:, 0]
+
+
+def beam_candidates(
+    step: Step,
+    state: Any,
+    image: Any,
+    *,
+    n: Any,
+    max_words: int,
+    beams: int = 3,
+    length_power: float = 1.0,
+    no_repeat: int = 2,
+    end_penalty: Any = 0.0,
+    wanted: int | None = None,
+) -> tuple[Any, Any]:
+    """Keep the `beams` most probable beginnings; return the best whole captions found.
+
+    A caption's score is its log-probability divided by its length (end counted) to the power
+    `length_power`, so that long captions are not worse for being long (Wu et al. 2016, "Google's
+    Neural Machine Translation System", section 7); its end counts as `end_penalty` nats less
+    probable than it is, since beams prefer captions that end early. A caption that reaches
+    `max_words` without an end competes as it is. The search for a caption stops when no beginning
+    would beat what has ended even if its next `SURE_WORDS` words were certain.
+
+    Args:
+        step: `(tokens int (m, beams), state, image) → (logits (m, beams, vocab_size), state)`.
+        state: a nest of arrays (rows, ...), before the first word; to the step they are
+            (m, beams, ...).
+        image: a nest of arrays (rows, ...), which the step is given as they are.
+        n: captions wanted, an int or an array (): those of the first rows.
+        max_words: words after which a caption ends at the latest.
+        beams: beginnings kept at every step.
+        length_power: 0 ranks by log-probability alone.
+        no_repeat: no run of this many words may occur twice in a caption; 0 allows it.
+        end_penalty: at least 0, a number or an array ().
+        wanted: how many captions must be the best; all of them when None.
+
+    Returns:
+        Tokens int32 (rows, beams, max_words), end and padding included, the best caption first,
+        and each one's log-probability float32 (rows, beams). Where fewer captions exist, the last
+        have a log-probability below `IMPOSSIBLE / 2` and mean nothing.
+    """
+    last_wanted = (wanted or beams) - 1
+
+    def more(b: _Beams) -> Any:
+        return ops.logical_and(b.length < max_words, ops.any(b.log_p > IMPOSSIBLE / 2))
+
+    def advance(b: _Beams) -> tuple[_Beams]:
+        joint, state = _next_words(step, b, no_repeat, end_penalty)
+        vocab_size = joint.shape[-1]
+        # each beginning has one end, so of the best 2 * beams at least `beams` go on
+        log_p, chosen = ops.top_k(ops.reshape(joint, (-1, beams * vocab_size)), 2 * beams)
+        origin, token = chosen // vocab_size, ops.cast(chosen % vocab_size, "int32")
+        zero = ops.zeros_like(b.length)
+        words = _picked(b.words, origin)
+        words = ops.slice_update(words, (zero, zero, b.length), token[:, :, None])
+        ends = ops.equal(token, END)
+        power = ops.power(ops.cast(b.length + 1, "float32"), length_power)
+        b = _with_finished(b, words, log_p + end_penalty, log_p / power, ends)
+        log_p, kept = ops.top_k(ops.where(ends, IMPOSSIBLE, log_p), beams)
+        # what the best beginning would score, were the next words certain
+        reach = ops.minimum(ops.cast(b.length + 1 + SURE_WORDS, "float32"), float(max_words))
+        hope = log_p[:, :1] / ops.power(reach, length_power)
+        log_p = ops.where(hope > b.done_score[:, last_wanted][:, None], log_p, IMPOSSIBLE)
+        origin = _picked(origin, kept)
+        b = b._replace(
+            length=b.length + 1,
+            words=_picked(words, kept),
+            log_p=log_p,
+            state=keras.tree.map_structure(lambda array: _picked(array, origin), state),
+        )
+        left = narrowed(b.log_p[:, 0] > IMPOSSIBLE / 2, b[2:])
+        return (_Beams(b.length, _found(b), *left),)
+
+    (b,) = ops.while_loop(more, advance, (_first_beams(state, image, n, beams, max_words),))
+    full = ops.logical_and(b.log_p > IMPOSSIBLE / 2, ops.equal(b.length, max_words))
+    b = _with_finished(b, b.words, b.log_p, b.log_p / float(max_words) ** length_power, full)
+    return _found(b)
+
+
+def _first_beams(state: Any, image: Any, n: Any, beams: int, max_words: int) -> _Beams:
+    rows = ops.arange(row_count(image), dtype="int32")
+    none = ops.zeros((row_count(image), beams), "float32") + IMPOSSIBLE
+    words = ops.zeros((row_count(image), beams, max_words), "int32")
+    # all beams start alike, so only the first may be continued at first
+    first = ops.logical_and(rows[:, None] < n, ops.arange(beams)[None] == 0)
+    log_p = ops.where(first, 0.0, none)
+    state = keras.tree.map_structure(lambda a: ops.repeat(a[:, None], beams, axis=1), state)
+    left = rows, words, log_p, words, none, none, state, image
+    left = narrowed(rows < n, left, at=1.0)
+    return _Beams(ops.convert_to_tensor(0, "int32"), (words, none), *left)
+
+
+def _next_words(step: Step, b: _Beams, no_repeat: int, end_penalty: Any) -> tuple[Any, Any]:
+    """Return log-probabilities of the beginnings with each word added, and the new state.
+
+    Returns:
+        float32 (m, beams, vocab_size), the end's less `end_penalty`.
+    """
+    last = ops.take(b.words, ops.maximum(b.length - 1, 0), axis=2)
+    logits, state = step(ops.where(b.length == 0, START, last), b.state, b.image)
+    log_p = log_probabilities(logits, end_penalty)
+    beams, max_words = b.words.shape[1:]
+    if no_repeat:
+        rows = ops.reshape(log_p, (-1, logits.shape[-1]))
+        words = ops.reshape(b.words, (-1, max_words))
+        rows = _without_repeats(rows, words, b.length, no_repeat)
+        log_p = ops.reshape(rows, (-1, beams, logits.shape[-1]))
+    return log_p + b.log_p[:, :, None], state
+
+
+def _without_repeats(log_p: Any, words: Any, length: Any, run: int) -> Any:
+    """Make impossible each word that would complete a run of `run` words a second time.
+
+    Args:
+        log_p: float32 (rows, vocab_size).
+        words: int32 (rows, max_words), of which the first `length` are set.
+        length: int32 ().
+        run: at least 1.
+    """
+    windows = words.shape[1] - run + 1
+    if windows < 1:
+        return log_p
+    repeats = ops.arange(windows)[None] + run - 1 < length  # the run ended before now
+    for k in range(run - 1):
+        latest = ops.take(words, ops.maximum(length - run + 1 + k, 0), axis=1)
+        repeats = ops.logical_and(repeats, ops.equal(words[:, k : k + windows], latest[:, None]))
+    banned = ops.reshape(ops.where(repeats, words[:, run - 1 :], PAD), (-1,))
+    hits = ops.arange(ops.size(banned), dtype="int32")  # padding is impossible anyway
+    if NARROWS:
+        hits = ops.cast(ops.nonzero(ops.reshape(repeats, (-1,)))[0], "int32")
+    places = ops.stack([hits // windows, ops.take(banned, hits)], axis=-1)
+    return ops.scatter_update(log_p, places, ops.zeros_like(hits, "float32") + IMPOSSIBLE)
+
+
+def _picked(array: Any, index: Any) -> Any:
+    """Return the entries `index` int (m, j) of an array (m, k, ...), as (m, j, ...)."""
+    m, k = ops.shape(array)[0], array.shape[1]
+    flat = ops.reshape(array, (-1, *array.shape[2:]))
+    index = ops.cast(index, "int32")
+    return ops.take(flat, index + k * ops.arange(m, dtype="int32")[:, None], axis=0)
+
+
+def _with_finished(b: _Beams, words: Any, log_p: Any, score: Any, ends: Any) -> _Beams:
+    """Keep the best of the captions that ended before and of those that `ends` says end now."""
+    score = ops.where(ops.logical_and(ends, log_p > IMPOSSIBLE / 2), score, IMPOSSIBLE)
+    score, kept = ops.top_k(ops.concatenate([b.done_score, score], axis=1), b.log_p.shape[1])
+    return b._replace(
+        done_words=_picked(ops.concatenate([b.done_words, words], axis=1), kept),
+        done_log_p=_picked(ops.concatenate([b.done_log_p, log_p], axis=1), kept),
+        done_score=score,
+    )
+
+
+def _found(b: _Beams) -> tuple[Any, Any]:
+    """Return what was found for all captions, words (n, k, max_words) and log_p (n, k)."""
+    real = b.done_score > IMPOSSIBLE / 2
+    done = b.done_words, ops.where(real, b.done_log_p, IMPOSSIBLE)
+    rows = b.rows[:, None]
+    words, log_p = (ops.scatter_update(a, rows, d) for a, d in zip(b.found, done, strict=True))
+    return words, log_p
