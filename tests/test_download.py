@@ -387,7 +387,8 @@ def test_killed_process_continues_with_exactly_the_remaining_bytes(kaggle, folde
     download_roco(folder)
 
     assert [r["range"] for r in kaggle.downloads] == [None, f"bytes={have}-"]
-    assert kaggle.sent[-1] == len(kaggle.archive) - have
+    # the connection that was killed may report later than this one
+    assert len(kaggle.archive) - have in kaggle.sent
     assert_unpacked(folder, kaggle.archive)
     assert not (folder / "roco-dataset.zip.kaggle-partial").exists()
 
