@@ -14,7 +14,7 @@ TENSORFLOW := $(if $(shell command -v nvidia-smi),tensorflow,tensorflow-cpu)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: notebook test docs benchmark runtimes torture clean
+.PHONY: notebook test docs benchmark experiments runtimes torture clean
 
 $(VENV)/ready: requirements.txt requirements-dev.txt
 	$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or sys.exit('Python 3.11 or later is needed')"
@@ -43,6 +43,9 @@ docs: $(VENV)/ready
 
 benchmark: $(VENV)/ready
 	$(BIN)/python -m benchmarks
+
+experiments: $(VENV)/ready
+	ROCO_PROGRESS=text $(BIN)/python -m benchmarks.experiments
 
 runtimes:
 	bash tests/runtimes.sh

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from roco_caption.encoders import build_encoder, describe
+from roco_caption.ensemble import Ensemble, member_folder, members_of
 from roco_caption.files import UserError, first_line, read_json, write_json
 from roco_caption.images import read_image
 from roco_caption.model import Captioning, build_captioning
@@ -27,7 +28,7 @@ class Captioner(FeatureCaptioner):
     """Captions images.
 
     Args:
-        captioning: the trained decoder.
+        captioning: the trained decoder, or an `Ensemble` of them.
         tokenizer: its vocabulary.
         sizes: the arguments that `build_captioning` made the decoder with.
         encoder: of `describe`, with `requested` weights and seed; or of features computed
@@ -37,7 +38,7 @@ class Captioner(FeatureCaptioner):
 
     def __init__(
         self,
-        captioning: Captioning,
+        captioning: Captioning | Ensemble,
         tokenizer: CaptionTokenizer,
         *,
         sizes: dict[str, Any],
@@ -96,7 +97,8 @@ class Captioner(FeatureCaptioner):
         """Write the bundle; `Captioner.load(folder)` needs nothing else.
 
         Args:
-            folder: of the run; `train` keeps the weights there.
+            folder: of the run; `train` keeps the weights there, an ensemble's in the folders of
+                `member_folder`.
         """
         folder = Path(folder)
         self.tokenizer.save(folder / VOCABULARY)
@@ -106,6 +108,7 @@ class Captioner(FeatureCaptioner):
             "encoder": self.encoder,
             "search": asdict(self.search),
             "weights": WEIGHTS,
+            "members": len(members_of(self.captioning)),
             "tokenizer": VOCABULARY,
         }
         write_json(folder / BUNDLE, bundle, sealed=True)
@@ -123,7 +126,7 @@ class Captioner(FeatureCaptioner):
         try:
             sizes, encoder = bundle["sizes"], bundle["encoder"]
             search = Search(**bundle["search"])
-            captioning = build_captioning(**sizes)
+            members = [build_captioning(**sizes) for _ in range(bundle.get("members", 1))]
             vocab_size, _ = sizes["vocab_size"], encoder["name"]
         except Exception as error:  # Keras raises many kinds for sizes that are none
             raise UserError(f"{folder / BUNDLE} describes no captioner ({error}).") from error
@@ -132,13 +135,19 @@ class Captioner(FeatureCaptioner):
                 f"{folder / VOCABULARY} has {tokenizer.vocab_size} words, but the decoder was "
                 f"trained with {vocab_size}. Bring back the file of that training."
             )
-        try:
-            verify(folder / WEIGHTS)
-            captioning.every_word.load_weights(folder / WEIGHTS)
-        except Exception as error:  # h5py and Keras raise many kinds for a file that does not fit
-            raise UserError(
-                f"{folder / WEIGHTS} could not be loaded ({first_line(error)}). It "
-                "is missing, damaged, or of another model: run the notebook's training cell "
-                "again, which writes it anew, or bring back the file of that training."
-            ) from error
+        for k, member in enumerate(members):
+            _load_weights(member, member_folder(folder, k) / WEIGHTS)
+        captioning = members[0] if len(members) == 1 else Ensemble(members)
         return cls(captioning, tokenizer, sizes=sizes, encoder=encoder, search=search)
+
+
+def _load_weights(captioning: Captioning, path: Path) -> None:
+    try:
+        verify(path)
+        captioning.every_word.load_weights(path)
+    except Exception as error:  # h5py and Keras raise many kinds for a file that does not fit
+        raise UserError(
+            f"{path} could not be loaded ({first_line(error)}). It "
+            "is missing, damaged, or of another model: run the notebook's training cell "
+            "again, which writes it anew, or bring back the file of that training."
+        ) from error

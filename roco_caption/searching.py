@@ -12,6 +12,7 @@ import numpy as np
 from roco_caption.batches import arrays_of
 from roco_caption.beams import beam_candidates, beam_search
 from roco_caption.decoding import IMPOSSIBLE, greedy_search
+from roco_caption.ensemble import Ensemble
 from roco_caption.files import UserError
 from roco_caption.model import Captioning
 from roco_caption.runtime import compiled
@@ -46,13 +47,16 @@ class FeatureCaptioner:
     """Captions images by their features.
 
     Args:
-        captioning: the trained decoder.
+        captioning: the trained decoder, or an `Ensemble` of them.
         tokenizer: its vocabulary.
         search: how captions are decoded unless a call says otherwise.
     """
 
     def __init__(
-        self, captioning: Captioning, tokenizer: CaptionTokenizer, search: Search | None = None
+        self,
+        captioning: Captioning | Ensemble,
+        tokenizer: CaptionTokenizer,
+        search: Search | None = None,
     ) -> None:
         self.captioning, self.tokenizer = captioning, tokenizer
         self.search = search or Search()

@@ -1,0 +1,231 @@
+"""`make experiments`: variants of the decoder side by side, then the best on the test split.
+
+Each variant is trained once a fold, from another seed each time, on the training and validation
+images less that fold's, and scored on the fold: that is what a choice may rest on. Then those
+named in `ROCO_FINAL` are trained on the training split from `ROCO_SEEDS` seeds and scored on the
+test split, apart and as one ensemble, beside the baselines. All trainings are kept, so that a
+second run only prints.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import pandas as pd
+
+from roco_caption import baselines
+from roco_caption.captioner import Search
+from roco_caption.dataset import locate_dataset, read_dataset
+from roco_caption.ensemble import Ensemble
+from roco_caption.evaluation import score_table
+from roco_caption.features import (
+    extract_features,
+    read_features_file,
+    with_features,
+    with_grid_file,
+)
+from roco_caption.lengths import match_length
+from roco_caption.model import build_captioning, fit_scalers
+from roco_caption.phantom_reading import shares_right
+from roco_caption.runtime import set_seeds, setting
+from roco_caption.searching import FeatureCaptioner
+from roco_caption.text import CaptionTokenizer
+from roco_caption.training import Captions, train
+
+# What differs from the notebook's settings: in the decoder, in training, in the search.
+VARIANTS: dict[str, dict] = {
+    "default": {},
+    "greedy": {"search": {"beams": 1, "no_repeat": 0}},
+    "5 beams": {"search": {"beams": 5}},
+    "length not matched": {"match": False},
+    "dropout 0.3": {"build": {"dropout": 0.3}},
+    "512 units": {"build": {"units": 512}},
+    "weight decay 0.05": {"train": {"weight_decay": 0.05}},
+    "batches of 64": {"train": {"batch_size": 64}},
+    "attention": {"build": {"attention": True}},
+    "attention, dropout 0.3": {"build": {"attention": True, "dropout": 0.3}},
+}
+FOLDS = setting("FOLDS", 3)
+SEEDS = setting("SEEDS", 5)
+FINAL = setting("FINAL", "default,attention").split(",")
+NAMES = setting("VARIANTS", ",".join(VARIANTS)).split(",")
+MAX_WORDS = 50
+METRICS = ["CIDEr", "BLEU-1", "ROUGE-L", "words", "distinct", "repeated"]
+
+
+class Data:
+    """One data set's captions and features, whole or a part of it."""
+
+    def __init__(self) -> None:
+        cache = setting("CACHE_DIR", "data")
+        counts = tuple(map(int, setting("PHANTOMS", "768,48,300").split(",")))
+        source = locate_dataset(
+            cache, data_dir=setting("DATA_DIR", ""), source="auto", phantom_counts=counts, seed=1
+        )
+        frames, _ = read_dataset(source.root)
+        self.name, self.synthetic = source.name, source.synthetic
+        grid_file = setting("GRID_FILE", "")
+        if setting("FEATURES_FILE", ""):
+            features = read_features_file(setting("FEATURES_FILE", ""))
+            features = with_grid_file(features, grid_file) if grid_file else features
+        else:
+            listed = pd.concat(frames.values())
+            features = extract_features(
+                dict(zip(listed.id, listed.image, strict=True)),
+                Path(cache) / "features" / self.name,
+                weights=setting("ENCODER_WEIGHTS", "imagenet"), seed=1, allow_random=self.synthetic,
+                with_grid=any("attention" in name for name in NAMES),
+            )  # fmt: skip
+        self.frames, _, _ = with_features(frames, features)
+        self.features = features
+
+    def inputs(self, ids: pd.Series, attention: bool) -> object:
+        """Return the images' features, with attention a pair of them and their grids."""
+        vectors = self.features.select(list(ids))
+        return (vectors, self.features.select_grid(list(ids))) if attention else vectors
+
+    def cases(self, ids: pd.Series) -> pd.Series:
+        """Return the case that each image belongs to: itself for phantoms."""
+        return ids if self.synthetic else ids.str.split("_").str[0]
+
+    def folds(self) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+        """Deal the training and validation images' cases into `FOLDS` pairs of learn and score."""
+        known = pd.concat([self.frames["train"], self.frames["validation"]], ignore_index=True)
+        cases, names = pd.factorize(self.cases(known.id))
+        fold = np.random.default_rng(0).permutation(len(names))[cases] % FOLDS
+        return [(known[fold != k], known[fold == k]) for k in range(FOLDS)]
+
+
+def fitted(
+    data: Data, variant: dict, seed: int, learn: pd.DataFrame, tune: pd.DataFrame, folder: Path
+) -> FeatureCaptioner:
+    """Train a variant and find its length, both as the notebook does."""
+    build, options = variant.get("build", {}), variant.get("train", {})
+    attention = build.get("attention", False)
+    tokenizer = CaptionTokenizer.fit(learn.caption, min_frequency=3, max_words=MAX_WORDS)
+    known, inner = data.inputs(learn.id, attention), data.inputs(tune.id, attention)
+    vectors = known[0] if attention else known
+    sizes = {"feature_size": vectors.shape[1], "max_len": MAX_WORDS + 1} | build
+    if attention:
+        sizes["grid_size"] = known[1].shape[1:]
+    set_seeds(seed)
+    captioning = build_captioning(vocab_size=tokenizer.vocab_size, **sizes)
+    fit_scalers(captioning, known)
+    digest = hashlib.sha256(json.dumps([build, options, seed]).encode()).hexdigest()[:12]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        train(
+            captioning, Captions(known, tokenizer.encode(learn.caption)),
+            Captions(inner, tokenizer.encode(tune.caption)), folder / digest, seed=seed, **options,
+        )  # fmt: skip
+    captioner = FeatureCaptioner(captioning, tokenizer, Search(**variant.get("search", {})))
+    if variant.get("match", True) and captioner.search.beams > 1:
+        captioner.search = match_length(captioner, inner, tokenizer.encode(tune.caption))
+    return captioner
+
+
+def texts(captioner: FeatureCaptioner, features: object) -> list[str]:
+    """Return the captions' texts."""
+    return [caption.text for caption in captioner.caption_features(features)]
+
+
+def choose(data: Data, folder: Path) -> pd.DataFrame:
+    """Return each variant's mean score over the folds, and its standard deviation."""
+    rows = []
+    for name in NAMES:
+        variant, results = VARIANTS[name], []
+        for k, (learn, held_out) in enumerate(data.folds()):
+            captioner = fitted(data, variant, k + 1, learn, held_out, folder / f"fold{k + 1}")
+            attention = variant.get("build", {}).get("attention", False)
+            found = texts(captioner, data.inputs(held_out.id, attention))
+            table = score_table(held_out.caption, {name: found}, resamples=2, meteor=False)
+            results.append(table.iloc[0][[m for m in METRICS if m in table]])
+            if data.synthetic:
+                results[-1] = pd.concat(
+                    [results[-1], pd.Series(shares_right(held_out.caption, found))]
+                )
+        results = pd.DataFrame(results).astype(float)
+        rows.append(results.mean().rename(name))
+        rows[-1]["CIDEr sd"] = results["CIDEr"].std()
+        print(rows[-1].round(4).to_dict() | {"variant": name}, file=sys.stderr, flush=True)
+    return pd.DataFrame(rows)
+
+
+def final(data: Data, name: str, folder: Path) -> pd.DataFrame:
+    """Return a variant's test scores: the mean of its seeds, their ensemble, and the baselines."""
+    variant = VARIANTS[name]
+    attention = variant.get("build", {}).get("attention", False)
+    learn, tune, test = (data.frames[split] for split in ("train", "validation", "test"))
+    inputs = data.inputs(test.id, attention)
+    captioners = [
+        fitted(data, variant, seed, learn, tune, folder / "final") for seed in range(1, SEEDS + 1)
+    ]
+    both = FeatureCaptioner(
+        Ensemble([captioner.captioning for captioner in captioners]),
+        captioners[0].tokenizer, captioners[0].search,
+    )  # fmt: skip
+    tune_inputs, tune_tokens = data.inputs(tune.id, attention), both.tokenizer.encode(tune.caption)
+    both.search = match_length(both, tune_inputs, tune_tokens)
+    runs, together = [texts(captioner, inputs) for captioner in captioners], texts(both, inputs)
+    cases = data.cases(test.id)
+    orders = [baselines.shuffled(len(test), seed, cases) for seed in range(5)]
+    vectors = data.features.select(list(learn.id)), list(learn.caption)
+    near = data.features.select(list(test.id))
+    nearest = baselines.nearest_captions(*vectors, near)
+    consensus = baselines.consensus_captions(*vectors, near)
+    frequent = baselines.most_frequent_caption(vectors[1], len(test))
+    tables = []
+    for system, written in {
+        f"{name}, {SEEDS} seeds": runs,
+        f"{name}, ensemble": [together],
+    }.items():
+        mixed = [[run[i] for i in order] for run in written for order in orders]
+        systems = {system: written, f"{system}, images shuffled": mixed}
+        systems |= {"nearest image's caption": nearest, "consensus of the nearest": consensus}
+        systems["most frequent caption"] = frequent
+        tables.append(
+            score_table(
+                test.caption, systems, train_captions=vectors[1], groups=cases, meteor=False
+            )
+        )
+        tables[-1].insert(0, "against", system)
+        if len(written) > 1:
+            each = [
+                score_table(test.caption, {"x": run}, resamples=2, meteor=False).CIDEr.iloc[0]
+                for run in written
+            ]
+            print(f"{system}: CIDEr of each {np.round(each, 4)}, sd {np.std(each, ddof=1):.4f}")
+        if data.synthetic:
+            shares = pd.DataFrame([shares_right(test.caption, run) for run in written])
+            print(f"{system}: right", shares.mean().round(3).to_dict())
+    return pd.concat(tables)
+
+
+def main() -> None:
+    """Run both parts and write their tables."""
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    data = Data()
+    folder = Path(setting("CHECKPOINT_DIR", f"checkpoints/experiments/{data.name}"))
+    pd.set_option("display.width", 250, "display.max_columns", 50)
+    if FOLDS:
+        table = choose(data, folder)
+        table.to_csv(folder / "variants.csv")
+        print(table.round(4).to_string())
+    for name in filter(None, FINAL):
+        table = final(data, name, folder)
+        table.to_csv(folder / f"final {name}.csv")
+        columns = ["CIDEr", "CIDEr_low", "CIDEr_high", "p_vs_first", *METRICS[1:]]
+        print(table[columns].round(4).to_string())
+
+
+if __name__ == "__main__":
+    main()
