@@ -14,7 +14,7 @@ TENSORFLOW := $(if $(shell command -v nvidia-smi),tensorflow,tensorflow-cpu)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: notebook test docs benchmark experiments runtimes torture clean
+.PHONY: notebook test docs benchmark experiments rehearsal runtimes torture clean
 
 $(VENV)/ready: requirements.txt requirements-dev.txt
 	$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or sys.exit('Python 3.11 or later is needed')"
@@ -46,6 +46,9 @@ benchmark: $(VENV)/ready
 
 experiments: $(VENV)/ready
 	ROCO_PROGRESS=text $(BIN)/python -m benchmarks.experiments
+
+rehearsal: $(VENV)/ready
+	ROCO_PROGRESS=text $(BIN)/python -m benchmarks.rehearsal
 
 runtimes:
 	bash tests/runtimes.sh

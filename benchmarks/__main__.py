@@ -30,8 +30,9 @@ from roco_caption.captioner import Captioner, Search  # noqa: E402
 from roco_caption.dataset import read_dataset  # noqa: E402
 from roco_caption.encoders import build_encoder  # noqa: E402
 from roco_caption.images import image_batches  # noqa: E402
-from roco_caption.model import Captioning, build_captioning, fit_scaler  # noqa: E402
+from roco_caption.model import Captioning, build_captioning  # noqa: E402
 from roco_caption.phantoms import make_phantoms  # noqa: E402
+from roco_caption.scaling import fit_scaler  # noqa: E402
 from roco_caption.text import PAD, CaptionTokenizer, clean  # noqa: E402
 
 SECONDS = setting("SECONDS", 30.0)

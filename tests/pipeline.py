@@ -23,7 +23,8 @@ from roco_caption import archive, download, feature_cache, features, phantoms, t
 from roco_caption.captioner import Captioner, Search
 from roco_caption.dataset import read_dataset
 from roco_caption.files import write_json, write_text
-from roco_caption.model import build_captioning, fit_scaler
+from roco_caption.model import build_captioning
+from roco_caption.scaling import fit_scaler
 from roco_caption.text import CaptionTokenizer
 
 COUNTS = {"train": 48, "validation": 8, "test": 8}

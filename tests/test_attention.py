@@ -7,7 +7,8 @@ import pytest
 from roco_caption.beams import beam_search
 from roco_caption.decoding import greedy_search
 from roco_caption.grids import Grid
-from roco_caption.model import FeatureScaler, build_captioning, fit_scaler, fit_scalers
+from roco_caption.model import build_captioning, fit_scalers
+from roco_caption.scaling import FeatureScaler, fit_scaler
 from roco_caption.text import END, PAD, START
 from roco_caption.training import Captions, train
 

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from roco_caption import scaling
 from roco_caption.decoding import greedy_search
-from roco_caption.model import FeatureScaler, build_captioning, fit_scaler
+from roco_caption.model import build_captioning
+from roco_caption.scaling import FeatureScaler, fit_scaler
 from roco_caption.text import END, PAD, START, UNKNOWN
 
 VOCAB, MAX_LEN, SIZE = 23, 9, 31
@@ -141,6 +143,26 @@ def test_scaled_features_are_white_on_the_training_images(n, size):
     scaled = np.asarray(scaler(features.astype(np.float32)))
     np.testing.assert_allclose(scaled.mean(axis=0), 0, atol=0.01)
     np.testing.assert_allclose(np.cov(scaled.T, bias=True), np.eye(16), atol=0.02)
+
+
+def test_many_features_are_scaled_as_by_all_eigenvectors(monkeypatch):
+    """Above 1,024 features only the wanted components are looked for, and they are the same."""
+    rng = np.random.default_rng(0)
+    wide = rng.normal(size=(1500, 60)) * np.geomspace(1, 0.1, 60) @ rng.normal(size=(60, 1100))
+    features = wide + rng.normal(size=(1500, 1100)) * 0.5
+    _, fast = fit_scaler(features, 16)
+    calls = []
+    eigh = np.linalg.eigh
+    monkeypatch.setattr(scaling, "_largest", lambda m, k: calls.append(m.shape) or tuple(
+        a[..., ::-1][..., :k] for a in eigh(m)
+    ))  # fmt: skip
+    _, slow = fit_scaler(features, 16)
+    assert calls == [(1100, 1100)]
+    cosine = (fast * slow).sum(0) / np.linalg.norm(fast, axis=0) / np.linalg.norm(slow, axis=0)
+    assert np.abs(cosine).min() > 0.999
+    np.testing.assert_allclose(
+        np.linalg.norm(fast, axis=0), np.linalg.norm(slow, axis=0), rtol=1e-3
+    )
 
 
 def test_nearly_dead_units_do_not_drown_the_others():
