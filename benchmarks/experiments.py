@@ -53,7 +53,7 @@ VARIANTS: dict[str, dict] = {
     "weight decay 0.05": {"train": {"weight_decay": 0.05}},
     "batches of 64": {"train": {"batch_size": 64}},
     "attention": {"build": {"attention": True}},
-    "attention, dropout 0.3": {"build": {"attention": True, "dropout": 0.3}},
+    "attention; dropout 0.3": {"build": {"attention": True, "dropout": 0.3}},
 }
 FOLDS = setting("FOLDS", 3)
 SEEDS = setting("SEEDS", 5)
