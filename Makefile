@@ -3,7 +3,8 @@
 # make docs        pages of every function in docs/api/, from the docstrings
 # make benchmark   measure each stage beside the classic loop, one JSON object a line
 # make runtimes    run notebook and tests with Colab's and Kaggle's package versions
-# make torture     kill the pipeline 100 times, read 2,000 bad images, fuzz the readers
+# make torture     kill the pipeline 100 times, inject faults, read 2,000 bad images
+# make fuzz        half an hour of a coverage-guided fuzzer for each reader (Linux)
 # make clean       remove environments and executed notebooks; data and checkpoints stay
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ TENSORFLOW := $(if $(shell command -v nvidia-smi),tensorflow,tensorflow-cpu)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: notebook test docs benchmark experiments rehearsal runtimes torture clean
+.PHONY: notebook test docs benchmark experiments rehearsal runtimes torture fuzz clean
 
 $(VENV)/ready: requirements.txt requirements-dev.txt
 	$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or sys.exit('Python 3.11 or later is needed')"
@@ -55,6 +56,11 @@ runtimes:
 
 torture: $(VENV)/ready
 	$(BIN)/python tests/torture.py
+
+fuzz: $(VENV)/ready
+	# not in requirements-dev.txt: it is large, and has wheels for Linux alone
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=3'
+	$(BIN)/python tests/fuzz.py
 
 clean:
 	rm -rf .venv* notebooks/executed docs/api

@@ -14,6 +14,7 @@ from roco_caption.encoders import build_encoder, describe
 from roco_caption.ensemble import Ensemble, member_folder, members_of
 from roco_caption.files import UserError, first_line, read_json, write_json
 from roco_caption.images import read_image
+from roco_caption.memory import memory_for
 from roco_caption.model import Captioning, build_captioning
 from roco_caption.sealed import verify
 from roco_caption.searching import Caption, FeatureCaptioner, Search
@@ -90,7 +91,8 @@ class Captioner(FeatureCaptioner):
                     f"and {wanted['weights']} holds {found}. Bring that file back."
                 )
             self._encoder_model = build_encoder(name, **wanted, with_grid="grid" in self.encoder)
-        output = self._encoder_model.predict(pixels, verbose=0)
+        with memory_for("encoding images", "If that is not enough, caption fewer at once."):
+            output = self._encoder_model.predict(pixels, verbose=0)
         return tuple(output) if isinstance(output, list) else output
 
     def save(self, folder: str | os.PathLike) -> None:

@@ -67,6 +67,8 @@ def read_dicom(path: str | os.PathLike, max_pixels: int) -> tuple[np.ndarray, st
             grey, shown = _colour(stored, dataset), "in colour"
         else:
             grey, shown = _windowed(stored, dataset, frame)
+    except MemoryError:
+        raise
     except Exception as error:  # its text might quote the file, so only its kind is told
         raise DicomError(
             f"Its window or colours are damaged ({type(error).__name__}). Export the image as PNG."
@@ -104,6 +106,8 @@ def _decode(dataset: Any, frame: int | None) -> np.ndarray:
 
     try:
         return pixel_array(dataset, index=frame)
+    except MemoryError:
+        raise
     except Exception as error:
         syntax = dataset.file_meta.get("TransferSyntaxUID")
         if syntax is None or not syntax.is_compressed:

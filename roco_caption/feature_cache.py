@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from roco_caption.files import DamagedFile, UserError, remove_leftovers, set_aside
-from roco_caption.grids import BLOCK, Grid, read_grid, write_grid
+from roco_caption.files import DamagedFile, UserError, aside_of, remove_leftovers, set_aside
+from roco_caption.grids import BLOCK, Grid, GridFile, write_grid
 from roco_caption.sealed import read_pickle, write_pickle
 
 FLUSH_SECONDS = 5  # what a kill can cost
+CHECKSUMS = "grid_crc32"  # the pickle's key of what `write_grid` returns
 
 
 @dataclass
@@ -80,6 +81,7 @@ class FeatureCache:
 
     def __init__(self, cache: Path, header: dict[str, Any]) -> None:
         self.cache, self.header = cache, header
+        self._grid = "grid" in header
         self.folder = cache.with_suffix(".parts")
         self._ids: list[str] = []
         self._rows: list[np.ndarray] = []
@@ -95,30 +97,39 @@ class FeatureCache:
         """
         return _join(self._pieces(), self.header)
 
-    def _pieces(self) -> list[Features]:
+    def _pieces(self, check: bool = False) -> list[Features]:
         pieces = []
         for path in (self.cache, *sorted(self.folder.glob("*.pkl"))):
             try:
                 if path.exists():
-                    pieces.append(self._read(path))
+                    pieces.append(self._read(path, check))
             except DamagedFile as error:
                 set_aside(path, error.why, "Its images are encoded again.")
         return pieces
 
-    def _read(self, path: Path) -> Features:
-        piece = _checked(read_pickle(path), self.header, path)
-        if "grid" not in self.header:
-            return piece
-        place = path.with_suffix(".npy")
-        values = read_grid(place)
-        if len(values) < len(piece.ids):
-            raise DamagedFile(place, "it lacks grids", "Delete it and run this cell again.")
-        return replace(piece, grid=self._grid(values, piece.ids))
+    def _read(self, path: Path, check: bool) -> Features:
+        value = read_pickle(path)
+        piece = _checked(value, self.header, path)
+        return self._with_grid(piece, value.get(CHECKSUMS), path, check) if self._grid else piece
 
-    def _grid(self, values: np.ndarray, ids: list[str]) -> Grid:
+    def _with_grid(self, piece: Features, checksums: Any, path: Path, check: bool) -> Features:
+        """Add the grids of a piece; without the images whose grids are damaged, if asked to."""
+        if not isinstance(checksums, np.ndarray) or checksums.shape != (len(piece.ids),):
+            raise DamagedFile(path, "its grids have no checksums", "")
+        place = path.with_suffix(".npy")
+        if not place.exists() and aside_of(place).exists():  # while it was used
+            place, check = aside_of(place), True
+        values, rows = GridFile(place, checksums), np.arange(len(piece.ids))
+        if check and len(damaged := values.damaged(rows)):
+            print(f"{len(damaged):,} grids in {place} are damaged. Their images are encoded again.")
+            rows = np.setdiff1d(rows, damaged)
+            ids = [piece.ids[row] for row in rows]
+            piece = replace(piece, ids=ids, matrix=piece.matrix[rows])
+        return replace(piece, grid=self._as_grid(values, rows))
+
+    def _as_grid(self, values: GridFile, rows: np.ndarray) -> Grid:
         # not `Features.encoder`: its versions are not there yet while the cache is made
-        identity = json.dumps(self.header, sort_keys=True)
-        return Grid(values, np.arange(len(ids)), identity=identity)
+        return Grid(values, rows, identity=json.dumps(self.header, sort_keys=True))
 
     @property
     def unjoined(self) -> bool:
@@ -149,27 +160,34 @@ class FeatureCache:
         if self._ids or self._skipped:
             rows = np.concatenate(self._rows) if self._rows else np.empty((0, 0), np.float16)
             part = self.folder / f"{time.time_ns()}.pkl"
-            if "grid" in self.header:
-                whole = np.concatenate(self._grids) if self._grids else np.empty((0, 0, 0))
-                write_grid(part.with_suffix(".npy"), iter([whole]), whole.shape)
             value = _as_value(Features(self._ids, rows, self.header, self._skipped))
+            if self._grid:
+                whole = np.concatenate(self._grids) if self._grids else np.empty((0, 0, 0))
+                place = part.with_suffix(".npy")
+                value[CHECKSUMS] = write_grid(place, iter([whole]), whole.shape)
             write_pickle(part, value, size=rows.nbytes)
         self._ids, self._rows, self._grids, self._skipped = [], [], [], {}
         self._flushed = time.monotonic()
 
     def join(self) -> Features:
-        """Put the cache and its parts into one pickle, and their grids into one .npy."""
-        pieces = self._pieces()
+        """Put the cache and its parts into one pickle, and their grids into one .npy.
+
+        Returns:
+            The features of all; images whose part or grid turned out damaged are not among them.
+        """
+        pieces = self._pieces(check=True)
         features = _join(pieces, self.header)
         remove_leftovers(self.cache)
-        if "grid" in self.header:
+        value = _as_value(features, _versions())
+        if self._grid:
             path = self.cache.with_suffix(".npy")
             remove_leftovers(path)
             shapes = (piece.grid.shape[1:] for piece in pieces if piece.grid is not None)
             cells = max(shapes, default=(0, 0))
-            write_grid(path, _grid_blocks(pieces), (len(features.ids), *cells))
-            features.grid = self._grid(read_grid(path), features.ids)
-        write_pickle(self.cache, _as_value(features, _versions()), size=features.matrix.nbytes)
+            value[CHECKSUMS] = write_grid(path, _grid_blocks(pieces), (len(features.ids), *cells))
+            values = GridFile(path, value[CHECKSUMS])
+            features.grid = self._as_grid(values, np.arange(len(features.ids)))
+        write_pickle(self.cache, value, size=features.matrix.nbytes)
         shutil.rmtree(self.folder, ignore_errors=True)
         return features
 
@@ -196,20 +214,23 @@ def _checked(value: Any, header: dict[str, Any], path: Path) -> Features:
         ids, matrix, encoder, skipped = (
             value[key] for key in ("ids", "features", "encoder", "skipped")
         )
-        whole = len(ids) == len(matrix) and matrix.dtype == np.float16 and matrix.ndim == 2
-        whole = whole and len(set(ids)) == len(ids) and all(isinstance(name, str) for name in ids)
+        matrix = np.asarray(matrix)
+        whole = isinstance(ids, list) and all(isinstance(name, str) for name in ids)
+        whole = whole and len(set(ids)) == len(ids) == len(matrix)
+        whole = whole and matrix.dtype == np.float16 and matrix.ndim == 2
         whole = whole and isinstance(encoder, dict) and isinstance(skipped, dict)
     except (LookupError, TypeError, ValueError, AttributeError):
         whole = False
     if not whole:
         raise UserError(f"{path} is no feature cache. Delete it and run this cell again.")
-    differing = [key for key in header if encoder.get(key) != header[key]]
-    if differing:
-        key = differing[0]
-        raise UserError(
-            f"{path} holds features of another encoder ({key}: {encoder.get(key)!r}, wanted "
-            f"{header[key]!r}). Move it away, or choose the encoder that it belongs to."
-        )
+    for key, wanted in header.items():
+        found = encoder.get(key)
+        found = found if isinstance(found, str | int | None) else type(found)
+        if found != wanted:
+            raise UserError(
+                f"{path} holds features of another encoder ({key}: {found!r}, wanted {wanted!r}). "
+                "Move it away, or choose the encoder that it belongs to."
+            )
     return Features(ids, matrix, encoder, skipped)
 
 

@@ -21,9 +21,12 @@ from roco_caption.files import UserError
 from roco_caption.grids import read_grid_file
 from roco_caption.images import image_batches
 from roco_caption.locks import lock
+from roco_caption.memory import memory_for
 from roco_caption.named_arrays import read_named
 from roco_caption.progress import progress_bar
 from roco_caption.sealed import checksum
+
+KEPT = "what was encoded before is kept, and used."
 
 
 def extract_features(
@@ -62,7 +65,7 @@ def extract_features(
     Raises:
         WeightsUnavailable: ImageNet weights could not be downloaded, and `allow_random` is off.
         UserError: the cache is none or belongs to another encoder, and is not touched; or the disk
-            is full, and what was encoded is kept.
+            is full or memory short, and what was encoded is kept.
     """
     header = describe(encoder, weights, seed, with_grid=with_grid)
     label = {"imagenet": "imagenet", "random": f"random-{seed}"}.get(weights, Path(weights).stem)
@@ -71,7 +74,7 @@ def extract_features(
     with lock(cache.with_name(f".{cache.stem}.lock"), "encoding images"):
         parts = FeatureCache(cache, header)
         known = parts.load()
-        todo = [name for name in images if name not in known and name not in known.skipped]
+        todo = _missing(images, known)
         if not todo and not parts.unjoined:
             print(f"Features of {len(images):,} images reused from {cache}")
             return _signed(known, header, weights, seed)
@@ -90,11 +93,18 @@ def extract_features(
                 images, folder, encoder=encoder, weights="random", seed=seed, precision=precision,
                 batch_size=batch_size, with_grid=with_grid,
             )  # fmt: skip
-        started = time.perf_counter()
-        _encode(model, todo, images, parts, batch_size)
-        rate = len(todo) / (time.perf_counter() - started)
-        print(f"Features of {len(todo):,} images made ({rate:.1f} images/s), kept in {cache}")
-        return _signed(parts.join(), header, weights, seed)
+        while True:  # once more for what turns out damaged when it is joined
+            started = time.perf_counter()
+            _encode(model, todo, images, parts, batch_size)
+            rate = len(todo) / (time.perf_counter() - started)
+            print(f"Features of {len(todo):,} images made ({rate:.1f} images/s), kept in {cache}")
+            known = parts.join()
+            if not (todo := _missing(images, known)):
+                return _signed(known, header, weights, seed)
+
+
+def _missing(images: dict[str, Path], known: Features) -> list[str]:
+    return [name for name in images if name not in known and name not in known.skipped]
 
 
 def _signed(features: Features, header: dict[str, Any], weights: str, seed: int) -> Features:
@@ -108,7 +118,11 @@ def _encode(
 ) -> None:
     size = ENCODERS[model.name].size
     paths = [images[name] for name in todo]
-    with progress_bar(total=len(todo), desc="encoding", unit="image", smoothing=0.05) as bar:
+    fewer = f"If that is not enough, give extract_features batch_size={max(1, batch_size // 2)}"
+    with (
+        memory_for(f"encoding {batch_size} images at once", f"{fewer}; {KEPT}"),
+        progress_bar(total=len(todo), desc="encoding", unit="image", smoothing=0.05) as bar,
+    ):
         try:
             for positions, pixels, skipped in image_batches(
                 paths, size=size, batch_size=batch_size

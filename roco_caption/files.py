@@ -100,13 +100,18 @@ def remove_leftovers(path: str | os.PathLike) -> None:
             left.unlink()
 
 
+def aside_of(path: Path) -> Path:
+    """Return the name that a damaged file gets: `<name>.damaged`."""
+    return path.with_name(f"{path.name}.damaged")
+
+
 def set_aside(path: Path, reason: object, remedy: str) -> None:
-    """Rename a damaged file to `<name>.damaged`, and print why and what happens now.
+    """Rename a damaged file to `aside_of(path)`, and print why and what happens now.
 
     Raises:
         UserError: it cannot be renamed.
     """
-    aside = path.with_name(f"{path.name}.damaged")
+    aside = aside_of(path)
     try:
         os.replace(path, aside)
     except OSError as error:

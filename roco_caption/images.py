@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 from roco_caption.dicom import DicomError, is_dicom, read_dicom
 from roco_caption.files import UserError
+from roco_caption.memory import OutOfMemory
 
 # Above this an image is taken for a decompression bomb; ROCO's largest are far below. One of this
 # size, 16 bits a channel, takes 0.6 s and 250 MB.
@@ -44,6 +45,7 @@ def read_image(path: str | os.PathLike, size: int = 224) -> np.ndarray:
 
     Raises:
         ImageError: the file is missing, is no image, is cut short, or is implausibly large.
+        OutOfMemory: memory ran short, which says nothing of the file.
     """
     return read_with_note(path, size)[0]
 
@@ -57,6 +59,7 @@ def read_with_note(path: str | os.PathLike, size: int = 224) -> tuple[np.ndarray
 
     Raises:
         ImageError: as `read_image`.
+        OutOfMemory: memory ran short.
     """
     try:
         with warnings.catch_warnings():
@@ -67,6 +70,9 @@ def read_with_note(path: str | os.PathLike, size: int = 224) -> tuple[np.ndarray
                 return _to_array(Image.fromarray(array), size), note
             with Image.open(path, formats=FORMATS) as image:
                 return _to_array(image, size), ""
+    except MemoryError as error:  # says nothing of the image, which must not be skipped for it
+        remedy = "If it is this image alone, remove it."
+        raise OutOfMemory(f"decoding {path}", error, remedy) from error
     except (ImageError, DicomError) as error:
         raise ImageError(f"{path}: {error}") from None
     except Exception as error:  # a damaged file can raise nearly anything inside its decoder

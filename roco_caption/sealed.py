@@ -5,7 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-from typing import Any
+import pickletools
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+import numpy as np
 
 from roco_caption.files import DamagedFile, UserError, atomic_path, cannot_read
 
@@ -74,27 +78,76 @@ def write_pickle(path: str | os.PathLike, value: Any, *, size: int = 0) -> None:
         seal(aside)
 
 
-# What NumPy's own pickles name: the array, its type, and the functions that rebuild the two.
-# NumPy 1 keeps them in numpy.core, NumPy 2 in numpy._core.
-_ALLOWED = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy.core.numeric", "_frombuffer"),
-    ("numpy._core.numeric", "_frombuffer"),
-}
-
-
 class _Refused(pickle.UnpicklingError):
     """A pickle that names what it may not."""
 
 
+class _Kind:
+    """Stands for NumPy's dtype: a pickle can make that one claim that any bytes are objects."""
+
+    def __init__(self, code: str, *_: Any) -> None:
+        self.dtype = np.dtype(str(code))
+        if self.dtype.kind not in "biufcSU":
+            raise _Refused(f"it would make an array of {self.dtype}")
+
+    def __setstate__(self, state: tuple) -> None:
+        self.dtype = self.dtype.newbyteorder(state[1])  # the rest says what the code has said
+
+
+class _Array(np.ndarray):
+    """An array whose type is a `_Kind`, as pickles below protocol 5 fill it."""
+
+    def __setstate__(self, state: tuple) -> None:
+        version, shape, kind, by_column, content = state
+        super().__setstate__((version, shape, kind.dtype, by_column, content))
+
+
+def _from_buffer(content: Any, kind: _Kind, shape: Any, order: str, *_: Any) -> np.ndarray:
+    return np.frombuffer(content, kind.dtype).reshape(shape, order="F" if order == "F" else "C")
+
+
+def _refuse_call(*_: Any) -> None:
+    raise _Refused("it would call numpy.ndarray")
+
+
+# What NumPy's own pickles name, and what is called in its place. NumPy 1 keeps it in numpy.core,
+# NumPy 2 in numpy._core.
+_ALLOWED: dict[str, Callable] = {
+    "numpy.dtype": _Kind,
+    "numpy.ndarray": _refuse_call,  # NumPy's own name it only
+    "numpy.core.multiarray._reconstruct": lambda *_: _Array(0),
+    "numpy._core.multiarray._reconstruct": lambda *_: _Array(0),
+    "numpy.core.numeric._frombuffer": _from_buffer,
+    "numpy._core.numeric._frombuffer": _from_buffer,
+}
+
+
+class _Function:
+    """What a pickle may call, and not change."""
+
+    def __init__(self, function: Callable) -> None:
+        self._function = function
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._function(*arguments)
+
+    def __setstate__(self, state: Any) -> None:
+        raise _Refused("it would change a function")
+
+
 class _PlainUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
+        if (function := _ALLOWED.get(f"{module}.{name}")) is None:
             raise _Refused(f"it would call {module}.{name}")
-        return super().find_class(module, name)
+        return _Function(function)
+
+
+def _refuse_bombs(file: BinaryIO) -> None:
+    """Refuse a memo index beyond what the pickle fills: memory up to the largest is taken."""
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        if opcode.name.endswith("PUT") and int(argument or 0) > count:
+            raise _Refused("it would take memory for nothing")
+    file.seek(0)
 
 
 def read_pickle(path: str | os.PathLike) -> Any:
@@ -111,6 +164,7 @@ def read_pickle(path: str | os.PathLike) -> Any:
     sealed = bool(verify(path))
     try:
         with open(path, "rb") as file:
+            _refuse_bombs(file)
             value = _PlainUnpickler(file).load()
             if bool(file.read(1)) != sealed:
                 raise pickle.UnpicklingError("it does not end where its data end")

@@ -14,6 +14,7 @@ from roco_caption.beams import beam_candidates, beam_search
 from roco_caption.decoding import IMPOSSIBLE, greedy_search
 from roco_caption.ensemble import Ensemble
 from roco_caption.files import UserError
+from roco_caption.memory import memory_for
 from roco_caption.model import Captioning
 from roco_caption.runtime import compiled
 from roco_caption.text import END, CaptionTokenizer
@@ -151,8 +152,9 @@ def _in_rows(decode: Callable, features: Any) -> Iterator[tuple[np.ndarray, np.n
     for start in range(0, len(arrays[0]), ROWS):
         parts = [array[start : start + ROWS] for array in arrays]
         n = len(parts[0])
-        tokens, log_p = decode(tuple(_padded(part) for part in parts), n)
-        yield from zip(np.asarray(tokens)[:n], np.asarray(log_p)[:n], strict=True)
+        with memory_for(f"captioning {ROWS} images at once", "If that is not enough, lower BEAMS."):
+            tokens, log_p = map(np.asarray, decode(tuple(map(_padded, parts)), n))
+        yield from zip(tokens[:n], log_p[:n], strict=True)
 
 
 def _padded(rows: np.ndarray) -> np.ndarray:

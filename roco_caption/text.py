@@ -13,6 +13,7 @@ import numpy as np
 from roco_caption.files import UserError, read_json, write_json
 
 PAD, START, END, UNKNOWN = range(4)
+MOST_WORDS = 100_000  # of a caption; more would be memory for nothing
 SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
 
 # A number with its decimals and letters ("1.6", "3d"), a word with its digits ("t2", "l3"), or a
@@ -50,7 +51,8 @@ class CaptionTokenizer:
     """
 
     def __init__(self, words: Sequence[str], max_words: int) -> None:
-        if tuple(words[:4]) != SPECIAL or len(set(words)) != len(words) or max_words < 1:
+        fits = tuple(words[:4]) == SPECIAL and len(set(words)) == len(words)
+        if not fits or not 1 <= max_words <= MOST_WORDS:
             raise UserError(
                 "This is no caption vocabulary: make the tokenizer again from captions."
             )

@@ -17,6 +17,7 @@ import pandas as pd
 from roco_caption.batches import Batch, arrays_of, plan, take
 from roco_caption.files import UserError, make_folder, remove_leftovers, write_text
 from roco_caption.locks import lock
+from roco_caption.memory import memory_for
 from roco_caption.model import Captioning
 from roco_caption.progress import progress_bar
 from roco_caption.text import PAD
@@ -95,7 +96,8 @@ def train(
         One row an epoch: `loss` and `val_loss` (nats a word), `learning_rate`.
 
     Raises:
-        UserError: the loss is no longer a finite number, or a file cannot be written.
+        UserError: the loss is no longer a finite number, memory ran short, or a file cannot be
+            written.
     """
     folder = make_folder(folder)
     model = captioning.every_word
@@ -115,8 +117,13 @@ def train(
         for name in (STATE, WEIGHTS):
             remove_leftovers(folder / name)
         progress = resume(model, folder, settings, retrain)
+        remedy = (
+            "Training goes on from what was saved last. If that is not enough, lower BATCH_SIZE or "
+            "MAX_WORDS, with which it begins anew."
+        )
         if not progress.finished:
-            _run(model, training, validation, folder, progress)
+            with memory_for(f"training with {batch_size} captions a step", remedy):
+                _run(model, training, validation, folder, progress)
         load_best(model, folder, progress)
     return pd.DataFrame(progress.history).set_index("epoch")
 

@@ -11,7 +11,8 @@ from roco_caption import features
 from roco_caption.batches import take
 from roco_caption.features import Features, with_features, with_grid_file
 from roco_caption.files import UserError
-from roco_caption.grids import Grid, read_grid, read_grid_file, write_grid
+from roco_caption.grids import Grid, GridFile, read_grid_file, write_grid
+from roco_caption.sealed import read_pickle, write_pickle
 from roco_caption.text import END, START
 
 GRIDS = "vgg16-fc2-block5_conv3-random-0.npy"
@@ -24,10 +25,10 @@ def tiny(monkeypatch):
 
 def test_a_grid_is_indexed_like_an_array_and_reads_only_those_rows(tmp_path):
     whole = np.random.default_rng(0).normal(size=(700, 4, 3)).astype(np.float16)
-    write_grid(tmp_path / "g.npy", iter([whole[:500], whole[500:]]), whole.shape)
+    sums = write_grid(tmp_path / "g.npy", iter([whole[:500], whole[500:]]), whole.shape)
     np.testing.assert_array_equal(np.load(tmp_path / "g.npy"), whole)
-    values = read_grid(tmp_path / "g.npy")
-    assert isinstance(values, np.memmap)
+    values = GridFile(tmp_path / "g.npy", sums)
+    assert isinstance(values._values, np.memmap)
     order = np.random.default_rng(1).permutation(700)[:600]
     grid = Grid(values, order)
     assert grid.shape == (600, 4, 3) and len(grid) == 600
@@ -65,7 +66,7 @@ def test_grids_are_made_in_the_same_pass_and_mapped_from_a_file(tmp_path, tiny, 
     images = make_images(tmp_path / "images", 10)
     images["image003"].write_bytes(b"rubbish")
     made = extract(images, tmp_path, with_grid=True)
-    assert (tmp_path / GRIDS).exists() and isinstance(made.grid.values, np.memmap)
+    assert (tmp_path / GRIDS).exists() and isinstance(made.grid.values, GridFile)
     assert made.grid.shape == (9, 4, 3) and made.encoder["grid"] == "block5_conv3"
     # the stand-in's pooled features are the average of its cells
     np.testing.assert_allclose(made.grid[:].mean(axis=1), made.matrix[:, :3], rtol=2e-3)
@@ -161,10 +162,95 @@ def test_joining_stopped_between_its_two_files_loses_nothing(tmp_path, tiny, mon
     monkeypatch.setattr(feature_cache, "write_pickle", stop)
     with pytest.raises(KeyboardInterrupt):
         extract(images, folder, with_grid=True)
-    assert len(read_grid(folder / GRIDS)) == 9  # the pickle still names four of them
+    assert len(np.load(folder / GRIDS)) == 9  # the pickle still names four of them
     monkeypatch.setattr(feature_cache, "write_pickle", write)
     made = extract(images, folder, with_grid=True)
     np.testing.assert_array_equal(made.select_grid(list(images))[:], whole.grid[:])
+
+
+def flip(path, row: int, rows: int) -> None:
+    """Change one bit in the middle of a row of an .npy."""
+    content = bytearray(path.read_bytes())
+    start = content.index(b"\n") + 1
+    size = (len(content) - start) // rows
+    content[start + row * size + size // 2] ^= 4
+    path.write_bytes(content)
+
+
+def test_each_grid_is_compared_with_its_checksum_when_it_is_read(tmp_path, capsys):
+    whole = np.random.default_rng(0).normal(size=(9, 4, 3)).astype(np.float16)
+    path = tmp_path / "g.npy"
+    sums = write_grid(path, iter([whole]), whole.shape)
+    flip(path, 5, 9)
+    assert (np.load(path) != whole).any(axis=(1, 2)).nonzero()[0].tolist() == [5]
+    grid = Grid(GridFile(path, sums), np.array([8, 5, 0, 8]))
+    np.testing.assert_array_equal(grid[[0, 2, 3]], whole[[8, 0, 8]])
+    np.testing.assert_array_equal(grid[2], whole[0])
+    for places in (1, slice(0, 2), np.array([0, 1])):
+        with pytest.raises(UserError, match=r"Grids in .*g\.npy are damaged.*features again"):
+            grid[places]
+        assert "set aside as g.npy.damaged" in capsys.readouterr().out
+        os.replace(tmp_path / "g.npy.damaged", path)
+
+
+def test_a_grid_damaged_while_it_is_used_costs_that_image_alone(
+    tmp_path, tiny, monkeypatch, capsys
+):
+    images = make_images(tmp_path / "images", 12)
+    whole = extract(images, tmp_path, with_grid=True)
+    expected = whole.grid[:].copy()
+    flip(tmp_path / GRIDS, 7, 12)
+    again = extract(images, tmp_path, with_grid=True)  # opened, not read
+    with pytest.raises(UserError, match="features again"):
+        again.select_grid(list(images))[:]
+    batches, seen = features.image_batches, []
+    monkeypatch.setattr(
+        features, "image_batches", lambda paths, **o: seen.extend(paths) or batches(paths, **o)
+    )
+    made = extract(images, tmp_path, with_grid=True)
+    assert seen == [images["image007"]]
+    assert "1 grids in" in capsys.readouterr().out
+    rows = made.select_grid(list(images))
+    np.testing.assert_array_equal(rows[:], expected)
+    np.testing.assert_array_equal(made.select(list(images)), whole.matrix)
+    assert rows.digest() == whole.grid.digest()  # so that a training of them goes on
+    assert (tmp_path / f"{GRIDS}.damaged").exists()
+    assert (extract(images, tmp_path, with_grid=True).grid[:] == made.grid[:]).all()
+
+
+@pytest.mark.parametrize("where", ["a part", "the whole"])
+def test_a_grid_damaged_before_it_is_joined_is_made_again_at_once(
+    tmp_path, tiny, monkeypatch, where
+):
+    images = make_images(tmp_path / "images", 10)
+    whole = extract(images, tmp_path / "undisturbed", with_grid=True)
+    folder = tmp_path / "damaged"
+    extract(dict(list(images.items())[:5]), folder, with_grid=True)
+    join, spoilt = features.FeatureCache.join, []
+
+    def spoil(cache):
+        if not spoilt:
+            (part,) = cache.folder.glob("*.npy")
+            spoilt.append(part if where == "a part" else folder / GRIDS)
+            flip(spoilt[0], 2, 5)
+        return join(cache)
+
+    monkeypatch.setattr(features.FeatureCache, "join", spoil)
+    made = extract(images, folder, with_grid=True)
+    assert spoilt and not (folder / GRIDS.replace(".npy", ".parts")).exists()
+    np.testing.assert_array_equal(made.select_grid(list(images))[:], whole.grid[:])
+    np.testing.assert_array_equal(made.select(list(images)), whole.matrix)
+
+
+def test_grids_without_checksums_are_made_again(tmp_path, tiny, capsys):
+    images = make_images(tmp_path / "images", 4)
+    whole = extract(images, tmp_path, with_grid=True)
+    cache = (tmp_path / GRIDS).with_suffix(".pkl")
+    value = read_pickle(cache)
+    write_pickle(cache, {k: v for k, v in value.items() if k != "grid_crc32"})
+    made = extract(images, tmp_path, with_grid=True)
+    assert "its grids have no checksums" in capsys.readouterr().out
+    np.testing.assert_array_equal(made.grid[:], whole.grid[:])
 
 
 def grid_file(path, **arrays):

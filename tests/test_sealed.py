@@ -1,6 +1,10 @@
 """A flipped byte or a cut is noticed wherever it lies, or harms nothing."""
 
 import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,6 +108,59 @@ def test_files_without_a_seal_have_no_checksum(tmp_path):
         assert verify(tmp_path / "file") == ""
     digest = seal(tmp_path / "file")
     assert verify(tmp_path / "file") == digest and len(digest) == 64
+
+
+class _Calls:
+    """Pickles as a call, and what is set on its result."""
+
+    def __init__(self, *call):
+        self.call = call
+
+    def __reduce__(self):
+        return self.call
+
+
+EMPTY = np.zeros(1).__reduce__()[0]  # what NumPy's pickles rebuild arrays by
+# a type whose flags deny that what it holds are objects
+LYING = (3, "|", None, ("a",), {"a": (np.dtype("O"), 0)}, 8, 1, 0)
+HOSTILE = {
+    "bytes taken for objects": _Calls(np.ndarray, ((2,), "O", b"A" * 16)),
+    "a type that lies": _Calls(
+        EMPTY, (np.ndarray, (0,), b"b"),
+        (1, (2,), _Calls(np.dtype, ("V8", False, True), LYING), False, b"A" * 16),
+    ),
+    "gigabytes of nothing": _Calls(np.ndarray, ((1 << 29,), "O")),
+}  # fmt: skip
+
+
+def hostile_pickles():
+    """Return pickles that name nothing but NumPy, and do harm all the same."""
+    made = {name: pickle.dumps({"ids": value}) for name, value in HOSTILE.items()}
+    made["a memo of 8 GB"] = b"\x80\x04]r\xff\xff\xff\x1f."
+    rebuild = b"cnumpy._core.numeric\n_frombuffer\n"
+    made["a function changed"] = rebuild + b"(N(S'__defaults__'\n)dtb."
+    return made
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), hostile_pickles().items(), ids=list(hostile_pickles())
+)
+def test_a_pickle_of_numpys_own_names_can_neither_crash_nor_fill_the_memory(
+    tmp_path, name, content
+):
+    path = tmp_path / "cache.pkl"
+    path.write_bytes(content)
+    code = (
+        "import resource, sys\n"
+        "from roco_caption.sealed import UserError, read_pickle\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))\n"
+        "try:\n    print(set(read_pickle(sys.argv[1])['ids']))\n"
+        "except UserError as error:\n    print(error)\n"
+    )
+    command = [sys.executable, "-c", code, str(path)]
+    result = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    assert result.returncode == 0, name
+    assert result.stdout.startswith(f"{path} was not loaded: it would")
 
 
 def test_what_cannot_be_read_is_no_damage(tmp_path):
