@@ -2,6 +2,7 @@
 # make test        lint, check the types, and run the tests
 # make docs        pages of every function in docs/api/, from the docstrings
 # make benchmark   measure each stage beside the classic loop, one JSON object a line
+# make browser     run the notebook in JupyterLab and Chromium, with pictures of it in notebooks/executed/browser/
 # make runtimes    run notebook and tests with Colab's and Kaggle's package versions
 # make torture     kill the pipeline 100 times, inject faults, read 2,000 bad images
 # make fuzz        half an hour of a coverage-guided fuzzer for each reader (Linux)
@@ -15,7 +16,7 @@ TENSORFLOW := $(if $(shell command -v nvidia-smi),tensorflow,tensorflow-cpu)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: notebook test docs benchmark experiments rehearsal runtimes torture fuzz clean
+.PHONY: notebook test docs benchmark experiments rehearsal browser runtimes torture fuzz clean
 
 $(VENV)/ready: requirements.txt requirements-dev.txt
 	$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or sys.exit('Python 3.11 or later is needed')"
@@ -50,6 +51,10 @@ experiments: $(VENV)/ready
 
 rehearsal: $(VENV)/ready
 	ROCO_PROGRESS=text $(BIN)/python -m benchmarks.rehearsal
+
+browser: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check jupyterlab playwright
+	$(BIN)/python tests/browser.py notebooks/executed/browser
 
 runtimes:
 	bash tests/runtimes.sh

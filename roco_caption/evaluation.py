@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from .files import UserError
 from .metrics import BLEU, image_counts, meteor_counts, scores
 from .protocols import PROTOCOLS, tokenized
 from .resampling import bootstrap_weights, interval, randomisation_p
+from .tables import styled
 
 Captions = Sequence[str]
 
@@ -193,16 +193,11 @@ def style_scores(table: pd.DataFrame) -> Any:
     bold = pd.DataFrame("", index=table.index, columns=names)
     for name in set(names) & set(_BEST):
         bold.loc[table[name] == table[name].agg(_BEST[name]), name] = "font-weight: bold"
-    try:
-        styler = shown.style
-    except (ImportError, AttributeError):  # pandas versions differ in which one
+    styler = styled(shown, caption=table.attrs.get("caption", ""))
+    if styler is shown:
         return table
-    styler = styler.apply(lambda _: bold, axis=None).set_properties(**{"text-align": "right"})
-    styler = styler.format_index(escape="html").set_caption(
-        html.escape(table.attrs.get("caption", ""))
-    )
-    left = {"selector": "caption", "props": "text-align: left; caption-side: bottom"}
-    return styler.set_table_styles([left])
+    # the cells hold tags of their own
+    return styler.format(None).apply(lambda _: bold, axis=None)
 
 
 def _cells(table: pd.DataFrame, name: str) -> list[str]:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from PIL import Image
 
+from roco_caption.figures import DescribedFigure, new_figure
 from roco_caption.phantom_drawing import SIZE
 from roco_caption.phantom_reading import finding_word
 from roco_caption.phantoms import BOX
-from roco_caption.plots import GREY, INK, ORANGE, draw_image, new_figure
+from roco_caption.plots import GREY, INK, ORANGE, draw_image
 
 PIXELS = 320  # side of a heat map, as of the images that plots shows
 CLEARLY = 5  # times an even share of the weight: the least that is drawn at full strength
@@ -43,7 +43,7 @@ def upsampled(weights: np.ndarray, size: int = PIXELS) -> np.ndarray:
 
 def attention_maps(
     image: str, words: Sequence[str], weights: np.ndarray, note: str = "", panels: int = 12
-) -> Figure:
+) -> DescribedFigure:
     """Show where the decoder looked for each word of a caption.
 
     Args:
@@ -70,7 +70,17 @@ def attention_maps(
         axis.set_title(words[i], fontsize=11, color=INK)
     if note:
         figure.suptitle(note, color=ORANGE, fontsize=11)
+    told = "; ".join(f"“{words[i]}” most {_place(weights[i])}" for i in shown)
+    figure.alt = f"Heat maps of where the decoder looked in an image for each word: {told}."
     return figure
+
+
+def _place(weights: np.ndarray) -> str:
+    """Say in which ninth of the image the largest weight is."""
+    side = round(len(weights) ** 0.5)
+    row, column = (int(3 * (k + 0.5) / side) for k in divmod(int(weights.argmax()), side))
+    height = ("at the top", "half-way down", "at the bottom")[row]
+    return f"{height}{(' left', '', ' right')[column]}"
 
 
 def peaks_on_findings(

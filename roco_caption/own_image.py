@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from roco_caption import plots
 from roco_caption.baselines import neighbours
 from roco_caption.batches import arrays_of
 from roco_caption.captioner import Caption, Captioner
+from roco_caption.figures import DescribedFigure
 from roco_caption.files import UserError
 from roco_caption.images import read_with_note
+from roco_caption.tables import styled
 
 REMINDER = "For research and teaching. Not for clinical use."
 SYNTHETIC = "Learned from synthetic images alone: what it says of real ones means nothing."
@@ -32,7 +33,7 @@ def explain(
     features: Any = None,
     reference: str = "",
     synthetic: bool = False,
-) -> tuple[Figure, Any]:
+) -> tuple[DescribedFigure, Any]:
     """Caption an image, and find the training images that its features are nearest to.
 
     Args:
@@ -71,11 +72,11 @@ def _table(captions: list[Caption], caption: str) -> Any:
             "a word": [np.exp(c.log_probability / n) for c, n in zip(captions, words, strict=True)],
         }
     )
-    below = [{"selector": "caption", "props": "caption-side: bottom; font-weight: bold"}]
-    left = [{"selector": "td.col0", "props": "text-align: left; white-space: normal"}]
+    left = [{"selector": "td.col0, th.col0", "props": "text-align: left; white-space: normal"}]
+    left += [{"selector": "caption", "props": "font-weight: bold"}]
     formats = {"probability": _percent, "a word": _percent}
-    styled = table.style.format(formats, escape="html").hide(axis="index")
-    return styled.set_caption(caption).set_table_styles(below + left)
+    shown = styled(table, caption=caption).format(formats, escape="html").hide(axis="index")
+    return shown.set_table_styles(left, overwrite=False)
 
 
 def _percent(share: float) -> str:

@@ -7,26 +7,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+from roco_caption.figures import DescribedFigure, brief, new_figure
 from roco_caption.images import ImageError, read_image
 
 INK, GREY, BLUE, ORANGE = "#1b1b1b", "#666666", "#1f77b4", "#d95f02"
-
-
-def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
-    """Return a figure of rows by columns, its size in inches, and its axes."""
-    # white on purpose: the labels stay readable on a notebook's dark page
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(width, height), squeeze=False, facecolor="white",
-        layout="constrained",
-    )  # fmt: skip
-    plt.close(figure)  # the cell shows it once, as its result
-    return figure, axes
 
 
 def draw_image(axis: Axes, path: str, size: int = 320) -> None:
@@ -51,7 +39,9 @@ def _write_below(axis: Axes, lines: Sequence[tuple[str, str]], width: int = 42) 
     axis.text(0, y, " ", transform=axis.transAxes, va="top", fontsize=6)  # room before what follows
 
 
-def sample_images(frame: pd.DataFrame, count: int = 6, seed: int = 0, note: str = "") -> Figure:
+def sample_images(
+    frame: pd.DataFrame, count: int = 6, seed: int = 0, note: str = ""
+) -> DescribedFigure:
     """Show some images with their captions.
 
     Args:
@@ -62,7 +52,10 @@ def sample_images(frame: pd.DataFrame, count: int = 6, seed: int = 0, note: str 
     """
     chosen = frame.sample(min(count, len(frame)), random_state=seed)
     pairs = zip(chosen.image, chosen.caption, strict=True)
-    return _image_grid([(image, [(caption, INK)]) for image, caption in pairs], note)
+    figure = _image_grid([(image, [(caption, INK)]) for image, caption in pairs], note)
+    captions = "; ".join(f"“{brief(caption)}”" for caption in chosen.caption)
+    figure.alt = f"{len(chosen)} training images with their captions: {captions}."
+    return figure
 
 
 def _image_grid(
@@ -70,7 +63,7 @@ def _image_grid(
     note: str = "",
     height: float = 4.6,
     columns: int = 3,
-) -> Figure:
+) -> DescribedFigure:
     columns = min(columns, len(cells))
     rows = -(-len(cells) // columns)
     figure, axes = new_figure(rows, columns, 3.6 * columns, height * rows)
@@ -90,7 +83,7 @@ def gallery(
     scores: Sequence[float],
     each: int = 3,
     note: str = "",
-) -> Figure:
+) -> DescribedFigure:
     """Show the best, typical and worst captions under their images, with the references.
 
     Args:
@@ -103,19 +96,22 @@ def gallery(
     order = np.argsort(-np.asarray(scores), kind="stable")
     middle = max(0, len(order) // 2 - each // 2)
     kinds = {"best": 0, "typical": middle, "worst": max(0, len(order) - each)}
-    cells = []
+    cells, told = [], []
     for kind, start in kinds.items():
         for i in order[start : start + each]:
             heading = f"{kind}: CIDEr {scores[i]:.2f}"
             caption, reference = captions.caption.iloc[i], frame.caption.iloc[i]
             lines = [(heading, GREY), (caption, BLUE), (f"reference: {reference}", INK)]
             cells.append((frame.image.iloc[i], lines))
-    return _image_grid(cells, note, height=5.2)
+            told.append(f"{heading}, “{brief(caption)}”, reference “{brief(reference)}”")
+    figure = _image_grid(cells, note, height=5.2)
+    figure.alt = f"{len(cells)} test images with generated captions. {'; '.join(told)}."
+    return figure
 
 
 def image_beside(
     image: str, caption: str, reference: str, note: str, others: pd.DataFrame, title: str = ""
-) -> Figure:
+) -> DescribedFigure:
     """Show an image with its caption, and beside it the training images nearest to it.
 
     Args:
@@ -131,10 +127,17 @@ def image_beside(
     cells = [(image, lines)]
     for rank, row in enumerate(others.itertuples(), 1):
         cells.append((row.image, [(f"training image, nearest {rank}", GREY), (row.caption, INK)]))
-    return _image_grid(cells, title, height=5.0, columns=2)  # two read well on a phone
+    figure = _image_grid(cells, title, height=5.0, columns=2)  # two read well on a phone
+    near = "; ".join(f"“{brief(text)}”" for text in others.caption)
+    figure.alt = (
+        f"An image with the generated caption “{brief(caption)}”"
+        + f", reference “{brief(reference)}”" * bool(reference)
+        + f", beside the nearest training images: {near}."
+    )
+    return figure
 
 
-def caption_lengths(frames: Mapping[str, pd.DataFrame], max_words: int) -> Figure:
+def caption_lengths(frames: Mapping[str, pd.DataFrame], max_words: int) -> DescribedFigure:
     """Show how long captions are, and how many words longer ones lose.
 
     Args:
@@ -158,10 +161,16 @@ def caption_lengths(frames: Mapping[str, pd.DataFrame], max_words: int) -> Figur
     axis.set(xlabel="words in a caption", ylabel="share of captions")
     axis.legend(frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
+    told = "; ".join(
+        f"{split}: {len(values):,} captions, median {values.median():.0f} words, "
+        f"{(values > max_words).mean():.0%} longer than {max_words}"
+        for split, values in lengths.items()
+    )
+    figure.alt = f"Histogram of the captions' lengths. {told}."
     return figure
 
 
-def training_curves(history: pd.DataFrame) -> Figure:
+def training_curves(history: pd.DataFrame) -> DescribedFigure:
     """Show the loss of every epoch, and which epoch's weights were kept.
 
     Args:
@@ -184,10 +193,18 @@ def training_curves(history: pd.DataFrame) -> Figure:
     axis.set_ylim(bottom=0)
     axis.legend(frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
+    figure.alt = (
+        "Curves of the loss, in nats a word, by epoch. "
+        + ". ".join(
+            f"{name}: from {curve.iloc[0]:.3f} to {curve.iloc[-1]:.3f} after {len(curve)} epochs"
+            for name, curve in (("Training", history.loss), ("Validation", history.val_loss))
+        )
+        + f". The weights of epoch {best} were kept, validation loss {history.val_loss[best]:.3f}."
+    )
     return figure
 
 
-def model_diagram(model: Any) -> Figure:
+def model_diagram(model: Any) -> DescribedFigure:
     """Draw a model's layers from its inputs (above) to its output (below), with their shapes.
 
     Args:
@@ -221,6 +238,11 @@ def model_diagram(model: Any) -> Figure:
             axes[0, 0].annotate("", place[name], place[source], arrowprops=arrow, zorder=1)
     axes[0, 0].set(xlim=(0, 1), ylim=(-0.5, top + 0.5))
     axes[0, 0].set_axis_off()
+    told = "; ".join(
+        f"{name} takes {' and '.join(names)}" if names else f"{name} is an input"
+        for name, names in sources.items()
+    )
+    figure.alt = f"Diagram of the layers of {model.name}. {told}."
     return figure
 
 

@@ -21,6 +21,7 @@ from roco_caption.memory import memory_for
 from roco_caption.model import Captioning
 from roco_caption.progress import progress_bar
 from roco_caption.text import PAD
+from roco_caption.tracking import Log, tracked
 from roco_caption.training_state import (
     STATE,
     WEIGHTS,
@@ -70,6 +71,7 @@ def train(
     patience: int = 6,
     seed: int = 0,
     retrain: bool = False,
+    tracking: str = "",
 ) -> pd.DataFrame:
     """Train the decoder, keep the weights with the least validation loss, and load them.
 
@@ -91,13 +93,14 @@ def train(
         patience: epochs without a new best after which training stops.
         seed: of the batches' order.
         retrain: begin anew even if this training was finished or begun before.
+        tracking: "mlflow" or "wandb" also get each epoch's losses; see `tracking.tracked`.
 
     Returns:
         One row an epoch: `loss` and `val_loss` (nats a word), `learning_rate`.
 
     Raises:
-        UserError: the loss is no longer a finite number, memory ran short, or a file cannot be
-            written.
+        UserError: the loss is no longer a finite number, memory ran short, a file cannot be
+            written, or the service of `tracking` is unknown or not installed.
     """
     folder = make_folder(folder)
     model = captioning.every_word
@@ -122,8 +125,11 @@ def train(
             "MAX_WORDS, with which it begins anew."
         )
         if not progress.finished:
-            with memory_for(f"training with {batch_size} captions a step", remedy):
-                _run(model, training, validation, folder, progress)
+            with (
+                memory_for(f"training with {batch_size} captions a step", remedy),
+                tracked(folder, settings, progress.history, tracking) as log,
+            ):
+                _run(model, training, validation, folder, progress, log)
         load_best(model, folder, progress)
     return pd.DataFrame(progress.history).set_index("epoch")
 
@@ -137,7 +143,12 @@ def _signature(model: keras.Model) -> list[Any]:
 
 
 def _run(
-    model: keras.Model, training: Captions, validation: Captions, folder: Path, progress: Progress
+    model: keras.Model,
+    training: Captions,
+    validation: Captions,
+    folder: Path,
+    progress: Progress,
+    log: Log,
 ) -> None:
     epochs, patience = progress.settings["epochs"], progress.settings["patience"]
     steps = math.ceil(len(training.tokens) / progress.settings["batch_size"])
@@ -161,6 +172,7 @@ def _run(
             # last, so that a kill in between leaves nothing older than the state says
             write_text(folder / HISTORY, pd.DataFrame(progress.history).to_csv(index=False))
             save_state(model, folder, progress)
+            log(row)
             bar.set_postfix(loss=f"{row['loss']:.3f}", val_loss=f"{val_loss:.3f}", refresh=False)
 
 
