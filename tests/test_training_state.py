@@ -20,7 +20,8 @@ def finished(tmp_path_factory):
     """A finished training: its files, history and weights."""
     folder = tmp_path_factory.mktemp("finished")
     history, weights = run(folder, epochs=3)
-    return {path.name: path.read_bytes() for path in folder.iterdir()}, history, weights
+    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    return files, history, weights
 
 
 @pytest.fixture
