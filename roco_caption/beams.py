@@ -10,11 +10,11 @@ from keras import ops
 from roco_caption.decoding import (
     IMPOSSIBLE,
     NARROWS,
-    Step,
     log_probabilities,
     narrowed,
     row_count,
 )
+from roco_caption.model import Step
 from roco_caption.text import END, PAD, START
 
 SURE_WORDS = 5  # certain ones, with which a beginning must beat what has ended to go on
@@ -125,9 +125,10 @@ def beam_candidates(
 
 
 def _first_beams(state: Any, image: Any, n: Any, beams: int, max_words: int) -> _Beams:
-    rows = ops.arange(row_count(image), dtype="int32")
-    none = ops.zeros((row_count(image), beams), "float32") + IMPOSSIBLE
-    words = ops.zeros((row_count(image), beams, max_words), "int32")
+    count = row_count(image)
+    rows = ops.arange(count, dtype="int32")
+    none = ops.zeros((count, beams), "float32") + IMPOSSIBLE
+    words = ops.zeros((count, beams, max_words), "int32")
     # all beams start alike, so only the first may be continued at first
     first = ops.logical_and(rows[:, None] < n, ops.arange(beams)[None] == 0)
     log_p = ops.where(first, 0.0, none)

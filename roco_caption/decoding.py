@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
 from keras import ops
 
+from roco_caption.model import Step
 from roco_caption.text import END, PAD, START, UNKNOWN
-
-Step = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 IMPOSSIBLE = -1e9
 NARROWS = keras.backend.backend() == "tensorflow"  # elsewhere shapes may not change in a loop

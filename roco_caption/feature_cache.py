@@ -1,75 +1,24 @@
-"""Features by id, and the pickle that keeps them while they are made and after."""
+"""The pickle that keeps features while they are made and after, and the parts that it grows by."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from roco_caption.feature_table import Features
 from roco_caption.files import DamagedFile, UserError, aside_of, remove_leftovers, set_aside
 from roco_caption.grids import BLOCK, Grid, GridFile, write_grid
 from roco_caption.sealed import read_pickle, write_pickle
 
 FLUSH_SECONDS = 5  # what a kill can cost
 CHECKSUMS = "grid_crc32"  # the pickle's key of what `write_grid` returns
-
-
-@dataclass
-class Features:
-    """Image features by id.
-
-    Attributes:
-        ids: one a row, unique.
-        matrix: float16 (n, d).
-        encoder: what made them: name, layer, weights, image size, preprocessing, versions.
-        skipped: {id: reason} for images that could not be decoded.
-        grid: the same images' grids in the same order, or None.
-    """
-
-    ids: list[str]
-    matrix: np.ndarray
-    encoder: dict[str, Any]
-    skipped: dict[str, str]
-    grid: Grid | None = None
-
-    def __post_init__(self) -> None:
-        self._row = {name: i for i, name in enumerate(self.ids)}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._row
-
-    def select(self, ids: Sequence[str]) -> np.ndarray:
-        """Return the features of these images in this order, float16 (len(ids), d).
-
-        Raises:
-            UserError: an id has no features; it is named.
-        """
-        return self.matrix[self._rows(ids)]
-
-    def select_grid(self, ids: Sequence[str]) -> Grid:
-        """Return the grids of these images in this order; they are read when they are used.
-
-        Raises:
-            UserError: an id has no features, or the features have no grids.
-        """
-        if self.grid is None:
-            raise UserError(
-                "These features have no grids, which ATTENTION needs. Set GRID_FILE beside "
-                "FEATURES_FILE, or leave both empty."
-            )
-        return self.grid.take(self._rows(ids))
-
-    def _rows(self, ids: Sequence[str]) -> np.ndarray:
-        missing = [name for name in ids if name not in self._row]
-        if missing:
-            raise UserError(f"{len(missing)} images have no features, {missing[0]} among them.")
-        return np.array([self._row[name] for name in ids], np.int64)
 
 
 class FeatureCache:

@@ -16,7 +16,8 @@ from roco_caption.encoders import (
     build_encoder,
     describe,
 )
-from roco_caption.feature_cache import FeatureCache, Features, to_float16
+from roco_caption.feature_cache import FeatureCache, to_float16
+from roco_caption.feature_table import Features
 from roco_caption.files import UserError
 from roco_caption.grids import read_grid_file
 from roco_caption.images import image_batches

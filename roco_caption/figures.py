@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+INK, GREY, BLUE, ORANGE = "#1b1b1b", "#666666", "#1f77b4", "#d95f02"
 SHARPNESS = 1.5  # image pixels for one of the page: phones' and newer screens have two or three
 # A figure shrinks with its page, but on a phone its letters would be tiny: there it is scrolled.
 STYLE = """<style>

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from roco_caption.figures import DescribedFigure, new_figure
+from roco_caption.figures import GREY, INK, ORANGE, DescribedFigure, new_figure
 from roco_caption.phantom_drawing import SIZE
 from roco_caption.phantom_reading import finding_word
 from roco_caption.phantoms import BOX
-from roco_caption.plots import GREY, INK, ORANGE, draw_image
+from roco_caption.plots import draw_image
 
 PIXELS = 320  # side of a heat map, as of the images that plots shows
 CLEARLY = 5  # times an even share of the weight: the least that is drawn at full strength

@@ -80,11 +80,11 @@ def _largest(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     with Randomness"), which takes seconds where all 4,096 eigenvectors take a minute. What it
     returns is exact within that subspace, so that whitened features are white either way.
     """
-    size = min(count + 64, len(matrix))
     if len(matrix) <= 1024:
         values, vectors = np.linalg.eigh(matrix)
     else:
-        basis = np.random.default_rng(0).normal(size=(len(matrix), size)).astype(matrix.dtype)
+        size = len(matrix), min(count + 64, len(matrix))
+        basis = np.random.default_rng(0).normal(size=size).astype(matrix.dtype)
         for _ in range(10):
             basis, _ = np.linalg.qr(matrix @ basis)
         values, vectors = np.linalg.eigh(basis.T @ (matrix @ basis))

@@ -12,7 +12,8 @@ import test_training
 from test_features import extract, make_images, tiny_encoder
 
 from roco_caption import features, training
-from roco_caption.feature_cache import FeatureCache, Features
+from roco_caption.feature_cache import FeatureCache
+from roco_caption.feature_table import Features
 from roco_caption.files import UserError, write_text
 from roco_caption.text import CaptionTokenizer
 from roco_caption.training import STATE, WEIGHTS

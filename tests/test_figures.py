@@ -13,7 +13,7 @@ import pytest
 from nbconvert import HTMLExporter
 from PIL import Image
 
-from roco_caption import heatmaps, plots
+from roco_caption import diagram, heatmaps, plots
 from roco_caption.figures import brief, new_figure
 from roco_caption.model import build_captioning
 
@@ -40,7 +40,7 @@ def figures(tmp_path_factory) -> dict:
         "image_beside": plots.image_beside(frame.image[0], "a mass", "", "", frame[1:]),
         "caption_lengths": plots.caption_lengths({"train": frame, "test": frame[:2]}, 20),
         "training_curves": plots.training_curves(history),
-        "model_diagram": plots.model_diagram(build_captioning(**sizes).next_word),
+        "model_diagram": diagram.model_diagram(build_captioning(**sizes).next_word),
         "attention_maps": heatmaps.attention_maps(frame.image[0], ["left", "of", "mass"], weights),
     }
 
