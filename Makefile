@@ -6,6 +6,7 @@
 # make runtimes    run notebook and tests with Colab's and Kaggle's package versions
 # make torture     kill the pipeline 100 times, inject faults, read 2,000 bad images
 # make fuzz        half an hour of a coverage-guided fuzzer for each reader (Linux)
+# make distributed the tests that need Ray, which is installed for them (about 400 MB)
 # make clean       remove environments and executed notebooks; data and checkpoints stay
 
 PYTHON ?= python3
@@ -16,7 +17,7 @@ TENSORFLOW := $(if $(shell command -v nvidia-smi),tensorflow,tensorflow-cpu)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: notebook test docs benchmark experiments rehearsal browser runtimes torture fuzz clean
+.PHONY: notebook test docs benchmark experiments rehearsal browser runtimes torture fuzz distributed clean
 
 $(VENV)/ready: requirements.txt requirements-dev.txt
 	$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or sys.exit('Python 3.11 or later is needed')"
@@ -66,6 +67,12 @@ fuzz: $(VENV)/ready
 	# not in requirements-dev.txt: it is large, and has wheels for Linux alone
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=3'
 	$(BIN)/python tests/fuzz.py
+
+distributed: $(VENV)/ready
+	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project'] \
+	    ['optional-dependencies']['distributed'], sep='\n')" > $(VENV)/distributed.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(VENV)/distributed.txt
+	$(BIN)/python -m pytest tests/test_shards.py tests/test_distributed.py
 
 clean:
 	rm -rf .venv* notebooks/executed docs/api

@@ -1,4 +1,4 @@
-"""Features of images by id: in memory, their grids on the disk."""
+"""Features of images by id: in memory or in shards, their grids on the disk."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ class Features:
 
     Attributes:
         ids: one a row, unique.
-        matrix: float16 (n, d).
+        matrix: float16 (n, d); or a `Grid` of that shape, where they lie in shards.
         encoder: what made them: name, layer, weights, image size, preprocessing, versions.
         skipped: {id: reason} for images that could not be decoded.
         grid: the same images' grids in the same order, or None.
     """
 
     ids: list[str]
-    matrix: np.ndarray
+    matrix: Any
     encoder: dict[str, Any]
     skipped: dict[str, str]
     grid: Grid | None = None
@@ -43,6 +43,16 @@ class Features:
             UserError: an id has no features; it is named.
         """
         return self.matrix[self._rows(ids)]
+
+    def select_rows(self, ids: Sequence[str]) -> Grid:
+        """Return the features of these images in this order; they are read when they are used.
+
+        Raises:
+            UserError: an id has no features; it is named.
+        """
+        kept = isinstance(self.matrix, Grid)
+        rows = self.matrix if kept else Grid(self.matrix, np.arange(len(self.ids)))
+        return rows.take(self._rows(ids))
 
     def select_grid(self, ids: Sequence[str]) -> Grid:
         """Return the grids of these images in this order; they are read when they are used.

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from roco_caption.encoders import (
-    ENCODERS,
-    WeightsUnavailable,
-    build_encoder,
-    describe,
-)
+from roco_caption.encoders import WeightsUnavailable, build_encoder, describe
+from roco_caption.encoding import encode_files, on_each_device
 from roco_caption.feature_cache import FeatureCache, to_float16
 from roco_caption.feature_table import Features
 from roco_caption.files import UserError
 from roco_caption.grids import read_grid_file
-from roco_caption.images import image_batches
 from roco_caption.locks import lock
 from roco_caption.memory import memory_for
 from roco_caption.named_arrays import read_named
 from roco_caption.progress import progress_bar
 from roco_caption.sealed import checksum
+from roco_caption.shards import read_shards
 
 KEPT = "what was encoded before is kept, and used."
 
@@ -80,8 +77,10 @@ def extract_features(
             print(f"Features of {len(images):,} images reused from {cache}")
             return _signed(known, header, weights, seed)
         try:
-            model = build_encoder(
-                encoder, weights, seed=seed, precision=precision, with_grid=with_grid
+            models = on_each_device(
+                lambda: build_encoder(
+                    encoder, weights, seed=seed, precision=precision, with_grid=with_grid
+                )
             )
         except WeightsUnavailable as error:
             if not allow_random:
@@ -96,7 +95,7 @@ def extract_features(
             )  # fmt: skip
         while True:  # once more for what turns out damaged when it is joined
             started = time.perf_counter()
-            _encode(model, todo, images, parts, batch_size)
+            _encode(models, todo, images, parts, batch_size)
             rate = len(todo) / (time.perf_counter() - started)
             print(f"Features of {len(todo):,} images made ({rate:.1f} images/s), kept in {cache}")
             known = parts.join()
@@ -115,9 +114,12 @@ def _signed(features: Features, header: dict[str, Any], weights: str, seed: int)
 
 
 def _encode(
-    model: Any, todo: list[str], images: dict[str, Path], parts: FeatureCache, batch_size: int
+    models: list[Any],
+    todo: list[str],
+    images: dict[str, Path],
+    parts: FeatureCache,
+    batch_size: int,
 ) -> None:
-    size = ENCODERS[model.name].size
     paths = [images[name] for name in todo]
     fewer = f"If that is not enough, give extract_features batch_size={max(1, batch_size // 2)}"
     with (
@@ -125,16 +127,9 @@ def _encode(
         progress_bar(total=len(todo), desc="encoding", unit="image", smoothing=0.05) as bar,
     ):
         try:
-            for positions, pixels, skipped in image_batches(
-                paths, size=size, batch_size=batch_size
-            ):
+            for positions, arrays, skipped in encode_files(models, paths, batch_size):
                 parts.skip({todo[i]: reason for i, reason in skipped.items()})
                 if len(positions):
-                    padded = np.zeros((batch_size, *pixels.shape[1:]), np.uint8)
-                    padded[: len(pixels)] = pixels  # one shape: compiled once
-                    output = model.predict_on_batch(padded)
-                    output = output if isinstance(output, list) else [output]
-                    arrays = [np.asarray(array)[: len(pixels)] for array in output]
                     parts.add([todo[i] for i in positions], *arrays)
                 bar.update(len(positions) + len(skipped))
         finally:
@@ -145,11 +140,16 @@ def read_features_file(path: str | os.PathLike) -> Features:
     """Read features that were computed elsewhere.
 
     Args:
-        path: an .npz with `names` (the images' file stems, n) and `features` (n, d).
+        path: an .npz with `names` (the images' file stems, n) and `features` (n, d); or a folder
+            of shards, whose features are read into memory and whose grids stay there.
 
     Raises:
         UserError: the file is missing, is no such .npz, or its features are not finite numbers.
     """
+    if Path(path).is_dir():
+        found = read_shards(path)
+        print(f"Features of {len(found.ids):,} images read from the shards in {path}")
+        return replace(found, matrix=found.matrix.values[found.matrix.rows])
     names, arrays = read_named(path, "FEATURES_FILE", "features", ("d",))
     matrix = arrays["features"]
     encoder = {"name": Path(path).stem, "layer": "given", "weights": f"sha256 {checksum(path)}"}

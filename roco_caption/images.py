@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -108,6 +107,7 @@ def image_batches(
     batch_size: int = 32,
     workers: int | None = None,
     ahead: int = 4,
+    read: Callable[..., np.ndarray] | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, dict[int, str]]]:
     """Decode images in threads, ahead of whoever takes the batches.
 
@@ -118,6 +118,7 @@ def image_batches(
         workers: decoding threads; as many as there are cores when None (Pillow decodes without
             holding Python's lock).
         ahead: batches that may lie decoded or in decoding, which bounds the memory.
+        read: called with a path and `size` in place of `read_image`, for files that lie elsewhere.
 
     Yields:
         Positions in `paths`, int64 (n,); their pixels, uint8 (n, size, size, 3); and, for the
@@ -125,21 +126,25 @@ def image_batches(
         `batch_size`, even 0.
     """
     workers = workers or os.cpu_count() or 1
+    read = read or read_image
     starts = range(0, len(paths), batch_size)
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         waiting: deque[tuple[int, list[Future]]] = deque()
         for start in starts:
             chunk = paths[start : start + batch_size]
-            waiting.append((start, [pool.submit(_read_or_reason, path, size) for path in chunk]))
+            futures = [pool.submit(_read_or_reason, read, path, size) for path in chunk]
+            waiting.append((start, futures))
             if len(waiting) >= ahead:
                 yield _gather(*waiting.popleft(), size)
         while waiting:
             yield _gather(*waiting.popleft(), size)
 
 
-def _read_or_reason(path: str | os.PathLike, size: int) -> np.ndarray | str:
+def _read_or_reason(
+    read: Callable[..., np.ndarray], path: str | os.PathLike, size: int
+) -> np.ndarray | str:
     try:
-        return read_image(Path(path), size)
+        return read(path, size)
     except ImageError as error:
         return str(error)
 

@@ -53,8 +53,8 @@ class Progress:
     weights: list[np.ndarray] = field(default_factory=list)
 
 
-def _variables(model: keras.Model) -> list[Any]:
-    # the dropout layers' random state is among the model's variables
+def variables_of(model: keras.Model) -> list[Any]:
+    """Return all that training changes; the dropout layers' random state is among it."""
     optimizer = getattr(model, "optimizer", None)
     return [*model.variables, *(optimizer.variables if optimizer else ())]
 
@@ -65,7 +65,7 @@ def save_state(model: keras.Model, folder: Path, progress: Progress) -> None:
     Raises:
         UserError: the disk is full, or the folder cannot be written to; the older state is kept.
     """
-    arrays = {f"now_{i}": np.asarray(v) for i, v in enumerate(_variables(model))}
+    arrays = {f"now_{i}": np.asarray(v) for i, v in enumerate(variables_of(model))}
     arrays |= {f"best_{i}": array for i, array in enumerate(progress.weights)}
     notes = {name: value for name, value in vars(progress).items() if name != "weights"}
     size = sum(array.nbytes for array in arrays.values())
@@ -84,7 +84,7 @@ def save_best(model: keras.Model, folder: Path, progress: Progress) -> None:
     """
     progress.weights = model.get_weights()
     path = folder / WEIGHTS
-    size = sum(np.asarray(v).nbytes for v in _variables(model))  # Keras adds the optimizer's
+    size = sum(np.asarray(v).nbytes for v in variables_of(model))  # Keras adds the optimizer's
     with atomic_path(path, size=size, ending=".weights.h5") as aside:
         _prove_room(aside, size)
         model.save_weights(aside)
@@ -157,7 +157,7 @@ def resume(model: keras.Model, folder: Path, settings: dict[str, Any], retrain: 
         if changed := [key for key in settings if progress.settings.get(key) != settings[key]]:
             print(f"Other {', '.join(changed)} than in {folder}: training begins anew.")
             break
-        for variable, array in zip(_variables(model), arrays, strict=True):
+        for variable, array in zip(variables_of(model), arrays, strict=True):
             variable.assign(array)
         what = "Training was finished and is reused" if progress.finished else "Training continues"
         print(f"{what}: {progress.epoch} epochs done, best validation loss {progress.best:.3f}.")
@@ -174,7 +174,7 @@ def _read(
         now = [file[name] for name in file.files if name.startswith("now_")]
         progress.weights = [file[name] for name in file.files if name.startswith("best_")]
     if progress.settings == settings:
-        _must_fit(now, _variables(model))
+        _must_fit(now, variables_of(model))
         if progress.weights or progress.history:
             _must_fit(progress.weights, model.weights)
     return progress, now

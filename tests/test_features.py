@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from roco_caption import encoders, features
+from roco_caption import encoders, encoding, features
 from roco_caption.feature_cache import FeatureCache
 from roco_caption.features import (
     Features,
@@ -109,7 +109,7 @@ def test_a_folder_of_rubbish_alone_ends_without_features(tmp_path, tiny):
 
 def test_interrupted_it_keeps_what_was_done(tmp_path, tiny, monkeypatch):
     images = make_images(tmp_path / "images", 20)
-    batches, encoded = features.image_batches, []
+    batches, encoded = encoding.image_batches, []
 
     def interrupted(paths, **options):
         for i, batch in enumerate(batches(paths, **options)):
@@ -118,12 +118,12 @@ def test_interrupted_it_keeps_what_was_done(tmp_path, tiny, monkeypatch):
             encoded.extend(batch[0])
             yield batch
 
-    monkeypatch.setattr(features, "image_batches", interrupted)
+    monkeypatch.setattr(encoding, "image_batches", interrupted)
     with pytest.raises(KeyboardInterrupt):
         extract(images, tmp_path)
     seen = []
     monkeypatch.setattr(
-        features, "image_batches", lambda paths, **o: seen.extend(paths) or batches(paths, **o)
+        encoding, "image_batches", lambda paths, **o: seen.extend(paths) or batches(paths, **o)
     )
     made = extract(images, tmp_path)
     assert sorted(made.ids) == list(images) and len(encoded) == 12

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from test_features import extract, make_images, tiny_encoder
 
-from roco_caption import features
+from roco_caption import encoding, features
 from roco_caption.batches import take
 from roco_caption.features import Features, with_features, with_grid_file
 from roco_caption.files import UserError
@@ -94,7 +94,7 @@ def test_interrupted_no_grid_is_lost_or_mixed_up(tmp_path, tiny, monkeypatch):
     first = dict(list(images.items())[:6])
     folder = tmp_path / "stopped"
     extract(first, folder, with_grid=True)
-    batches, seen = features.image_batches, []
+    batches, seen = encoding.image_batches, []
 
     def interrupted(paths, **options):
         for i, batch in enumerate(batches(paths, **options)):
@@ -102,13 +102,13 @@ def test_interrupted_no_grid_is_lost_or_mixed_up(tmp_path, tiny, monkeypatch):
                 raise KeyboardInterrupt
             yield batch
 
-    monkeypatch.setattr(features, "image_batches", interrupted)
+    monkeypatch.setattr(encoding, "image_batches", interrupted)
     with pytest.raises(KeyboardInterrupt):
         extract(images, folder, with_grid=True)
     parts = folder / GRIDS.replace(".npy", ".parts")
     assert len(list(parts.glob("*.npy"))) == 1
     monkeypatch.setattr(
-        features, "image_batches", lambda paths, **o: seen.extend(paths) or batches(paths, **o)
+        encoding, "image_batches", lambda paths, **o: seen.extend(paths) or batches(paths, **o)
     )
     made = extract(images, folder, with_grid=True)
     assert len(seen) == 6 and not parts.exists()
@@ -203,9 +203,9 @@ def test_a_grid_damaged_while_it_is_used_costs_that_image_alone(
     again = extract(images, tmp_path, with_grid=True)  # opened, not read
     with pytest.raises(UserError, match="features again"):
         again.select_grid(list(images))[:]
-    batches, seen = features.image_batches, []
+    batches, seen = encoding.image_batches, []
     monkeypatch.setattr(
-        features, "image_batches", lambda paths, **o: seen.extend(paths) or batches(paths, **o)
+        encoding, "image_batches", lambda paths, **o: seen.extend(paths) or batches(paths, **o)
     )
     made = extract(images, tmp_path, with_grid=True)
     assert seen == [images["image007"]]

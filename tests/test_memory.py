@@ -14,7 +14,7 @@ import test_captioner
 import test_training
 from test_features import extract, make_images, tiny_encoder
 
-from roco_caption import features, images, training
+from roco_caption import encoding, features, images, training
 from roco_caption.files import UserError
 from roco_caption.memory import OutOfMemory, memory_for
 
@@ -99,9 +99,9 @@ def test_a_process_that_may_take_no_more_memory(tmp_path, monkeypatch):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "Memory ran short while encoding 4 images" in result.stdout, result.stderr[-2000:]
     monkeypatch.setattr(features, "build_encoder", tiny_encoder)
-    batches, seen = features.image_batches, []
+    batches, seen = encoding.image_batches, []
     monkeypatch.setattr(
-        features, "image_batches", lambda paths, **o: seen.extend(paths) or batches(paths, **o)
+        encoding, "image_batches", lambda paths, **o: seen.extend(paths) or batches(paths, **o)
     )
     assert extract(pictures, tmp_path).ids == list(pictures)
     assert seen == list(pictures.values())[8:]
