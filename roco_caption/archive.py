@@ -118,6 +118,11 @@ def _radiology_members(zipped: zipfile.ZipFile, archive: Path) -> list[zipfile.Z
         )
     for info in members.values():
         _refuse_link(info, archive)
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            # bz2 and lzma each fail in ways of their own, and ROCO's archive has neither
+            raise zipfile.BadZipFile(
+                f"its entry {info.filename!r} is compressed by method {info.compress_type}"
+            )
     return list(members.values())
 
 

@@ -1,8 +1,15 @@
 """What holds for every test."""
 
 import resource
+import signal
 
 import pytest
+
+
+def pytest_configure():
+    """Let tests interrupt their processes, which ignored that where a shell runs this behind."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -799,6 +799,14 @@ def test_names_that_lead_elsewhere_are_refused(unpack, folder, tmp_path, name):
     assert files_below(tmp_path) == {"roco.zip"}
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_compressions_that_the_archive_does_not_have_are_damage(unpack, method):
+    info = zipfile.ZipInfo("all_data/train/radiology/images/a.jpg")
+    info.compress_type = method
+    with pytest.raises(DamagedArchive, match=rf"a\.jpg' is compressed by method {method}"):
+        unpack(make_zip((info, b"pixels")))
+
+
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR])
 def test_links_and_devices_are_refused(unpack, folder, tmp_path, kind):
     info = zipfile.ZipInfo("all_data/train/radiology/images/link.jpg")
