@@ -45,6 +45,8 @@ from roco_caption.training import Captions, train
 # What differs from the notebook's settings: in the decoder, in training, in the search.
 VARIANTS: dict[str, dict] = {
     "default": {},
+    "no mentions": {"build": {"mentions": 0.0}},
+    "mentions 3": {"build": {"mentions": 3.0}},
     "greedy": {"search": {"beams": 1, "no_repeat": 0}},
     "5 beams": {"search": {"beams": 5}},
     "length not matched": {"match": False},
@@ -53,6 +55,7 @@ VARIANTS: dict[str, dict] = {
     "weight decay 0.05": {"train": {"weight_decay": 0.05}},
     "batches of 64": {"train": {"batch_size": 64}},
     "attention": {"build": {"attention": True}},
+    "attention; mentions 1": {"build": {"attention": True, "mentions": 1.0}},
     "attention; dropout 0.3": {"build": {"attention": True, "dropout": 0.3}},
 }
 FOLDS = setting("FOLDS", 3)
@@ -115,7 +118,8 @@ def fitted(
     tokenizer = CaptionTokenizer.fit(learn.caption, min_frequency=3, max_words=MAX_WORDS)
     known, inner = data.inputs(learn.id, attention), data.inputs(tune.id, attention)
     vectors = known[0] if attention else known
-    sizes = {"feature_size": vectors.shape[1], "max_len": MAX_WORDS + 1} | build
+    sizes = {"feature_size": vectors.shape[1], "max_len": MAX_WORDS + 1}
+    sizes |= {"mentions": 0.0 if attention else 1.0} | build
     if attention:
         sizes["grid_size"] = known[1].shape[1:]
     set_seeds(seed)

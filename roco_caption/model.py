@@ -11,6 +11,7 @@ from keras import layers, ops
 
 from roco_caption.attention import GridCells, WordAttention
 from roco_caption.batches import arrays_of
+from roco_caption.mentions import Mentions
 from roco_caption.recurrent import LSTM, open_gates
 from roco_caption.scaling import FeatureScaler, fit_scaler
 from roco_caption.text import PAD
@@ -112,6 +113,7 @@ def build_captioning(
     grid_size: Sequence[int] = (49, 512),
     grid_components: int = 128,
     pooled_dropout: float = 0.5,
+    mentions: float = 0.0,
 ) -> Captioning:
     """Build the decoder.
 
@@ -128,6 +130,7 @@ def build_captioning(
         grid_size: cells, and channels of each, of an image's grid.
         grid_components: what is kept of the channels.
         pooled_dropout: with attention, share of the images whose vector is left out in training.
+        mentions: weight of a second loss in training: see `Mentions`; 0 does without.
 
     Returns:
         The `Captioning`; its two views share all layers. Padding is 0 and only on the right; the
@@ -145,7 +148,7 @@ def build_captioning(
     # what a side or a size looks like depends on the finding: a sum alone could not say that
     hidden = layers.Dense(units, activation="tanh", name="hidden")
     dense = layers.Dense(vocab_size, name="dense")
-    images = [input_img]
+    images, pooled = [input_img], image
     if attention:
         look = WordAttention(units, name="attention")
         # the whole vector of some images, or nobody would learn to look
@@ -167,8 +170,9 @@ def build_captioning(
     # whole captions of any length, as trained
     words = keras.Input((None,), dtype="int32", name="input_txt")
     everywhere = layers.Reshape((1, units), name="to_every_word")(image)
+    said = Mentions(vocab_size, mentions, name="mentions")(words, pooled) if mentions else words
     merged = layers.Add(name="merge_every")(
-        [drop_lstm(lstm(drop_words(embedding(words)))), everywhere]
+        [drop_lstm(lstm(drop_words(embedding(said)))), everywhere]
     )
     where = None
     if attention:

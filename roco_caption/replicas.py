@@ -73,6 +73,7 @@ class Replicas:
         def gradients(inputs: Any, targets: Any, counts: Any) -> list[Any]:
             with tf.GradientTape() as tape:
                 loss = model.loss(targets, model(inputs, training=True), sample_weight=counts)
+                loss += sum(model.losses) / self.count  # a mean over this device's captions
             found = tape.gradient(loss, [weight.value for weight in weights])
             return self._sum([loss, *found])
 

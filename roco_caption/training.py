@@ -155,9 +155,13 @@ def _table(progress: Progress) -> pd.DataFrame:
 
 
 def _signature(model: keras.Model) -> list[Any]:
-    """What makes a decoder another one: its layers, rates of dropout, and weights' shapes."""
+    """What makes a decoder another one: layers, rates of dropout, losses' weight, and shapes."""
     return [
-        [layer.name, getattr(layer, "rate", None), [list(w.shape) for w in layer.weights]]
+        [
+            layer.name,
+            getattr(layer, "rate", getattr(layer, "weight", None)),
+            [list(w.shape) for w in layer.weights],
+        ]
         for layer in model.layers
     ]
 

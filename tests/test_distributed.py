@@ -181,7 +181,8 @@ def test_a_training_that_loses_a_worker_ends_as_one_process_does(cluster, tmp_pa
     assert json.loads((folder / "captioner.json").read_text())["encoder"] == {"name": "given"}
 
 
-def test_it_says_how_it_is_called():
+def test_it_says_how_it_is_called(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for arguments in ([], ["encode"], ["train", "a", "b"], ["other", "a", "b"]):
         with pytest.raises(SystemExit, match="encode IMAGES SHARDS"):
             main(arguments)

@@ -19,7 +19,7 @@ from roco_caption.training import STATE, WEIGHTS, Captions, evaluate_loss, train
 
 SIZES = {
     "vocab_size": 14, "max_len": 6, "feature_size": 5, "components": 5, "embedding_size": 8,
-    "units": 16, "dropout": 0.2,
+    "units": 16, "dropout": 0.2, "mentions": 0.5,
 }  # fmt: skip
 
 
@@ -55,6 +55,13 @@ def test_it_learns_and_writes_its_files(tmp_path):
     assert evaluate_loss(captioning.every_word, toy(40, 1)) == pytest.approx(
         history.val_loss.min(), rel=1e-5
     )
+
+
+def test_other_weights_of_the_second_loss_are_another_training(tmp_path, monkeypatch, capsys):
+    run(tmp_path, epochs=1)
+    monkeypatch.setitem(SIZES, "mentions", 0.6)
+    run(tmp_path, epochs=1)
+    assert "Other model than in" in capsys.readouterr().out
 
 
 def test_loss_counts_words_not_padding(tmp_path):
