@@ -111,7 +111,7 @@ def test_on_kaggle_without_internet_the_attached_project_is_used(tmp_path, place
 
 def test_features_and_training_go_to_drive_and_images_do_not():
     assert "(drive or Path(CACHE_DIR))" in cell("cell-14")
-    assert "kept = drive or places.writable(PROJECT)" in cell("cell-22")
+    assert "kept = drive or places.writable(PROJECT)" in cell("run-folder")
     assert "drive" not in cell("cell-08")
 
 
