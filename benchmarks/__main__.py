@@ -25,13 +25,14 @@ import pandas as pd  # noqa: E402
 
 from benchmarks import classic  # noqa: E402
 from roco_caption import training  # noqa: E402
-from roco_caption.batches import plan, take  # noqa: E402
+from roco_caption.batches import plan  # noqa: E402
 from roco_caption.captioner import Captioner, Search  # noqa: E402
 from roco_caption.dataset import read_dataset  # noqa: E402
 from roco_caption.encoders import build_encoder  # noqa: E402
 from roco_caption.images import image_batches  # noqa: E402
 from roco_caption.model import Captioning, build_captioning  # noqa: E402
 from roco_caption.phantoms import make_phantoms  # noqa: E402
+from roco_caption.replicas import Replicas  # noqa: E402
 from roco_caption.scaling import fit_scaler  # noqa: E402
 from roco_caption.text import PAD, CaptionTokenizer, clean  # noqa: E402
 
@@ -137,17 +138,18 @@ def train(features: np.ndarray, tokens: np.ndarray, sizes: dict, product: float)
     words = int((tokens != PAD).sum()) - len(tokens)
     limit = len(tokens) * product / (3 * flops(words, sizes["vocab_size"]))
     for batch_size in BATCHES:
-        captioning = build_captioning(**sizes)
+        captioning = build_captioning(**sizes, mentions=1.0)
         captioning.next_word.get_layer("scaler").set_weights(fit_scaler(features))
         model = captioning.every_word
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
         model.compile(keras.optimizers.AdamW(2e-3), loss, jit_compile=False)
-        seconds = []
+        replicas, seconds = Replicas(model), []
         for epoch in range(EPOCHS + 1):  # the first one compiles
             start = time.perf_counter()
             lengths = (tokens != PAD).sum(axis=1)
             for rows in plan(lengths, batch_size=batch_size, seed=0, epoch=epoch):
-                training._step(model.train_on_batch, model, take(features, tokens, rows))
+                batch = replicas.batch(features, tokens, rows)
+                training._step(replicas.train_on_batch, model, *batch)
             seconds.append(time.perf_counter() - start)
         report(
             f"training, batches of {batch_size}",

@@ -35,6 +35,7 @@ def train_captioner(
     dropout: float = 0.5,
     image_dropout: float = 0.1,
     attention: bool = False,
+    mentions: float = 1.0,
     epochs: int = 30,
     batch_size: int = 256,
     learning_rate: float = 2e-3,
@@ -51,8 +52,9 @@ def train_captioner(
         folder: takes the bundle; the first machine alone reads and writes it.
         strategy: as `Replicas` takes it.
         copies: a local folder for the shards, where they lie on an object store.
-        min_frequency, max_words, components, dropout, image_dropout, attention, epochs, batch_size,
-            learning_rate, weight_decay, patience, seed, beams: the notebook's settings.
+        min_frequency, max_words, components, dropout, image_dropout, attention, mentions, epochs,
+            batch_size, learning_rate, weight_decay, patience, seed, beams: the notebook's settings;
+            with attention the notebook's `mentions` is 0.
 
     Returns:
         The `Captioner`, saved in `folder`.
@@ -69,7 +71,7 @@ def train_captioner(
     sizes: dict[str, Any] = {
         "vocab_size": tokenizer.vocab_size, "max_len": max_words + 1, "components": components,
         "feature_size": inputs["train"].shape[1], "dropout": dropout,
-        "image_dropout": image_dropout,
+        "image_dropout": image_dropout, "mentions": mentions,
     }  # fmt: skip
     if attention:
         inputs = {name: (inputs[name], features.select_grid(f.id)) for name, f in frames.items()}

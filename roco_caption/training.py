@@ -127,7 +127,8 @@ def train(
     }  # fmt: skip
     if not replicas.chief:
         progress = replicas.follow(Progress(settings))
-        _run(model, training, validation, Path(folder), progress, replicas, lambda row: None)
+        if not progress.finished:
+            _run(model, training, validation, Path(folder), progress, replicas, lambda row: None)
         replicas.follow_weights(model.weights)
         return _table(progress)
     folder = make_folder(folder)
@@ -175,8 +176,6 @@ def _run(
     replicas: Replicas,
     log: Log,
 ) -> None:
-    if progress.finished:
-        return
     epochs, patience = progress.settings["epochs"], progress.settings["patience"]
     steps = math.ceil(len(training.tokens) / progress.settings["batch_size"])
     done = progress.epoch * steps + progress.step

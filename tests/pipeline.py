@@ -66,6 +66,7 @@ def run(folder: Path, kaggle: str, stage: Callable[[str], None], unit: Callable[
     stage("training")
     keras.utils.set_random_seed(1)
     sizes = {
+        "mentions": 1.0,
         "vocab_size": tokenizer.vocab_size, "max_len": 31, "components": 8, "embedding_size": 8,
         "units": 12, "feature_size": vectors["train"].shape[1], "dropout": 0.3,
     }  # fmt: skip

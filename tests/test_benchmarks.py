@@ -1,0 +1,39 @@
+"""`make benchmark` runs: each stage on a handful of captions, timed by one piece of work."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import __main__ as benchmarks
+from roco_caption.captioner import Captioner
+from roco_caption.text import CaptionTokenizer
+
+
+@pytest.fixture
+def short(monkeypatch):
+    def rate(pieces, seconds=0.0):
+        return float(next(iter(pieces)))
+
+    monkeypatch.setattr(benchmarks, "rate", rate)
+    monkeypatch.setattr(benchmarks, "EPOCHS", 1)
+
+
+def test_training_and_decoding_are_measured(short, capsys):
+    words = ["chest", "film", "shows", "a", "mass", "left"]
+    captions = [" ".join(words[: 2 + i % 5]) for i in range(40)]
+    tokenizer = CaptionTokenizer.fit(captions, min_frequency=1, max_words=6)
+    tokens = tokenizer.encode(captions)
+    features = np.random.default_rng(0).normal(size=(40, 4096)).astype(np.float16)
+    sizes = {"vocab_size": tokenizer.vocab_size, "max_len": 7}
+    captioning = benchmarks.train(features, tokens, sizes, 1e11)
+    captioner = Captioner(captioning, tokenizer, sizes=sizes, encoder={})
+    benchmarks.decode(captioner, features, 1e11)
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line[:1] == "{"]
+    assert [row["name"] for row in found] == [
+        "training, batches of 64", "training, batches of 256", "greedy decoding",
+        "beam of 3 decoding",
+    ]  # fmt: skip
+    for row in found:
+        assert {"ours", "classic", "unit", "ratio", "limit", "share_of_limit"} <= set(row)
+        assert row["ratio"] == pytest.approx(row["ours"] / row["classic"], rel=1e-2)
