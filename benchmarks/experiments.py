@@ -3,8 +3,8 @@
 Each variant is trained once a fold, from another seed each time, on the training and validation
 images less that fold's, and scored on the fold: that is what a choice may rest on. Then those
 named in `ROCO_FINAL` are trained on the training split from `ROCO_SEEDS` seeds and scored on the
-test split, apart and as one ensemble, beside the baselines. All trainings are kept, so that a
-second run only prints.
+test split, apart and as one ensemble, beside the baselines. With `ROCO_MEMBERS` each seed
+stands for an ensemble of so many. All trainings are kept, so that a second run only prints.
 """
 
 from __future__ import annotations
@@ -56,10 +56,12 @@ VARIANTS: dict[str, dict] = {
     "batches of 64": {"train": {"batch_size": 64}},
     "attention": {"build": {"attention": True}},
     "attention; mentions 1": {"build": {"attention": True, "mentions": 1.0}},
+    "attention; no concepts": {"build": {"attention": True, "concepts": 0}},
     "attention; dropout 0.3": {"build": {"attention": True, "dropout": 0.3}},
 }
 FOLDS = setting("FOLDS", 3)
 SEEDS = setting("SEEDS", 5)
+MEMBERS = setting("MEMBERS", 1)
 FINAL = setting("FINAL", "default,attention").split(",")
 NAMES = setting("VARIANTS", ",".join(VARIANTS)).split(",")
 MAX_WORDS = 50
@@ -124,7 +126,7 @@ def fitted(
         sizes["grid_size"] = known[1].shape[1:]
     set_seeds(seed)
     captioning = build_captioning(vocab_size=tokenizer.vocab_size, **sizes)
-    fit_scalers(captioning, known)
+    fit_scalers(captioning, known, tokenizer.encode(learn.caption))
     digest = hashlib.sha256(json.dumps([build, options, seed]).encode()).hexdigest()[:12]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         train(
@@ -170,15 +172,23 @@ def final(data: Data, name: str, folder: Path) -> pd.DataFrame:
     attention = variant.get("build", {}).get("attention", False)
     learn, tune, test = (data.frames[split] for split in ("train", "validation", "test"))
     inputs = data.inputs(test.id, attention)
-    captioners = [
-        fitted(data, variant, seed, learn, tune, folder / "final") for seed in range(1, SEEDS + 1)
+    members = [
+        fitted(data, variant, seed, learn, tune, folder / "final")
+        for seed in range(1, SEEDS * MEMBERS + 1)
     ]
-    both = FeatureCaptioner(
-        Ensemble([captioner.captioning for captioner in captioners]),
-        captioners[0].tokenizer, captioners[0].search,
-    )  # fmt: skip
-    tune_inputs, tune_tokens = data.inputs(tune.id, attention), both.tokenizer.encode(tune.caption)
-    both.search = match_length(both, tune_inputs, tune_tokens)
+    tune_inputs = data.inputs(tune.id, attention)
+
+    def ensemble(members: list[FeatureCaptioner]) -> FeatureCaptioner:
+        one = members[0]
+        decoder = Ensemble([member.captioning for member in members])
+        captioner = FeatureCaptioner(decoder, one.tokenizer, one.search)
+        captioner.search = match_length(captioner, tune_inputs, one.tokenizer.encode(tune.caption))
+        return captioner
+
+    captioners = members
+    if MEMBERS > 1:
+        captioners = [ensemble(members[k * MEMBERS : (k + 1) * MEMBERS]) for k in range(SEEDS)]
+    both = ensemble(members)
     runs, together = [texts(captioner, inputs) for captioner in captioners], texts(both, inputs)
     cases = data.cases(test.id)
     orders = [baselines.shuffled(len(test), seed, cases) for seed in range(5)]
@@ -189,7 +199,7 @@ def final(data: Data, name: str, folder: Path) -> pd.DataFrame:
     frequent = baselines.most_frequent_caption(vectors[1], len(test))
     tables = []
     for system, written in {
-        f"{name}, {SEEDS} seeds": runs,
+        f"{name}, {SEEDS} seeds" + f" of {MEMBERS} each" * (MEMBERS > 1): runs,
         f"{name}, ensemble": [together],
     }.items():
         mixed = [[run[i] for i in order] for run in written for order in orders]

@@ -24,9 +24,9 @@ TOLERANCE = 1e-4  # of the largest logit or probability; sums in another order d
 def plain_decoder(captioner: Captioner, every_word: bool = False) -> keras.Model:
     """Build the decoder anew from Keras' own layers, with the trained weights.
 
-    Without this project's code there is no `FeatureScaler`, so whitening becomes a dense layer;
-    no `LastWord`, so the LSTM is told by a mask where a caption ends; and no `WordAttention`, so
-    its scale goes into the query's weights.
+    Without this project's code there is no `FeatureScaler` and no `Concepts`, so they become dense
+    layers; no `LastWord`, so the LSTM is told by a mask where a caption ends; and no
+    `WordAttention`, so its scale goes into the query's weights.
 
     Args:
         captioner: a trained one; of an ensemble the first member is taken.
@@ -54,6 +54,11 @@ def plain_decoder(captioner: Captioner, every_word: bool = False) -> keras.Model
     offset, projection = trained("scaler").get_weights()
     scaler = layers.Dense(projection.shape[1], name="scaler")
     image = apply(scaler, whitened, [projection, -offset @ projection])
+    if captioner.sizes.get("attention"):
+        inputs.append(keras.Input(tuple(sizes["grid_size"]), name="input_grid"))
+        grid = _scaled(inputs[1], trained, apply)
+        if any(layer.name == "concepts" for layer in ours.layers):
+            image = _rated(image, grid, trained, apply)
     image = copied(layers.Dense(trained("image").units, name="image"), image)
     embedding = trained("embedding")
     words = layers.Embedding(
@@ -67,8 +72,7 @@ def plain_decoder(captioner: Captioner, every_word: bool = False) -> keras.Model
         [spoken, layers.Reshape((1, lstm.units), name="to_every_word")(image)]
     )
     if captioner.sizes.get("attention"):
-        inputs.append(keras.Input(tuple(sizes["grid_size"]), name="input_grid"))
-        merged = _look(merged, inputs[1], trained, apply)
+        merged = _look(merged, grid, trained, apply)
     hidden = copied(layers.Dense(trained("hidden").units, activation="tanh", name="hidden"), merged)
     output = copied(layers.Dense(sizes["vocab_size"], name="dense"), hidden)
     if not every_word:
@@ -80,15 +84,30 @@ def plain_decoder(captioner: Captioner, every_word: bool = False) -> keras.Model
     return model
 
 
-def _look(merged: Any, input_grid: Any, trained: Any, apply: Any) -> Any:
-    """Add what the attention sees, as `WordAttention` does: to float (n, t, units)."""
+def _scaled(input_grid: Any, trained: Any, apply: Any) -> Any:
+    """Whiten the grid's channels, as its `FeatureScaler` does: to float (n, cells, components)."""
     offset, projection = trained("scaler_grid").get_weights()
     cells = input_grid.shape[1]
     whitened = layers.UnitNormalization(name="unit_length_grid")(input_grid)
     scaler = layers.EinsumDense(
         "ncd,dk->nck", (cells, projection.shape[1]), bias_axes="ck", name="scaler_grid"
     )
-    grid = apply(scaler, whitened, [projection, -offset @ projection])
+    return apply(scaler, whitened, [projection, -offset @ projection])
+
+
+def _rated(image: Any, grid: Any, trained: Any, apply: Any) -> Any:
+    """Rate words by features and by the whole grid, as `Concepts` does: to float (n, concepts)."""
+    rated = []
+    for name, value in (("concepts", image), ("concepts_grid", layers.Flatten()(grid))):
+        offset, projection = trained(name).get_weights()
+        layer = layers.Dense(projection.shape[1], name=name)
+        rated.append(apply(layer, value, [projection, -offset @ projection]))
+    return layers.Concatenate(name="both_concepts")(rated)
+
+
+def _look(merged: Any, grid: Any, trained: Any, apply: Any) -> Any:
+    """Add what the attention sees, as `WordAttention` does: to float (n, t, units)."""
+    cells = grid.shape[1]
     where, kernel, bias = _by_name(trained("cells"), "where", "what/kernel", "what/bias")
     units = kernel.shape[1]
     what = layers.EinsumDense("ncd,dk->nck", (cells, units), bias_axes="ck", name="cells")

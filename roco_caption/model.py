@@ -7,28 +7,40 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers, ops
 
 from roco_caption.attention import GridCells, WordAttention
 from roco_caption.batches import arrays_of
+from roco_caption.concepts import Concepts, fit_concepts, sampled
 from roco_caption.mentions import Mentions
 from roco_caption.recurrent import LSTM, open_gates
 from roco_caption.scaling import FeatureScaler, fit_scaler
 from roco_caption.text import PAD
 
+BLOCK = 256  # images scaled at once
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
-def fit_scalers(captioning: Captioning, features: Any) -> None:
-    """Fit the decoder's scalers to the training images.
+def fit_scalers(captioning: Captioning, features: Any, tokens: np.ndarray) -> None:
+    """Fit the decoder's scalers, and with attention its concepts, to the training images.
 
     Args:
         captioning: of `build_captioning`.
         features: float (n, d); with attention a pair of them and the grids.
+        tokens: their captions, int32 (n, t).
     """
-    for name, array in zip(("scaler", "scaler_grid"), arrays_of(features), strict=False):
-        layer = captioning.next_word.get_layer(name)
-        layer.set_weights(fit_scaler(array, layer.components))
+    present = {layer.name: layer for layer in captioning.next_word.layers}
+    rows = sampled(len(tokens))
+    for kind, array in zip(("", "_grid"), arrays_of(features), strict=False):
+        scaler = present[f"scaler{kind}"]
+        scaler.set_weights(fit_scaler(array, scaler.components))
+        if concepts := present.get(f"concepts{kind}"):
+            few = array[rows]
+            blocks = [few[i : i + BLOCK] for i in range(0, len(few), BLOCK)]
+            scaled = np.concatenate([np.asarray(scaler(block)) for block in blocks])
+            scaled = scaled.reshape(len(scaled), -1)
+            concepts.set_weights(fit_concepts(scaled, tokens[rows], concepts.count))
 
 
 @keras.saving.register_keras_serializable("roco_caption")
@@ -79,8 +91,14 @@ class Captioning:
         """
         layer = self.next_word.get_layer
         features, *grid = arrays_of(features)
-        image = layer("image")(layer("scaler")(features), training=False)
-        cells = [layer("cells")(layer("scaler_grid")(cells)) for cells in grid]
+        described = layer("scaler")(features)
+        scaled = [layer("scaler_grid")(cells) for cells in grid]
+        if "concepts" in {layer.name for layer in self.next_word.layers}:
+            laid_out = layer("laid_out")(scaled[0])
+            rated = layer("concepts")(described), layer("concepts_grid")(laid_out)
+            described = ops.concatenate(rated, axis=-1)
+        image = layer("image")(described)
+        cells = [layer("cells")(cells) for cells in scaled]
         cell = layer("lstm").cell
         # the gates' input is a word and nothing else, so that its product is looked up
         entering = ops.matmul(layer("embedding").embeddings, cell.kernel) + cell.bias
@@ -112,6 +130,7 @@ def build_captioning(
     attention: bool = False,
     grid_size: Sequence[int] = (49, 512),
     grid_components: int = 128,
+    concepts: int = 512,
     pooled_dropout: float = 0.5,
     mentions: float = 0.0,
 ) -> Captioning:
@@ -129,6 +148,8 @@ def build_captioning(
         attention: whether the decoder also looks at the image's parts, anew for each word.
         grid_size: cells, and channels of each, of an image's grid.
         grid_components: what is kept of the channels.
+        concepts: with attention, words that the features and as many that the whole grid rate
+            for the image's vector, see `Concepts`; 0 makes it of the features' components.
         pooled_dropout: with attention, share of the images whose vector is left out in training.
         mentions: weight of a second loss in training: see `Mentions`; 0 does without.
 
@@ -138,9 +159,21 @@ def build_captioning(
     """
     input_img = keras.Input((feature_size,), name="input_img")
     input_txt = keras.Input((max_len,), dtype="int32", name="input_txt")
-    scaled = FeatureScaler(components, name="scaler")(input_img)
-    image = layers.Dense(units, name="image")(
-        layers.Dropout(image_dropout, name="drop_image")(scaled)
+    described = FeatureScaler(components, name="scaler")(input_img)
+    images = [input_img]
+    if attention:
+        input_grid = keras.Input(tuple(grid_size), name="input_grid")
+        images.append(input_grid)
+        scaled = FeatureScaler(grid_components, name="scaler_grid")(input_grid)
+        if concepts:
+            # all cells at once, each with slopes of its own: so sides and sizes can be told
+            rated = Concepts(concepts, name="concepts_grid")(
+                layers.Flatten(name="laid_out")(scaled)
+            )
+            described = Concepts(concepts, name="concepts")(described)
+            described = layers.Concatenate(name="both_concepts")([described, rated])
+    image = pooled = layers.Dense(units, name="image")(
+        layers.Dropout(image_dropout, name="drop_image")(described)
     )
     embedding = layers.Embedding(vocab_size, embedding_size, name="embedding")
     lstm = LSTM(units, name="lstm")
@@ -148,16 +181,12 @@ def build_captioning(
     # what a side or a size looks like depends on the finding: a sum alone could not say that
     hidden = layers.Dense(units, activation="tanh", name="hidden")
     dense = layers.Dense(vocab_size, name="dense")
-    images, pooled = [input_img], image
     if attention:
         look = WordAttention(units, name="attention")
         # the whole vector of some images, or nobody would learn to look
         image = layers.Dropout(pooled_dropout, noise_shape=(None, 1), name="drop_pooled")(image)
-        input_grid = keras.Input(tuple(grid_size), name="input_grid")
-        images.append(input_grid)
-        scaled = FeatureScaler(grid_components, name="scaler_grid")(input_grid)
-        scaled = layers.Dropout(image_dropout, name="drop_grid")(scaled)
-        cells = GridCells(units, name="cells")(scaled)
+        cells = layers.Dropout(image_dropout, name="drop_grid")(scaled)
+        cells = GridCells(units, name="cells")(cells)
 
     # word by word, as in the README's table
     spoken = LastWord(name="last_word")(lstm(drop_words(embedding(input_txt))), input_txt)

@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+SAMPLE = 16384  # rows that a fit looks at
+
 
 @keras.saving.register_keras_serializable("roco_caption")
 class FeatureScaler(layers.Layer):
@@ -55,7 +57,7 @@ def fit_scaler(features: np.ndarray, components: int = 256) -> tuple[np.ndarray,
         `offset` float32 (d,) or (cells, d), and `projection` float32 (d, components).
     """
     cells = int(np.prod(features.shape[1:-1]))
-    rows = features[:: max(1, len(features) * cells // 16384)].astype(np.float32)
+    rows = features[:: max(1, len(features) * cells // SAMPLE)].astype(np.float32)
     rows /= np.linalg.norm(rows, axis=-1, keepdims=True) + 1e-6
     offset = rows.mean(axis=0)
     rows = (rows - offset).reshape(-1, rows.shape[-1])
@@ -63,14 +65,27 @@ def fit_scaler(features: np.ndarray, components: int = 256) -> tuple[np.ndarray,
     # a unit that hardly varies is not blown up to the size of the others
     weight = 1 / np.maximum(deviation, 0.1 * np.median(deviation) + 1e-8)
     rows *= weight
+    axes, values = largest_components(rows, components)
+    projection = np.zeros((rows.shape[1], components), np.float32)
+    projection[:, : len(values)] = weight[:, None] * axes * np.sqrt(len(rows) / values)
+    return offset, projection
+
+
+def largest_components(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the principal components of rows whose mean is zero, the largest first.
+
+    Args:
+        rows: float32 (n, d).
+        count: components wanted; there are fewer where n or d, or the rank, is smaller.
+
+    Returns:
+        Orthonormal axes (d, k), and the sums of squares along them (k,).
+    """
     few = len(rows) < rows.shape[1]  # the smaller of the two matrices has the same spectrum
-    values, vectors = _largest(rows @ rows.T if few else rows.T @ rows, components)
+    values, vectors = _largest(rows @ rows.T if few else rows.T @ rows, count)
     kept = int((values > 1e-6 * values[0]).sum())
     values, vectors = values[:kept], vectors[:, :kept]
-    axes = rows.T @ vectors / np.sqrt(values) if few else vectors
-    projection = np.zeros((rows.shape[1], components), np.float32)
-    projection[:, :kept] = weight[:, None] * axes * np.sqrt(len(rows) / values)
-    return offset, projection
+    return rows.T @ vectors / np.sqrt(values) if few else vectors, values
 
 
 def _largest(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

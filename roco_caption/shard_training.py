@@ -78,8 +78,8 @@ def train_captioner(
         sizes |= {"attention": True, "grid_size": inputs["train"][1].shape[1:]}
     runtime.set_seeds(seed)
     captioning = build_captioning(**sizes)
-    fit_scalers(captioning, inputs["train"])
     tokens = {name: tokenizer.encode(frame.caption) for name, frame in frames.items()}
+    fit_scalers(captioning, inputs["train"], tokens["train"])
     captions = {name: Captions(inputs[name], tokens[name]) for name in frames}
     train(
         captioning, captions["train"], captions["validation"], folder, epochs=epochs,

@@ -117,7 +117,7 @@ def train(
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay, global_clipnorm=1.0)
     optimizer.build(model.trainable_variables)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
-    model.compile(optimizer, loss, jit_compile=False)
+    model.compile(optimizer, loss, jit_compile=keras.backend.backend() == "jax")
     replicas = Replicas(model, strategy)
     settings = {
         "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,

@@ -29,7 +29,8 @@ def test_a_caption_without_words_is_no_division_by_zero():
 def build(mentions, attention=False):
     keras.utils.set_random_seed(0)
     sizes = {"vocab_size": 9, "max_len": 6, "feature_size": 5, "components": 5, "units": 4}
-    sizes |= {"attention": True, "grid_size": (4, 3), "grid_components": 3} if attention else {}
+    if attention:
+        sizes |= {"attention": True, "grid_size": (4, 3), "grid_components": 3, "concepts": 0}
     return build_captioning(
         embedding_size=3, dropout=0, image_dropout=0, mentions=mentions, **sizes
     )

@@ -1,0 +1,100 @@
+"""Words that features can tell are rated by them; what only memory could tell is not."""
+
+import keras
+import numpy as np
+import pytest
+
+from roco_caption import concepts
+from roco_caption.concepts import Concepts, fit_concepts
+from roco_caption.model import build_captioning, fit_scalers
+from roco_caption.text import END, START
+
+SEEN, OTHER, RARE = 4, 5, 6
+
+
+def rated(described, tokens, count=3):
+    layer = Concepts(count)
+    layer.build(described.shape)
+    layer.set_weights(fit_concepts(described, tokens, count))
+    return np.asarray(layer(described))
+
+
+def captions(*words):
+    """Captions that hold each word where its row of bools says so."""
+    rows = [[w if said else 0 for w, said in zip((SEEN, OTHER, RARE), row, strict=False)]
+            for row in zip(*words, strict=True)]  # fmt: skip
+    rows = [[START, *sorted(row, reverse=True)] for row in rows]
+    return np.array([[*row, 0] for row in rows], np.int32)
+
+
+def test_a_word_that_features_tell_is_rated_and_others_are_not():
+    rng = np.random.default_rng(0)
+    described = rng.normal(size=(400, 12)).astype(np.float32) + 5
+    told = described[:, 3] + 0.3 * rng.normal(size=400) > 5.5
+    untold = rng.random(400) > 0.5
+    numbers = rng.integers(10, 400, (400, 1)).astype(np.int32)  # no two captions are the same
+    tokens = np.hstack([captions(told, untold), numbers])
+    found = rated(described, tokens)
+    assert np.corrcoef(found[:, 0], told)[0, 1] > 0.7
+    assert found[:, 0].std() < 1  # shrunk, as a prediction is
+    assert (found[:, 1:] == 0).all()
+
+
+@pytest.mark.parametrize("groups", [[], [np.array([2, 7, 11])]])
+def test_errors_left_out_are_those_of_regressions_without_the_images(groups):
+    rng = np.random.default_rng(1)
+    n, penalty = 30, 0.3
+    x = rng.normal(size=(n, 5)) * [3, 2, 1, 1, 0.5]
+    y = x @ rng.normal(size=(5, 4)) + rng.normal(size=(n, 4))
+    centred, wanted = x - x.mean(axis=0), y - y.mean(axis=0)
+    axes, values = concepts.largest_components(centred.astype(np.float64), 5)
+    white, variance = centred @ (axes / np.sqrt(values / n)), values / n
+    kept = variance / (variance + penalty)
+    found = concepts._error_left_out(white, wanted, white.T @ wanted / n, kept, groups)
+    missed = np.empty_like(y)
+    alone = [np.array([i]) for i in range(n) if not any(i in group for group in groups)]
+    for rows in alone + groups:
+        others = np.delete(np.arange(n), rows)
+        design = np.hstack([x[others], np.ones((len(others), 1))])
+        ridge = design.T @ design + n * penalty * np.diag([1, 1, 1, 1, 1, 0])
+        slopes = np.linalg.solve(ridge, design.T @ y[others])
+        missed[rows] = y[rows] - np.hstack([x[rows], np.ones((len(rows), 1))]) @ slopes
+    np.testing.assert_allclose(found, (missed**2).mean(axis=0), rtol=1e-6)
+
+
+def test_images_of_one_caption_do_not_give_each_others_words_away():
+    """Pairs of nearly the same image have the same caption, which nothing else foretells."""
+    rng = np.random.default_rng(2)
+    described = np.repeat(rng.normal(size=(60, 200)), 2, axis=0)
+    described = (described + 0.1 * rng.normal(size=described.shape)).astype(np.float32)
+    word = np.repeat(rng.random(60) > 0.5, 2)
+    numbers = np.repeat(rng.permutation(60) + 10, 2).astype(np.int32)[:, None]
+    same = np.hstack([captions(word), numbers])
+    assert (rated(described, same, 1) == 0).all()
+    differing = np.hstack([same, np.arange(100, 220, dtype=np.int32)[:, None]])
+    assert np.abs(rated(described, differing, 1)).max() > 0.1  # as it would be, each left out alone
+
+
+def test_the_decoder_fits_both_kinds_and_does_without_attention_as_well():
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(300, 16)).astype(np.float16)
+    grids = rng.normal(size=(300, 4, 8)).astype(np.float16)
+    lit, side = rng.random(300) > 0.5, rng.random(300) > 0.5
+    features[:, 2] += 3 * lit
+    grids[:, 3, 5] += 3 * side  # only at this place
+    tokens = np.hstack([captions(lit, side), rng.integers(10, 300, (300, 1)).astype(np.int32)])
+    sizes = {"vocab_size": 300, "max_len": 6, "feature_size": 16, "components": 16, "units": 8}
+    built = build_captioning(
+        **sizes, attention=True, grid_size=(4, 8), grid_components=8, concepts=5
+    )
+    fit_scalers(built, (features, grids), tokens)
+    layer = built.next_word.get_layer
+    by_features = layer("concepts")(layer("scaler")(features.astype(np.float32)))
+    assert abs(np.corrcoef(np.asarray(by_features)[:, 0], lit)[0, 1]) > 0.6
+    by_grid = layer("concepts_grid")(layer("laid_out")(layer("scaler_grid")(grids.astype("f4"))))
+    assert abs(np.corrcoef(np.asarray(by_grid)[:, 0], side)[0, 1]) > 0.6
+    assert END not in tokens  # of special tokens none is a word here but the start
+    plain = build_captioning(**sizes)
+    fit_scalers(plain, features, tokens)
+    assert not any(layer.name.startswith("concepts") for layer in plain.next_word.layers)
