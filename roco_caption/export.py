@@ -15,6 +15,7 @@ from keras import layers
 from roco_caption.captioner import Captioner
 from roco_caption.ensemble import members_of
 from roco_caption.files import UserError, atomic_path
+from roco_caption.scaling import shortened
 from roco_caption.text import END, START
 
 WORDS = "words.json"  # the member of the Keras file, and the property of the ONNX file
@@ -51,9 +52,10 @@ def plain_decoder(captioner: Captioner, every_word: bool = False) -> keras.Model
         return apply(layer, value, trained(layer.name).get_weights())
 
     whitened = layers.UnitNormalization(name="unit_length")(input_img)
-    offset, projection = trained("scaler").get_weights()
+    offset, projection, longest = trained("scaler").get_weights()
     scaler = layers.Dense(projection.shape[1], name="scaler")
     image = apply(scaler, whitened, [projection, -offset @ projection])
+    image = shortened(image, float(longest))
     if captioner.sizes.get("attention"):
         inputs.append(keras.Input(tuple(sizes["grid_size"]), name="input_grid"))
         grid = _scaled(inputs[1], trained, apply)
@@ -86,13 +88,14 @@ def plain_decoder(captioner: Captioner, every_word: bool = False) -> keras.Model
 
 def _scaled(input_grid: Any, trained: Any, apply: Any) -> Any:
     """Whiten the grid's channels, as its `FeatureScaler` does: to float (n, cells, components)."""
-    offset, projection = trained("scaler_grid").get_weights()
+    offset, projection, longest = trained("scaler_grid").get_weights()
     cells = input_grid.shape[1]
     whitened = layers.UnitNormalization(name="unit_length_grid")(input_grid)
     scaler = layers.EinsumDense(
         "ncd,dk->nck", (cells, projection.shape[1]), bias_axes="ck", name="scaler_grid"
     )
-    return apply(scaler, whitened, [projection, -offset @ projection])
+    grid = apply(scaler, whitened, [projection, -offset @ projection])
+    return shortened(grid, float(longest))
 
 
 def _rated(image: Any, grid: Any, trained: Any, apply: Any) -> Any:

@@ -17,7 +17,9 @@ class FeatureScaler(layers.Layer):
 
     Raw fc2 features are large, correlated, and partly all but constant: dividing those last by
     their tiny deviation would let them drown the rest. After `fit_scaler` every output has unit
-    variance on the training images. Both weights are constants of training.
+    variance on the training images. An image unlike any of them would still have a vector many
+    times as long as theirs, and get a caption of words without order: no vector is longer than the
+    longest of training. The weights are constants of training.
 
     Args:
         components: length of the result.
@@ -32,10 +34,14 @@ class FeatureScaler(layers.Layer):
         self.projection = self.add_weight(
             shape=(input_shape[-1], self.components), initializer="orthogonal", name="projection"
         )
+        self.longest = self.add_weight(
+            shape=(), initializer=keras.initializers.Constant(1e9), name="longest"
+        )
 
     def call(self, features: Any) -> Any:
         """Map float (..., d) to float32 (..., components)."""
-        return ops.matmul(_unit_length(features) - self.offset, self.projection)
+        scaled = ops.matmul(_unit_length(features) - self.offset, self.projection)
+        return shortened(scaled, self.longest)
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"components": self.components}
@@ -45,7 +51,13 @@ def _unit_length(features: Any) -> Any:
     return features / (ops.norm(features, axis=-1, keepdims=True) + 1e-6)
 
 
-def fit_scaler(features: np.ndarray, components: int = 256) -> tuple[np.ndarray, np.ndarray]:
+def shortened(vectors: Any, longest: Any) -> Any:
+    """Return float (..., k) with those longer than `longest` made as long."""
+    length = ops.norm(vectors, axis=-1, keepdims=True)
+    return vectors * ops.minimum(1.0, longest / (length + 1e-6))
+
+
+def fit_scaler(features: np.ndarray, components: int = 256) -> tuple[np.ndarray, ...]:
     """Fit the weights of a `FeatureScaler`.
 
     Args:
@@ -54,7 +66,8 @@ def fit_scaler(features: np.ndarray, components: int = 256) -> tuple[np.ndarray,
         components: principal components kept; fewer are filled where n or d has fewer.
 
     Returns:
-        `offset` float32 (d,) or (cells, d), and `projection` float32 (d, components).
+        `offset` float32 (d,) or (cells, d), `projection` float32 (d, components), and `longest`
+        float32 (), the length of the longest result.
     """
     cells = int(np.prod(features.shape[1:-1]))
     rows = features[:: max(1, len(features) * cells // SAMPLE)].astype(np.float32)
@@ -67,8 +80,11 @@ def fit_scaler(features: np.ndarray, components: int = 256) -> tuple[np.ndarray,
     rows *= weight
     axes, values = largest_components(rows, components)
     projection = np.zeros((rows.shape[1], components), np.float32)
-    projection[:, : len(values)] = weight[:, None] * axes * np.sqrt(len(rows) / values)
-    return offset, projection
+    axes = axes * np.sqrt(len(rows) / values)
+    projection[:, : len(values)] = weight[:, None] * axes
+    # a little more, so that rounding shortens none of these
+    longest = 1.01 * np.linalg.norm(rows @ axes, axis=-1).max()
+    return offset, projection, np.asarray(longest, np.float32)
 
 
 def largest_components(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -58,6 +58,8 @@ def trained(more: dict) -> Captioner:
         if weight.dtype == "float32":
             scale = 2.8 if "embedding" in weight.path else 0.28 if "image" in weight.path else 0.7
             weight.assign(rng.normal(size=weight.shape, scale=scale))
+        if "longest" in weight.path:
+            weight.assign(1.0)  # some images are shortened
     return captioner
 
 
@@ -112,7 +114,7 @@ def test_both_views_agree_with_the_trained_ones_within_rounding():
             width = 9 if every_word else ours.inputs[-1].shape[1]
             inputs = [*features, tokens[:, :width]]
             theirs = export.plain_decoder(captioner, every_word)(inputs)
-            np.testing.assert_allclose(ours(inputs), theirs, atol=5e-5)
+            np.testing.assert_allclose(ours(inputs), theirs, atol=1e-4)
 
 
 def test_what_differs_is_not_written(tmp_path, monkeypatch):

@@ -150,13 +150,13 @@ def test_many_features_are_scaled_as_by_all_eigenvectors(monkeypatch):
     rng = np.random.default_rng(0)
     wide = rng.normal(size=(1500, 60)) * np.geomspace(1, 0.1, 60) @ rng.normal(size=(60, 1100))
     features = wide + rng.normal(size=(1500, 1100)) * 0.5
-    _, fast = fit_scaler(features, 16)
+    _, fast, _ = fit_scaler(features, 16)
     calls = []
     eigh = np.linalg.eigh
     monkeypatch.setattr(scaling, "_largest", lambda m, k: calls.append(m.shape) or tuple(
         a[..., ::-1][..., :k] for a in eigh(m)
     ))  # fmt: skip
-    _, slow = fit_scaler(features, 16)
+    _, slow, _ = fit_scaler(features, 16)
     assert calls == [(1100, 1100)]
     cosine = (fast * slow).sum(0) / np.linalg.norm(fast, axis=0) / np.linalg.norm(slow, axis=0)
     assert np.abs(cosine).min() > 0.999
@@ -170,7 +170,7 @@ def test_nearly_dead_units_do_not_drown_the_others():
     features = rng.gamma(2.0, 1.0, (200, 50))
     features[:, :20] = rng.normal(size=(200, 20)) * 1e-6
     features[:, 20] = 0
-    offset, projection = fit_scaler(features, 20)
+    offset, projection, _ = fit_scaler(features, 20)
     unseen = rng.gamma(2.0, 1.0, (50, 50))
     unseen /= np.linalg.norm(unseen, axis=1, keepdims=True)
     unseen[:, :21] = 1e-4  # a hundred times what they were in training
@@ -179,7 +179,7 @@ def test_nearly_dead_units_do_not_drown_the_others():
 
 
 def test_fewer_images_than_components():
-    offset, projection = fit_scaler(np.random.default_rng(0).normal(size=(5, 30)), 16)
+    offset, projection, _ = fit_scaler(np.random.default_rng(0).normal(size=(5, 30)), 16)
     assert projection.shape == (30, 16) and np.isfinite(projection).all()
     assert (projection[:, 5:] == 0).all() and offset.shape == (30,)
 
@@ -192,3 +192,21 @@ def test_every_layer_is_rebuilt_from_its_config():
     inputs = [np.ones((2, 8), np.float32), np.array([[1, 5, 4, 0, 0, 0]] * 2)]
     np.testing.assert_allclose(again(inputs), model(inputs), rtol=1e-5)
     assert not again.get_layer("scaler").trainable_weights
+
+
+def test_an_image_unlike_all_others_gets_no_longer_vector_than_they():
+    rng = np.random.default_rng(0)
+    # most directions hardly vary in training: along them a stranger is far away
+    features = (10 + rng.normal(size=(200, 40)) * np.geomspace(3, 0.05, 40)).astype(np.float32)
+    scaler = FeatureScaler(16)
+    scaler.build(features.shape)
+    offset, projection, longest = fit_scaler(features, 16)
+    scaler.set_weights([offset, projection, np.float32(1e9)])
+    free, stranger = np.asarray(scaler(features)), rng.gamma(0.3, size=(1, 40)).astype(np.float32)
+    away = np.asarray(scaler(stranger))[0]
+    scaler.set_weights([offset, projection, longest])
+    np.testing.assert_array_equal(np.asarray(scaler(features)), free)
+    held = np.asarray(scaler(stranger))[0]
+    assert np.linalg.norm(away) > 2 * longest
+    np.testing.assert_allclose(np.linalg.norm(held), longest, rtol=1e-4)
+    np.testing.assert_allclose(held / np.linalg.norm(held), away / np.linalg.norm(away), atol=1e-5)
