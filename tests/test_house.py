@@ -1,4 +1,4 @@
-"""The house holds: imports run one way, Keras stays where it is needed, README shows every room."""
+"""The house holds: imports run one way, Keras stays where it is needed, pages show every room."""
 
 import ast
 import re
@@ -14,11 +14,12 @@ PACKAGE = ROOT / "roco_caption"
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 NOTEBOOK = ROOT / "notebooks" / "roco_captioning.ipynb"
 README = (ROOT / "README.md").read_text("utf-8")
+TREE = (ROOT / "docs" / "modules.md").read_text("utf-8")
 
 
 def tree() -> dict[str, str]:
-    """Return the modules of the README's tree in its order, with what it says of them."""
-    block = re.search(r"```text\n(.*?)```", README, re.S).group(1)
+    """Return the modules of the page's tree in its order, with what it says of them."""
+    block = re.search(r"```text\n(.*?)```", TREE, re.S).group(1)
     rows = re.findall(r"^ +(\w+)\.py +(.+)$", block, re.M)
     return {name: text.strip() for name, text in rows if name in MODULES}
 
@@ -49,7 +50,7 @@ def upward(order: list[str], sources: dict[str, str]) -> list[str]:
     ]
 
 
-def test_imports_run_one_way_in_the_order_of_the_readme():
+def test_imports_run_one_way_in_the_order_of_the_page():
     order = list(tree())
     assert sorted(order) == MODULES
     assert (
@@ -64,7 +65,7 @@ def test_the_test_of_imports_can_fail():
     assert upward(["files", "text", "model"], sources) == ["text imports model"]
 
 
-def test_the_readme_says_of_each_module_what_its_docstring_says():
+def test_the_page_says_of_each_module_what_its_docstring_says():
     for name, text in tree().items():
         docstring = ast.get_docstring(ast.parse((PACKAGE / f"{name}.py").read_text("utf-8")))
         assert " ".join(docstring.split("\n\n")[0].split()).rstrip(".") == text.rstrip("."), name
