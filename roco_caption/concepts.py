@@ -8,9 +8,10 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from roco_caption.scaling import SAMPLE, largest_components
+from roco_caption.scaling import largest_components
 from roco_caption.text import END, PAD, START, UNKNOWN
 
+SAMPLE = 8192  # images that a fit looks at
 CANDIDATES = 2048  # the most frequent words are tried
 PENALTIES = np.logspace(-5, 3, 25)  # of the largest component's variance
 WORTH = 0.01  # of a word's variance: what must be explained for it to be kept

@@ -74,9 +74,11 @@ def _sign(file: TextIO, purpose: str) -> None:
 
 
 def _holder(file: TextIO) -> str:
-    file.seek(0)
-    try:
-        who = json.loads(file.read())
-        return f"process {who['pid']} on {who['host']} ({who['purpose']}, since {who['since']})"
-    except (ValueError, KeyError, TypeError, OSError):  # about to sign, or on a full disk
-        return "another notebook"
+    for _ in range(20):  # it may be about to sign, unless its disk is full
+        file.seek(0)
+        try:
+            who = json.loads(file.read())
+            return f"process {who['pid']} on {who['host']} ({who['purpose']}, since {who['since']})"
+        except (ValueError, KeyError, TypeError, OSError):
+            time.sleep(0.05)
+    return "another notebook"

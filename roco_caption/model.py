@@ -31,14 +31,13 @@ def fit_scalers(captioning: Captioning, features: Any, tokens: np.ndarray) -> No
         tokens: their captions, int32 (n, t).
     """
     present = {layer.name: layer for layer in captioning.next_word.layers}
-    rows = sampled(len(tokens))
+    rows = np.arange(len(tokens))[sampled(len(tokens))]
     for kind, array in zip(("", "_grid"), arrays_of(features), strict=False):
         scaler = present[f"scaler{kind}"]
         scaler.set_weights(fit_scaler(array, scaler.components))
         if concepts := present.get(f"concepts{kind}"):
-            few = array[rows]
-            blocks = [few[i : i + BLOCK] for i in range(0, len(few), BLOCK)]
-            scaled = np.concatenate([np.asarray(scaler(block)) for block in blocks])
+            blocks = [rows[i : i + BLOCK] for i in range(0, len(rows), BLOCK)]
+            scaled = np.concatenate([np.asarray(scaler(array[block])) for block in blocks])
             scaled = scaled.reshape(len(scaled), -1)
             concepts.set_weights(fit_concepts(scaled, tokens[rows], concepts.count))
 

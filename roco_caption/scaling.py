@@ -116,8 +116,8 @@ def _largest(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     else:
         size = len(matrix), min(count + 64, len(matrix))
         basis = np.random.default_rng(0).normal(size=size).astype(matrix.dtype)
-        for _ in range(10):
-            basis, _ = np.linalg.qr(matrix @ basis)
+        for _ in range(5):
+            basis, _ = np.linalg.qr(matrix @ (matrix @ basis))  # QR costs more than the products
         values, vectors = np.linalg.eigh(basis.T @ (matrix @ basis))
         vectors = basis @ vectors
     return values[::-1][:count], vectors[:, ::-1][:, :count]

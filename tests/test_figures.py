@@ -91,7 +91,7 @@ def test_text_below_an_image_does_not_run_into_the_next(figures, tmp_path):
     figure._repr_html_()
     upper, lower = figure.axes[0], figure.axes[3]
     lowest = min(text.get_window_extent().y0 for text in upper.texts)
-    assert lowest >= lower.get_window_extent().y1
+    assert lowest >= lower.get_window_extent().y1 - 1  # fonts differ by parts of a pixel
 
 
 def test_nbconvert_misses_no_alternative_text(figures, caplog):
