@@ -126,7 +126,7 @@ def fitted(
         sizes["grid_size"] = known[1].shape[1:]
     set_seeds(seed)
     captioning = build_captioning(vocab_size=tokenizer.vocab_size, **sizes)
-    fit_scalers(captioning, known, tokenizer.encode(learn.caption))
+    fit_scalers([captioning], known, tokenizer.encode(learn.caption))
     digest = hashlib.sha256(json.dumps([build, options, seed]).encode()).hexdigest()[:12]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         train(

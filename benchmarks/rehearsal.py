@@ -63,7 +63,7 @@ def rehearse(share: float) -> dict[str, float]:
     timed("words", start)
     start = time.perf_counter()
     captioning = build_captioning(vocab_size=tokenizer.vocab_size, max_len=51, mentions=1.0)
-    fit_scalers(captioning, features, tokens)
+    fit_scalers([captioning], features, tokens)
     timed("scaler", start)
     few = Captions(features[:1024], tokens[:1024])
     start = time.perf_counter()

@@ -69,8 +69,12 @@ def fit_concepts(
     """
     n = len(described)
     offset = described.mean(axis=0)
+    projection = np.zeros((described.shape[1], count), np.float32)
+    groups = _alike(tokens)
     centred = described - offset
     axes, values = largest_components(centred, components)
+    if not len(values) or any(len(group) == n for group in groups):
+        return offset, projection  # all images or all captions are the same
     variance = values / n
     axes = axes / np.sqrt(variance)
     white = centred @ axes
@@ -79,7 +83,6 @@ def fit_concepts(
     deviation = np.sqrt(share * (1 - share) + 1e-9)
     wanted = (there - share) / deviation
     slopes = white.T @ wanted / n
-    groups = _alike(tokens)
     errors = np.stack([
         _error_left_out(white, wanted, slopes, variance / (variance + penalty), groups)
         for penalty in PENALTIES * variance[0]
@@ -89,7 +92,6 @@ def fit_concepts(
     kept = np.argsort(-explained, kind="stable")[:count]
     kept = kept[explained[kept] > WORTH]
     shrunk = variance[:, None] / (variance[:, None] + best[kept]) * slopes[:, kept]
-    projection = np.zeros((described.shape[1], count), np.float32)
     projection[:, : len(kept)] = axes @ shrunk
     return offset, projection
 

@@ -22,24 +22,29 @@ BLOCK = 256  # images scaled at once
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
-def fit_scalers(captioning: Captioning, features: Any, tokens: np.ndarray) -> None:
-    """Fit the decoder's scalers, and with attention its concepts, to the training images.
+def fit_scalers(members: Sequence[Captioning], features: Any, tokens: np.ndarray) -> None:
+    """Fit the scalers of decoders, and with attention their concepts, to the training images.
 
     Args:
-        captioning: of `build_captioning`.
+        members: of `build_captioning` with the same sizes: one decoder, or an ensemble's.
         features: float (n, d); with attention a pair of them and the grids.
         tokens: their captions, int32 (n, t).
     """
-    present = {layer.name: layer for layer in captioning.next_word.layers}
+
+    def fitted(name: str, weights: Sequence[np.ndarray]) -> None:
+        for member in members:
+            member.next_word.get_layer(name).set_weights(weights)
+
+    present = {layer.name: layer for layer in members[0].next_word.layers}
     rows = np.arange(len(tokens))[sampled(len(tokens))]
     for kind, array in zip(("", "_grid"), arrays_of(features), strict=False):
         scaler = present[f"scaler{kind}"]
-        scaler.set_weights(fit_scaler(array, scaler.components))
+        fitted(scaler.name, fit_scaler(array, scaler.components))
         if concepts := present.get(f"concepts{kind}"):
             blocks = [rows[i : i + BLOCK] for i in range(0, len(rows), BLOCK)]
             scaled = np.concatenate([np.asarray(scaler(array[block])) for block in blocks])
             scaled = scaled.reshape(len(scaled), -1)
-            concepts.set_weights(fit_concepts(scaled, tokens[rows], concepts.count))
+            fitted(concepts.name, fit_concepts(scaled, tokens[rows], concepts.count))
 
 
 @keras.saving.register_keras_serializable("roco_caption")

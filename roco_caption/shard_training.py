@@ -79,7 +79,7 @@ def train_captioner(
     runtime.set_seeds(seed)
     captioning = build_captioning(**sizes)
     tokens = {name: tokenizer.encode(frame.caption) for name, frame in frames.items()}
-    fit_scalers(captioning, inputs["train"], tokens["train"])
+    fit_scalers([captioning], inputs["train"], tokens["train"])
     captions = {name: Captions(inputs[name], tokens[name]) for name in frames}
     train(
         captioning, captions["train"], captions["validation"], folder, epochs=epochs,

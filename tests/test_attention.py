@@ -163,7 +163,7 @@ def test_it_learns_what_only_the_grid_shows_and_is_reused(tmp_path, capsys):
             vocab_size=10, max_len=3, feature_size=5, components=5, embedding_size=8, units=16,
             dropout=0.0, attention=True, grid_size=(4, 6), grid_components=6,
         )  # fmt: skip
-        fit_scalers(built, training.features, training.tokens)
+        fit_scalers([built], training.features, training.tokens)
         history = train(
             built, training, part(100, 160), tmp_path, epochs=30, batch_size=10,
             learning_rate=0.01, weight_decay=0.0, patience=30,

@@ -7,7 +7,7 @@ import pytest
 from roco_caption import concepts
 from roco_caption.concepts import Concepts, fit_concepts
 from roco_caption.model import build_captioning, fit_scalers
-from roco_caption.text import END, START
+from roco_caption.text import START
 
 SEEN, OTHER, RARE = 4, 5, 6
 
@@ -88,13 +88,26 @@ def test_the_decoder_fits_both_kinds_and_does_without_attention_as_well():
     built = build_captioning(
         **sizes, attention=True, grid_size=(4, 8), grid_components=8, concepts=5
     )
-    fit_scalers(built, (features, grids), tokens)
+    fit_scalers([built], (features, grids), tokens)
     layer = built.next_word.get_layer
     by_features = layer("concepts")(layer("scaler")(features.astype(np.float32)))
     assert abs(np.corrcoef(np.asarray(by_features)[:, 0], lit)[0, 1]) > 0.6
     by_grid = layer("concepts_grid")(layer("laid_out")(layer("scaler_grid")(grids.astype("f4"))))
     assert abs(np.corrcoef(np.asarray(by_grid)[:, 0], side)[0, 1]) > 0.6
-    assert END not in tokens  # of special tokens none is a word here but the start
     plain = build_captioning(**sizes)
-    fit_scalers(plain, features, tokens)
+    fit_scalers([plain], features, tokens)
     assert not any(layer.name.startswith("concepts") for layer in plain.next_word.layers)
+
+
+@pytest.mark.parametrize("same", ["images", "captions", "only one"])
+def test_where_all_is_the_same_nothing_is_told(same):
+    rng = np.random.default_rng(0)
+    described = rng.normal(size=(20, 6)).astype(np.float32)
+    tokens = np.array([[START, SEEN + i % 3, 0] for i in range(20)], np.int32)
+    if same == "images":
+        described[:] = described[0]
+    elif same == "captions":
+        tokens[:] = tokens[0]
+    else:
+        described, tokens = described[:1], tokens[:1]
+    assert (rated(described, tokens) == 0).all()
