@@ -18,7 +18,7 @@ class _Greedy(NamedTuple):
     """What greedy search carries from word to word, for the `m` of `n` captions still going."""
 
     length: Any  # words so far, int32 ()
-    words: Any  # of all captions, int32 (max_words, n)
+    words: Any  # of all captions, int32 (n, max_words)
     log_p: Any  # of all captions, float32 (n,)
     rows: Any  # which captions go on, int32 (m,)
     last: Any  # their latest word, int32 (m,)
@@ -53,7 +53,7 @@ def greedy_search(step: Step, state: Any, image: Any, *, n: Any, max_words: int)
         going = _unfinished(g.last)
         best, gain = ops.where(going, best, PAD), ops.where(going, gain, 0.0)
         column = ops.scatter(g.rows[:, None], best, (rows,))
-        words = ops.slice_update(g.words, (g.length, ops.zeros_like(g.length)), column[None])
+        words = ops.slice_update(g.words, (ops.zeros_like(g.length), g.length), column[:, None])
         log_p = g.log_p + ops.scatter(g.rows[:, None], gain, (rows,))
         left = narrowed(_unfinished(best), (g.rows, best, state, g.image))
         return (_Greedy(g.length + 1, words, log_p, *left),)
@@ -62,11 +62,11 @@ def greedy_search(step: Step, state: Any, image: Any, *, n: Any, max_words: int)
     state = keras.tree.map_structure(lambda array: array[:, None], state)
     every = ops.arange(rows, dtype="int32")
     last = ops.where(every < n, START, PAD)
-    zero, words = ops.convert_to_tensor(0, "int32"), ops.zeros((max_words, rows), "int32")
+    zero, words = ops.convert_to_tensor(0, "int32"), ops.zeros((rows, max_words), "int32")
     left = narrowed(every < n, (every, last, state, image), at=1.0)
     begin = _Greedy(zero, words, ops.zeros((rows,), "float32"), *left)
     (g,) = ops.while_loop(more, advance, (begin,))
-    return ops.transpose(g.words), g.log_p
+    return g.words, g.log_p
 
 
 def row_count(arrays: Any) -> Any:

@@ -15,6 +15,7 @@ from keras import layers
 from roco_caption.captioner import Captioner
 from roco_caption.ensemble import members_of
 from roco_caption.files import UserError, atomic_path
+from roco_caption.runtime import chatter_left_out
 from roco_caption.scaling import shortened
 from roco_caption.text import END, START
 
@@ -151,7 +152,7 @@ def export_keras(captioner: Captioner, path: str | os.PathLike) -> Path:
     path = Path(path)
     if path.suffix != ".keras":
         raise UserError(f"{path} has to end in .keras: Keras tells its files by that.")
-    with atomic_path(path, ending=".keras") as written:
+    with chatter_left_out(), atomic_path(path, ending=".keras") as written:
         plain_decoder(captioner).save(written)
         with zipfile.ZipFile(written, "a") as archive:
             archive.writestr(WORDS, json.dumps(captioner.tokenizer.words))

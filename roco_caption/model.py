@@ -42,7 +42,7 @@ def fit_scalers(members: Sequence[Captioning], features: Any, tokens: np.ndarray
         fitted(scaler.name, fit_scaler(array, scaler.components))
         if concepts := present.get(f"concepts{kind}"):
             blocks = [rows[i : i + BLOCK] for i in range(0, len(rows), BLOCK)]
-            scaled = np.concatenate([np.asarray(scaler(array[block])) for block in blocks])
+            scaled = np.concatenate([scaler(array[block].astype(np.float32)) for block in blocks])
             scaled = scaled.reshape(len(scaled), -1)
             fitted(concepts.name, fit_concepts(scaled, tokens[rows], concepts.count))
 

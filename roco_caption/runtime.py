@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +19,11 @@ from roco_caption.files import UserError
 
 Setting = TypeVar("Setting", bool, int, float, str)
 
+# What TensorFlow says of itself when it is imported, and of kernels that it has another one for.
+_CHATTER = re.compile(
+    r"I\d{4} |WARNING: All log messages before absl|To enable the following"
+    r"|E\d{4} .*oneDNN supports \w+ only on"
+)
 # The module that each distribution of requirements.txt provides, where the names differ.
 _MODULES = {"pillow": "PIL", "rouge-score": "rouge_score"}
 
@@ -125,7 +132,8 @@ def detect() -> Runtime:
         NVIDIA GPU, `mixed_bfloat16` on a TPU or a CPU with bfloat16 units, else `float32`.
     """
     quiet_tensorflow()
-    import keras
+    with chatter_left_out():
+        import keras
 
     accelerators = _accelerators(keras.backend.backend())
     backend = keras.backend.backend()
@@ -188,6 +196,25 @@ def quiet_tensorflow() -> None:
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     # one warning a shape of batch: few shapes are meant
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def chatter_left_out() -> Iterator[None]:
+    """Leave out what TensorFlow says meanwhile that helps nobody, whatever its log level is."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        before = os.dup(2)
+        os.dup2(held.fileno(), 2)  # of the process: the lines come from C++
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(before, 2)
+            os.close(before)
+            held.seek(0)
+            for line in held.read().decode("utf-8", "replace").splitlines(keepends=True):
+                if not _CHATTER.match(line):
+                    sys.stderr.write(line)
 
 
 def set_seeds(seed: int) -> None:

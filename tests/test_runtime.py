@@ -1,5 +1,6 @@
 """Settings from outside, and what the notebook finds where it runs."""
 
+import os
 import random
 import subprocess
 import sys
@@ -228,3 +229,22 @@ def test_the_same_seed_draws_the_same_everywhere():
 
     assert draw(3) == draw(3)
     assert all(one != other for one, other in zip(draw(3), draw(4), strict=True))
+
+
+def test_only_chatter_is_left_out(capfd):
+    with runtime.chatter_left_out():
+        os.write(2, b"I0000 00:00:1 port.cc:153] oneDNN custom operations are on.\n")
+        os.write(2, b"E0000 00:00:1 util.cc:131] oneDNN supports DT_INT64 only on platforms.\n")
+        os.write(2, b"E0000 00:00:1 cuda.cc:9] the driver is too old\n")
+        print("a warning of Python's", file=sys.stderr)
+    os.write(2, b"after\n")
+    assert sorted(capfd.readouterr().err.splitlines()) == [
+        "E0000 00:00:1 cuda.cc:9] the driver is too old", "a warning of Python's", "after"
+    ]  # fmt: skip
+
+
+def test_what_an_import_said_is_shown_where_it_failed(capfd):
+    with pytest.raises(ImportError), runtime.chatter_left_out():
+        os.write(2, b"libcuda is missing\n")
+        raise ImportError
+    assert capfd.readouterr().err == "libcuda is missing\n"
