@@ -1,10 +1,13 @@
-"""VGG16 itself: the same features as the plain Keras loop, from each source of weights."""
+"""The encoders: the same features as the plain Keras loop, from each source of weights."""
 
 import hashlib
 import http.server
+import importlib
+import inspect
 import threading
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -15,6 +18,8 @@ from roco_caption import encoders, places
 from roco_caption.encoders import WeightsUnavailable, build_encoder, describe
 from roco_caption.files import UserError
 from roco_caption.images import read_image
+
+OTHERS = ["resnet50", "densenet121", "efficientnetv2b0", "convnext_tiny"]
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +118,7 @@ def test_imagenet_weights_come_over_the_network_once(
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("ROCO_WEIGHTS_SERVER", f"http://127.0.0.1:{server.server_port}")
     md5 = hashlib.md5(weights_file.read_bytes()).hexdigest()
-    kind = replace(encoders.ENCODERS["vgg16"], file="served.weights.h5", md5=md5)
+    kind = replace(encoders.ENCODERS["vgg16"], file="served.weights.h5", digest=md5)
     monkeypatch.setitem(encoders.ENCODERS, "vgg16", kind)
     cache = tmp_path / "keras"
     cache.mkdir()  # Keras falls back to a shared folder when it is missing
@@ -128,7 +133,7 @@ def test_imagenet_weights_come_over_the_network_once(
     server.shutdown()
     server.server_close()  # so that the next request is refused, not left waiting
 
-    monkeypatch.setitem(encoders.ENCODERS, "vgg16", replace(kind, md5="0" * 32))
+    monkeypatch.setitem(encoders.ENCODERS, "vgg16", replace(kind, digest="0" * 32))
     with pytest.raises(WeightsUnavailable, match=r"models.*ENCODER_WEIGHTS"):
         build_encoder("vgg16", "imagenet")  # a file with another checksum, and no server
 
@@ -146,7 +151,7 @@ def test_on_kaggle_attached_weights_need_no_internet(
     folder.mkdir(parents=True)
     (folder / "served.weights.h5").symlink_to(weights_file)
     md5 = hashlib.md5(weights_file.read_bytes()).hexdigest()
-    kind = replace(encoders.ENCODERS["vgg16"], file="served.weights.h5", md5=md5)
+    kind = replace(encoders.ENCODERS["vgg16"], file="served.weights.h5", digest=md5)
     monkeypatch.setitem(encoders.ENCODERS, "vgg16", kind)
     assert encoders._imagenet_weights("vgg16") == str(folder / "served.weights.h5")
     pixels = read_image(images[0])[None]
@@ -154,7 +159,7 @@ def test_on_kaggle_attached_weights_need_no_internet(
     np.testing.assert_allclose(
         loaded.predict_on_batch(pixels), vgg16.predict_on_batch(pixels), rtol=1e-4, atol=1e-3
     )
-    monkeypatch.setitem(encoders.ENCODERS, "vgg16", replace(kind, md5="0" * 32))
+    monkeypatch.setitem(encoders.ENCODERS, "vgg16", replace(kind, digest="0" * 32))
     with pytest.raises(WeightsUnavailable, match="ENCODER_WEIGHTS"):
         encoders._imagenet_weights("vgg16")
     assert f"{folder / 'served.weights.h5'} has another checksum" in capsys.readouterr().out
@@ -163,7 +168,62 @@ def test_on_kaggle_attached_weights_need_no_internet(
 def test_the_real_weights_are_those_keras_publishes():
     kind = encoders.ENCODERS["vgg16"]
     assert kind.file == "vgg16_weights_tf_dim_ordering_tf_kernels.h5"
-    assert kind.md5 == "64373286793e3c8b2b4e3219cbf3544b" and kind.size == 224
+    assert kind.digest == "64373286793e3c8b2b4e3219cbf3544b" and kind.size == 224
+    for name in OTHERS:
+        kind = encoders.ENCODERS[name]
+        source = Path(inspect.getfile(getattr(keras.applications, kind.network))).read_text()
+        assert kind.digest in source and f"/keras-applications/{kind.module}/" in source
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_each_encoder_of_the_table_equals_the_plain_keras_loop(name, images, tmp_path):
+    kind = encoders.ENCODERS[name]
+    whole = getattr(keras.applications, kind.network)(weights=None)
+    encoders._randomise(whole, 3)
+    whole.save_weights(path := tmp_path / "mine.weights.h5")
+    pixels = np.stack([read_image(image) for image in images])
+    encoder = build_encoder(name, str(path), with_grid=True)
+    rows, grids = map(np.asarray, encoder.predict_on_batch(pixels))
+    assert grids.shape == (3, 49, encoder.outputs[1].shape[-1])
+    plain = keras.Model(whole.input, whole.get_layer(kind.layer).output)
+    module = importlib.import_module(f"keras.applications.{kind.module}")
+    for row, grid, image in zip(rows, grids, images, strict=True):
+        picture = keras.utils.load_img(image, target_size=(224, 224), interpolation="bilinear")
+        batch = keras.utils.img_to_array(picture)[None]
+        theirs = plain.predict(module.preprocess_input(batch), verbose=0)[0]
+        assert (row @ theirs) / np.linalg.norm(row) / np.linalg.norm(theirs) >= 0.9999
+        if kind.layer == "avg_pool":
+            np.testing.assert_allclose(grid.mean(axis=0), row, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_random_weights_of_each_encoder_fit_the_cache(name, images):
+    pixels = np.stack([read_image(path) for path in images])
+    encoder = build_encoder(name, "random", seed=3, with_grid=True)
+    rows, grids = map(np.asarray, encoder.predict_on_batch(pixels))
+    for array in (rows, grids):
+        assert 0.1 < np.abs(array).max() < 10_000  # float16 ends at 65,504
+    assert np.corrcoef(rows)[np.triu_indices(3, 1)].max() < 0.9999
+
+
+def test_weights_without_the_top_will_do_where_it_is_not_used(vgg16, images, tmp_path):
+    """As RadImageNet's are published: a whole Keras file of the network without its top."""
+    trunk = keras.applications.ResNet50(weights=None, include_top=False, pooling="avg")
+    encoders._randomise(trunk, 3)
+    trunk.save(path := tmp_path / "RadImageNet-ResNet50_notop.h5")
+    pixels = np.stack([read_image(image) for image in images])
+    # ImageNet's means from blue, green, red, then by 255, as its authors' scripts do
+    blue_first = pixels[..., ::-1] - np.array([103.939, 116.779, 123.68])
+    theirs = trunk.predict_on_batch((blue_first / 255).astype(np.float32))
+    ours = build_encoder("radimagenet_resnet50", str(path)).predict_on_batch(pixels)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3 * np.abs(theirs).max())
+    assert "times 0.00392" in describe("radimagenet_resnet50", str(path))["preprocessing"]
+    with pytest.raises(UserError, match=r"ENCODER_WEIGHTS.*RadImageNet-ResNet50_notop\.h5"):
+        describe("radimagenet_resnet50", "imagenet")
+    convolutions = keras.Model(vgg16.layers[-1].input, vgg16.layers[-1].layers[-4].output)
+    convolutions.save(path := tmp_path / "no_fc2.h5")
+    with pytest.raises(UserError, match=r"no_fc2\.h5 could not be loaded.*top layers included"):
+        build_encoder("vgg16", str(path))
 
 
 def test_wrong_names_and_files_are_named(tmp_path):
