@@ -68,26 +68,22 @@ class WordAttention(layers.Layer):
         self.query.build(words_shape)
         self.result.build((None, size))
 
-    def call(self, words: Any, cells: Any, return_weights: bool = False) -> Any:
+    def call(self, words: Any, cells: Any) -> Any:
         """Look at the cells before each of some words.
 
         Args:
             words: the LSTM's outputs with the image's vector added, float (n, units) or
                 (n, t, units).
             cells: of `GridCells`, float (n, cells, size).
-            return_weights: whether to return where it looked instead of what it saw.
 
         Returns:
-            float (n, units) or (n, t, units); or the weights, which sum to one over the cells,
-            float (n, cells) or (n, t, cells).
+            float (n, units) or (n, t, units).
         """
         query = self.query(words) / cells.shape[-1] ** 0.5
         one = len(words.shape) == 2
         scores = ops.einsum("ntu,ncu->ntc", query[:, None] if one else query, cells)
-        weights = ops.softmax(scores, axis=-1)
-        found = weights if return_weights else ops.matmul(weights, cells)
-        found = found[:, 0] if one else found
-        return found if return_weights else self.result(found)
+        found = ops.matmul(ops.softmax(scores, axis=-1), cells)
+        return self.result(found[:, 0] if one else found)
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"units": self.units}

@@ -27,10 +27,10 @@ class Ensemble:
     def __init__(self, members: Sequence[Captioning]) -> None:
         self.members = list(members)
 
-    def start(self, features: Any) -> tuple[Step, Any, Any]:
+    def start(self, features: Any, kept: Any = 1.0) -> tuple[Step, Any, Any]:
         """Return the step of all together and what it starts from; see `Captioning.start`."""
         steps, states, images = zip(
-            *(member.start(features) for member in self.members), strict=True
+            *(member.start(features, kept) for member in self.members), strict=True
         )
 
         def step(tokens: Any, state: Any, image: Any) -> tuple[Any, Any]:
@@ -44,12 +44,9 @@ class Ensemble:
         return step, states, images
 
     @property
-    def where(self) -> Any:
-        """Where the members look on average, called as `Captioning.where`; None without it."""
-        wheres = [member.where for member in self.members if member.where is not None]
-        if not wheres:
-            return None
-        return lambda inputs: sum(where(inputs) for where in wheres) / len(wheres)
+    def attends(self) -> bool:
+        """Whether the members look at the image's parts."""
+        return self.members[0].attends
 
 
 def member_folder(folder: str | os.PathLike, k: int) -> Path:

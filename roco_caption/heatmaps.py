@@ -1,4 +1,4 @@
-"""Where the decoder looks for each word: heat maps over the image, and how often they are right."""
+"""Heat maps of what each word rests on in the image, and how often they are right."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from roco_caption.phantoms import BOX
 from roco_caption.plots import draw_image
 
 PIXELS = 320  # side of a heat map, as of the images that plots shows
-CLEARLY = 5  # times an even share of the weight: the least that is drawn at full strength
+CLEARLY = 0.5  # nats: the least that is drawn at full strength
 
 # What is said of no place in the image; a map for each would hide the others.
 FUNCTION_WORDS = {
@@ -27,7 +27,7 @@ FUNCTION_WORDS = {
 
 
 def upsampled(weights: np.ndarray, size: int = PIXELS) -> np.ndarray:
-    """Return one word's weights as a smooth map.
+    """Return one word's evidence as a smooth map.
 
     Args:
         weights: float (cells,), the cells of a square grid row by row.
@@ -41,15 +41,15 @@ def upsampled(weights: np.ndarray, size: int = PIXELS) -> np.ndarray:
     return np.maximum(np.asarray(grid.resize((size, size), Image.Resampling.BICUBIC)), 0)
 
 
-def attention_maps(
+def evidence_maps(
     image: str, words: Sequence[str], weights: np.ndarray, note: str = "", panels: int = 12
 ) -> DescribedFigure:
-    """Show where the decoder looked for each word of a caption.
+    """Show on what in the image each word of a caption rests.
 
     Args:
         image: the image's file.
         words: the caption's; function words get no map.
-        weights: float (words, cells), as `Captioner.look` returns them.
+        weights: float (words, cells), as `evidence` returns them, in nats.
         note: written above, such as that the images are synthetic.
         panels: the image and the first words shown.
     """
@@ -61,8 +61,8 @@ def attention_maps(
         axis.set_axis_off()
     draw_image(axes.flat[0], image, PIXELS)
     axes.flat[0].set_title("the image", fontsize=10, color=GREY)
-    # one scale for all words, so that one that looks everywhere alike stays pale
-    top = max([CLEARLY / weights.shape[1], *(float(weights[i].max()) for i in shown)])
+    # one scale for all words, so that one that rests on the words before it stays pale
+    top = max([CLEARLY, *(float(weights[i].max()) for i in shown)])
     for axis, i in zip(axes.flat[1:], shown, strict=False):
         draw_image(axis, image, PIXELS)
         heat = np.minimum(upsampled(weights[i]) / top, 1)
@@ -71,7 +71,7 @@ def attention_maps(
     if note:
         figure.suptitle(note, color=ORANGE, fontsize=11)
     told = "; ".join(f"“{words[i]}” most {_place(weights[i])}" for i in shown)
-    figure.alt = f"Heat maps of where the decoder looked in an image for each word: {told}."
+    figure.alt = f"Heat maps of what each word rests on in an image: {told}."
     return figure
 
 
@@ -89,13 +89,13 @@ def peaks_on_findings(
     """Say for each phantom whether the map of the word that names its finding peaks on it.
 
     Args:
-        looks: of `Captioner.look`, one a phantom.
+        looks: of `evidence`, one a phantom.
         truth: rows of the phantoms' `attributes.csv` in the same order.
 
     Returns:
         One row a phantom whose caption names its finding, with truth's index: `peak`, whether
         the smooth map's maximum lies in the finding's box; `cell`, whether the cell of the
-        largest weight touches it; `chance`, the box's share of the image.
+        largest value touches it; `chance`, the box's share of the image.
     """
     rows = {}
     for (words, weights), (index, row) in zip(looks, truth.iterrows(), strict=True):

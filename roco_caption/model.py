@@ -71,21 +71,25 @@ class Captioning:
             `input_txt` (n, t) → probabilities of the next word (n, vocab_size).
         every_word: the training view: the same inputs → logits (n, t, vocab_size), row i for the
             word after `input_txt[:, : i + 1]`.
-        where: with attention, the view of the places: the same inputs → weights (n, t, cells),
-            row i of where it looked for the word after `input_txt[:, : i + 1]`.
 
     With attention each has a further input after the first, `input_grid` (n, cells, channels).
     """
 
     next_word: keras.Model
     every_word: keras.Model
-    where: keras.Model | None = None
 
-    def start(self, features: Any) -> tuple[Step, Any, Any]:
+    @property
+    def attends(self) -> bool:
+        """Whether it looks at the image's parts."""
+        return len(self.next_word.inputs) == 3
+
+    def start(self, features: Any, kept: Any = 1.0) -> tuple[Step, Any, Any]:
         """Return the decoder's step from word to word, and what it starts from.
 
         Args:
             features: float (n, d); with attention a pair of them and the grid.
+            kept: float (n, cells), with attention: 1 for the cells that it may see, 0 for those
+                that are to show what is usual at their place.
 
         Returns:
             The step, `(tokens int (m, k), state, image) → (logits (m, k, vocab_size), state)`,
@@ -97,6 +101,8 @@ class Captioning:
         features, *grid = arrays_of(features)
         described = layer("scaler")(features)
         scaled = [layer("scaler_grid")(cells) for cells in grid]
+        if np.ndim(kept):
+            scaled = [cells * kept[:, :, None] for cells in scaled]  # their mean is 0
         if "concepts" in {layer.name for layer in self.next_word.layers}:
             laid_out = layer("laid_out")(scaled[0])
             rated = layer("concepts")(described), layer("concepts_grid")(laid_out)
@@ -207,12 +213,9 @@ def build_captioning(
     merged = layers.Add(name="merge_every")(
         [drop_lstm(lstm(drop_words(embedding(said)))), everywhere]
     )
-    where = None
     if attention:
-        weights = look(merged, cells, return_weights=True)
-        where = keras.Model([*images, words], weights, name="image_captioning_where")
         merged = layers.Add(name="merge_every_seen")([merged, look(merged, cells)])
     every_word = keras.Model(
         [*images, words], dense(hidden(merged)), name="image_captioning_training"
     )
-    return Captioning(next_word, every_word, where)
+    return Captioning(next_word, every_word)

@@ -1,4 +1,4 @@
-"""An image of one's own: its best captions, the training images near it, an upload button."""
+"""An image of one's own: its best captions, what they rest on, images near it, an upload button."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from roco_caption import plots
 from roco_caption.baselines import neighbours
 from roco_caption.batches import arrays_of
 from roco_caption.captioner import Caption, Captioner
+from roco_caption.evidence import evidence
 from roco_caption.figures import DescribedFigure
 from roco_caption.files import UserError
+from roco_caption.heatmaps import evidence_maps
 from roco_caption.images import read_with_note
 from roco_caption.tables import styled
 
@@ -33,7 +35,7 @@ def explain(
     features: Any = None,
     reference: str = "",
     synthetic: bool = False,
-) -> tuple[DescribedFigure, Any]:
+) -> tuple[Any, ...]:
     """Caption an image, and find the training images that its features are nearest to.
 
     Args:
@@ -46,8 +48,9 @@ def explain(
         synthetic: whether the captioner learned from phantoms.
 
     Returns:
-        The image among the three nearest training images with their captions, and a styled table
-        of its three best captions with their probabilities and the reminder on use.
+        The image among the three nearest training images with their captions; with attention the
+        heat maps of its best caption's words; and a styled table of its three best captions with
+        their probabilities and the reminder on use.
 
     Raises:
         ImageError: the file holds no image that can be decoded.
@@ -60,7 +63,11 @@ def explain(
     what = "images" if reference else "training images"  # what has one is of the data set
     title = f"Synthetic {what}, drawn by this notebook" if synthetic else ""
     figure = plots.image_beside(str(image), captions[0].text, reference, note, nearest, title)
-    return figure, _table(captions, f"{SYNTHETIC} {REMINDER}" if synthetic else REMINDER)
+    maps: list[DescribedFigure] = []
+    if len(arrays_of(features)) == 2:
+        ((words, falls),) = evidence(captioner, features, [captions[0].text])
+        maps = [evidence_maps(str(image), words, falls, "What the caption's words rest on")]
+    return figure, *maps, _table(captions, f"{SYNTHETIC} {REMINDER}" if synthetic else REMINDER)
 
 
 def _table(captions: list[Caption], caption: str) -> Any:

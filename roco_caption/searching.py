@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
@@ -13,11 +13,10 @@ from roco_caption.batches import arrays_of
 from roco_caption.beams import beam_candidates, beam_search
 from roco_caption.decoding import IMPOSSIBLE, greedy_search
 from roco_caption.ensemble import Ensemble
-from roco_caption.files import UserError
 from roco_caption.memory import memory_for
 from roco_caption.model import Captioning
 from roco_caption.runtime import compiled
-from roco_caption.text import END, CaptionTokenizer
+from roco_caption.text import CaptionTokenizer
 
 ROWS = 512  # captions decoded at once; one shape, so compiled once
 
@@ -102,32 +101,6 @@ class FeatureCaptioner:
             kept = [(row, p) for row, p in found if p > IMPOSSIBLE / 2][:count]
             ranked.append([Caption(self.tokenizer.decode(row), p) for row, p in kept])
         return ranked
-
-    def look(self, features: Any, captions: Sequence[str]) -> list[tuple[list[str], np.ndarray]]:
-        """Return where the decoder looks for each word of some captions.
-
-        Args:
-            features: a pair of float (n, d) and the grids, an array or a `Grid`.
-            captions: n texts in the same order, its own or others'.
-
-        Returns:
-            For each caption its words as the decoder knows them, and the weights of the grid's
-            cells for each, float32 (words, cells), which sum to one.
-
-        Raises:
-            UserError: this captioner has no attention.
-        """
-        if self.captioning.where is None:
-            raise UserError("This captioner was trained without attention, and looks nowhere.")
-        arrays, tokens, looks = arrays_of(features), self.tokenizer.encode(captions), []
-        for start in range(0, len(tokens), ROWS):
-            rows = tokens[start : start + ROWS]
-            parts = [np.asarray(array[start : start + ROWS], np.float32) for array in arrays]
-            weights = np.asarray(self.captioning.where([*parts, rows[:, :-1]]))
-            for row, weight in zip(rows, weights, strict=True):
-                words = [self.tokenizer.words[token] for token in row[row > END]]
-                looks.append((words, weight[: len(words)]))
-        return looks
 
     def _compiled(self, search: Search, ranked: bool = False) -> Callable:
         key = replace(search, end_penalty=0.0), ranked  # one compilation serves every penalty

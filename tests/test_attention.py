@@ -1,4 +1,4 @@
-"""With attention the decoder is still one model, trained whole, and says where it looks."""
+"""With attention the decoder is still one model, trained whole, that sees the image's parts."""
 
 import keras
 import numpy as np
@@ -79,30 +79,38 @@ def test_each_beam_keeps_its_own_images_cells(captioning, batch, search):
     np.testing.assert_allclose((picked * (words != PAD)).sum(axis=1), log_p, atol=1e-4)
 
 
-def test_weights_sum_to_one_and_differ_from_word_to_word(captioning, batch):
+def test_what_it_sees_is_the_mean_of_cells_that_fit_the_words(captioning, batch):
     features, grids, tokens = batch
-    weights = np.asarray(captioning.where([features, grids, tokens[:, :-1]]))
-    assert weights.shape == (5, MAX_LEN, GRID[0]) and (weights >= 0).all()
-    np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-5)
-    assert np.abs(weights[2, 0] - weights[2, 3]).max() > 0.01
-    assert np.abs(weights[2, 0] - 1 / GRID[0]).max() > 0.05
-
-
-def test_what_it_sees_are_the_cells_that_the_weights_name(captioning, batch):
-    features, grids, tokens = batch
-    weights = np.asarray(captioning.where([features, grids, tokens[:, :-1]]))
     layer = captioning.next_word.get_layer
     _, _, (image, cells) = captioning.start((features, grids))
-    merged = layer("lstm")(layer("embedding")(tokens[:, :-1])) + image[:, None]
+    merged = np.asarray(layer("lstm")(layer("embedding")(tokens[:, :-1])) + image[:, None])
     seen = np.asarray(layer("attention")(merged, cells))
-    by_hand = np.einsum("ntc,ncu->ntu", weights, np.asarray(cells))
+    cells, query = np.asarray(cells), np.asarray(layer("attention").query(merged))
+    fit = np.einsum("ntu,ncu->ntc", query, cells) / cells.shape[-1] ** 0.5
+    weights = np.exp(fit) / np.exp(fit).sum(axis=-1, keepdims=True)
+    assert np.abs(weights[2, 0] - weights[2, 3]).max() > 0.01  # differ from word to word
+    by_hand = np.einsum("ntc,ncu->ntu", weights, cells)
     np.testing.assert_allclose(seen, layer("attention").result(by_hand), atol=1e-5)
+
+
+def test_a_hidden_cell_shows_what_is_usual_there(captioning, batch):
+    features, grids, _ = batch
+    kept = np.ones((5, GRID[0]), np.float32)
+    kept[:, 2] = 0
+    hidden = captioning.start((features, grids), kept)[2]
+    layer = captioning.next_word.get_layer
+    scaled = np.array(layer("scaler_grid")(grids))
+    scaled[:, 2] = 0
+    np.testing.assert_allclose(hidden[1], layer("cells")(scaled), atol=1e-5)
+    whole = captioning.start((features, grids))[2]
+    assert np.abs(np.asarray(hidden[0]) - np.asarray(whole[0])).max() > 1e-4  # concepts as well
+    for one, same in zip(captioning.start((features, grids), kept * 0 + 1)[2], whole, strict=True):
+        np.testing.assert_array_equal(one, same)
 
 
 def test_both_views_share_their_weights(captioning):
     ours = {id(w) for w in captioning.every_word.weights}
     assert ours == {id(w) for w in captioning.next_word.weights}
-    assert {id(w) for w in captioning.where.weights} < ours
     layer = captioning.next_word.get_layer
     kinds = "scaler_grid", "cells", "attention"
     assert {id(w) for kind in kinds for w in layer(kind).weights} < ours
@@ -126,7 +134,7 @@ def test_cells_that_show_the_same_differ_by_their_place(captioning):
 
 def test_without_attention_there_is_no_second_image_input():
     plain = build_captioning(vocab_size=VOCAB, max_len=MAX_LEN, feature_size=SIZE, units=10)
-    assert plain.where is None
+    assert not plain.attends
     assert [i.name for i in plain.next_word.inputs] == ["input_img", "input_txt"]
     _, _, image = plain.start(np.zeros((2, SIZE), np.float32))
     assert len(image) == 1
@@ -174,8 +182,8 @@ def test_it_learns_what_only_the_grid_shows_and_is_reused(tmp_path, capsys):
     assert history.val_loss.min() < 0.1 < np.log(4) / 3 < history.val_loss.iloc[0]
     rows = np.arange(100, 160)
     arrays = inputs[0][rows].astype(np.float32), inputs[1][rows], tokens[rows, :-1]
-    weights = np.asarray(built.where(list(arrays)))
-    assert (weights[:, 1].argmax(axis=1) == lit[rows]).mean() > 0.9
+    said = np.asarray(built.every_word(list(arrays)))[:, 1].argmax(axis=1)
+    assert (said == 4 + lit[rows]).mean() > 0.9
     run(part(0, 100))
     assert "reused" in capsys.readouterr().out
     other = Captions((inputs[0], Grid(grids, np.arange(160), identity="x")), tokens)

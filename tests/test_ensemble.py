@@ -34,7 +34,7 @@ def members(request):
 def features(members):
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(5, 6)).astype(np.float32)
-    if members[0].where is None:
+    if not members[0].attends:
         return vectors
     return vectors, rng.normal(size=(5, 4, 3)).astype(np.float32)
 
@@ -60,16 +60,6 @@ def test_one_member_says_what_it_says_alone(members, features):
     together = beam_search(*Ensemble(members[:1]).start(features), n=5, max_words=MAX_LEN)
     np.testing.assert_array_equal(alone[0], together[0])
     np.testing.assert_allclose(alone[1], together[1], atol=1e-5)
-
-
-def test_it_looks_where_its_members_look_on_average(members, features):
-    where = Ensemble(members).where
-    if members[0].where is None:
-        assert where is None
-        return
-    tokens = np.full((5, 3), 5)
-    each = [np.asarray(member.where([*features, tokens])) for member in members]
-    np.testing.assert_allclose(where([*features, tokens]), np.mean(each, axis=0), atol=1e-6)
 
 
 def test_a_saved_ensemble_says_the_same_and_misses_a_lost_member(tmp_path):

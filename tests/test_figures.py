@@ -41,7 +41,7 @@ def figures(tmp_path_factory) -> dict:
         "caption_lengths": plots.caption_lengths({"train": frame, "test": frame[:2]}, 20),
         "training_curves": plots.training_curves(history),
         "model_diagram": diagram.model_diagram(build_captioning(**sizes).next_word),
-        "attention_maps": heatmaps.attention_maps(frame.image[0], ["left", "of", "mass"], weights),
+        "evidence_maps": heatmaps.evidence_maps(frame.image[0], ["left", "of", "mass"], weights),
     }
 
 
@@ -58,7 +58,7 @@ def test_each_says_what_it_shows(figures):
     assert "epoch 1 were kept, validation loss 3.000" in told["training_curves"]
     assert "merge takes drop_lstm and image" in told["model_diagram"]
     assert "input_img is an input" in told["model_diagram"]
-    assert "“left” most at the top left; “mass” most half-way down right" in told["attention_maps"]
+    assert "“left” most at the top left; “mass” most half-way down right" in told["evidence_maps"]
     assert all(len(text) < 1500 for text in told.values())
 
 

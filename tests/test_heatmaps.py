@@ -1,11 +1,11 @@
-"""Heat maps lie where the weights are, and the findings' truth judges their peaks."""
+"""Heat maps lie where the evidence is, and the findings' truth judges their peaks."""
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from roco_caption.heatmaps import attention_maps, peaks_on_findings, upsampled
+from roco_caption.heatmaps import evidence_maps, peaks_on_findings, upsampled
 
 
 def one_cell(place, cells=49, weight=0.9):
@@ -30,18 +30,18 @@ def test_each_telling_word_has_its_map_on_one_scale(tmp_path):
     weights = np.stack(
         [one_cell(i, weight=w) for i, w in enumerate((0.9, 0.2, 0.8, 0.4, 0.9, 0.1))]
     )
-    figure = attention_maps(str(path), words, weights, note="synthetic")
+    figure = evidence_maps(str(path), words, weights, note="synthetic")
     drawn = [axis for axis in figure.axes if axis.images]
     titles = [axis.get_title() for axis in drawn]
     assert titles == ["the image", "small", "left", "effusion", "radiograph"]
     tops = [float(axis.images[1].get_array().max()) for axis in drawn[1:]]
     assert tops == pytest.approx([0.25, 1, 0.5, 0.125], abs=0.08)
     assert len(drawn[0].images) == 1 and figure.get_suptitle() == "synthetic"
-    even = attention_maps(str(path), ["mass"], np.full((1, 49), 1 / 49))
+    even = evidence_maps(str(path), ["mass"], np.full((1, 49), 0.05))
     assert even.axes[1].images[1].get_alpha().max() < 0.2
-    long = attention_maps(str(path), ["word"] * 40, np.stack([one_cell(3)] * 40), panels=8)
+    long = evidence_maps(str(path), ["word"] * 40, np.stack([one_cell(3)] * 40), panels=8)
     assert sum(bool(axis.images) for axis in long.axes) == 8
-    assert attention_maps(str(path), [], np.zeros((0, 49))).axes[0].images
+    assert evidence_maps(str(path), [], np.zeros((0, 49))).axes[0].images
 
 
 def test_peaks_are_judged_at_the_word_that_names_the_finding():

@@ -64,6 +64,21 @@ def test_the_image_its_captions_and_its_neighbours(train, tmp_path):
     assert "Not for clinical use" in html and "synthetic" not in html and "<b>" not in html
 
 
+def test_with_attention_the_words_have_heat_maps(train, tmp_path, monkeypatch):
+    asked = []
+
+    def seen(captioner, features, captions):
+        asked.append(captions)
+        return [(["axial", "ct"], np.eye(2, 9))]
+
+    monkeypatch.setattr(own_image, "evidence", seen)
+    known = np.array([[0, 0, 9]], np.float16), np.zeros((1, 9, 2), np.float16)
+    _, maps, table = explain(FakeCaptioner(), *train, tmp_path / "0.png", features=known)
+    assert asked == [["axial ct"]] and "no mass" in table.to_html()
+    assert [axis.get_title() for axis in maps.axes if axis.images] == ["the image", "axial", "ct"]
+    assert "“ct” most at the top" in maps.alt
+
+
 def test_known_features_are_used_and_synthetic_training_is_said(train, tmp_path):
     captioner, known = FakeCaptioner(), np.array([[0, 0, 9]], np.float16)
     figure, table = explain(
