@@ -4,6 +4,7 @@
 # make benchmark   measure each stage beside the classic loop, one JSON object a line
 # make browser     run the notebook in JupyterLab and Chromium, with pictures of it in notebooks/executed/browser/
 # make runtimes    run notebook and tests with Colab's and Kaggle's package versions
+# make jax         run the tests with JAX instead of TensorFlow (KERAS_BACKEND=jax)
 # make torture     kill the pipeline 100 times, inject faults, read 2,000 bad images
 # make fuzz        half an hour of a coverage-guided fuzzer for each reader (Linux)
 # make distributed the tests that need Ray, which is installed for them (about 400 MB)
@@ -17,7 +18,7 @@ TENSORFLOW := $(if $(shell command -v nvidia-smi),tensorflow,tensorflow-cpu)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: notebook test docs benchmark experiments rehearsal browser runtimes torture fuzz distributed clean
+.PHONY: notebook test docs benchmark experiments rehearsal browser runtimes jax torture fuzz distributed clean
 
 $(VENV)/ready: requirements.txt requirements-dev.txt
 	$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or sys.exit('Python 3.11 or later is needed')"
@@ -59,6 +60,10 @@ browser: $(VENV)/ready
 
 runtimes:
 	bash tests/runtimes.sh
+
+jax: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(VENV)/jax --upgrade jax
+	PYTHONPATH=$(VENV)/jax KERAS_BACKEND=jax $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 torture: $(VENV)/ready
 	$(BIN)/python tests/torture.py

@@ -48,12 +48,17 @@ class FeatureScaler(layers.Layer):
 
 
 def _unit_length(features: Any) -> Any:
-    return features / (ops.norm(features, axis=-1, keepdims=True) + 1e-6)
+    return features / (_lengths(features) + 1e-6)
+
+
+def _lengths(vectors: Any) -> Any:
+    # not `ops.norm`: a Keras file with one cannot be read on JAX
+    return ops.sqrt(ops.sum(ops.square(vectors), axis=-1, keepdims=True))
 
 
 def shortened(vectors: Any, longest: Any) -> Any:
     """Return float (..., k) with those longer than `longest` made as long."""
-    length = ops.norm(vectors, axis=-1, keepdims=True)
+    length = _lengths(vectors)
     return vectors * ops.minimum(1.0, longest / (length + 1e-6))
 
 

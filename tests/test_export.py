@@ -92,6 +92,7 @@ def test_the_keras_file_captions_without_this_project(tmp_path, more):
     assert len({*said}) > 2  # they depend on the image
 
 
+@pytest.mark.tensorflow("tf2onnx")
 @pytest.mark.parametrize("more", KINDS, ids=["merge", "attention"])
 def test_the_onnx_file_captions_with_onnx_runtime_alone(tmp_path, more):
     for package in ("onnx", "onnxruntime", "tf2onnx"):

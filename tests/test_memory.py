@@ -92,6 +92,7 @@ REAL = """
 """
 
 
+@pytest.mark.tensorflow("others take their memory in advance")
 def test_a_process_that_may_take_no_more_memory(tmp_path, monkeypatch):
     """TensorFlow really fails to allocate: the limit is the system's."""
     pictures = make_images(tmp_path / "images", 12)

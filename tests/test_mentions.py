@@ -36,6 +36,7 @@ def build(mentions, attention=False):
     )
 
 
+@pytest.mark.tensorflow("its gradient tape")
 @pytest.mark.parametrize("attention", [False, True])
 def test_its_gradient_is_added_and_its_value_is_not(attention):
     rng = np.random.default_rng(1)

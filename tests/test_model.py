@@ -70,6 +70,7 @@ def _prefixes(features, tokens):
     return np.array(images), np.array(prefixes), np.array(targets)
 
 
+@pytest.mark.tensorflow("its gradient tape")
 def test_whole_captions_train_what_one_sample_per_prefix_trains(captioning, batch):
     features, tokens = batch
     images, prefixes, targets = _prefixes(features, tokens)

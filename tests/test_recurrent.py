@@ -8,6 +8,8 @@ import tensorflow as tf
 from roco_caption import recurrent
 from roco_caption.model import build_captioning
 
+pytestmark = pytest.mark.tensorflow("the layer is Keras' own elsewhere")
+
 
 def both(units=6, d=5):
     ours, theirs = recurrent.LSTM(units), keras.layers.LSTM(units, return_sequences=True)

@@ -22,6 +22,7 @@ from roco_caption.text import PAD
 from roco_caption.training import train
 from roco_caption.training_state import Progress
 
+pytestmark = pytest.mark.tensorflow("its strategies")
 PROCESS = str(Path(__file__).with_name("replica_process.py"))
 
 

@@ -158,7 +158,7 @@ def test_the_printed_lines_hold_all_that_was_found(accelerators, devices):
     ]
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow is not in use")
+@pytest.mark.tensorflow("its devices")
 def test_gpus_are_named_and_take_memory_as_they_need_it(monkeypatch):
     import tensorflow as tf
 
