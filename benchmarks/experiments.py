@@ -57,6 +57,7 @@ VARIANTS: dict[str, dict] = {
     "attention": {"build": {"attention": True}},
     "attention; mentions 1": {"build": {"attention": True, "mentions": 1.0}},
     "attention; no concepts": {"build": {"attention": True, "concepts": 0}},
+    "attention; contrast 0.2": {"build": {"attention": True}, "search": {"contrast": 0.2}},
     "attention; dropout 0.3": {"build": {"attention": True, "dropout": 0.3}},
 }
 FOLDS = setting("FOLDS", 3)

@@ -27,10 +27,12 @@ class Ensemble:
     def __init__(self, members: Sequence[Captioning]) -> None:
         self.members = list(members)
 
-    def start(self, features: Any, kept: Any = 1.0) -> tuple[Step, Any, Any]:
+    def start(
+        self, features: Any, kept: Any = None, *, blank: bool = False
+    ) -> tuple[Step, Any, Any]:
         """Return the step of all together and what it starts from; see `Captioning.start`."""
         steps, states, images = zip(
-            *(member.start(features, kept) for member in self.members), strict=True
+            *(member.start(features, kept, blank=blank) for member in self.members), strict=True
         )
 
         def step(tokens: Any, state: Any, image: Any) -> tuple[Any, Any]:

@@ -83,13 +83,16 @@ class Captioning:
         """Whether it looks at the image's parts."""
         return len(self.next_word.inputs) == 3
 
-    def start(self, features: Any, kept: Any = 1.0) -> tuple[Step, Any, Any]:
+    def start(
+        self, features: Any, kept: Any = None, *, blank: bool = False
+    ) -> tuple[Step, Any, Any]:
         """Return the decoder's step from word to word, and what it starts from.
 
         Args:
             features: float (n, d); with attention a pair of them and the grid.
             kept: float (n, cells), with attention: 1 for the cells that it may see, 0 for those
-                that are to show what is usual at their place.
+                that are to show what is usual at their place; None keeps all.
+            blank: whether the images are to show what is usual everywhere.
 
         Returns:
             The step, `(tokens int (m, k), state, image) → (logits (m, k, vocab_size), state)`,
@@ -101,8 +104,10 @@ class Captioning:
         features, *grid = arrays_of(features)
         described = layer("scaler")(features)
         scaled = [layer("scaler_grid")(cells) for cells in grid]
-        if np.ndim(kept):
+        if kept is not None:
             scaled = [cells * kept[:, :, None] for cells in scaled]  # their mean is 0
+        if blank:
+            described, scaled = ops.zeros_like(described), [ops.zeros_like(c) for c in scaled]
         if "concepts" in {layer.name for layer in self.next_word.layers}:
             laid_out = layer("laid_out")(scaled[0])
             rated = layer("concepts")(described), layer("concepts_grid")(laid_out)

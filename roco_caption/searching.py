@@ -11,6 +11,7 @@ import numpy as np
 
 from roco_caption.batches import arrays_of
 from roco_caption.beams import beam_candidates, beam_search
+from roco_caption.contrast import contrasted
 from roco_caption.decoding import IMPOSSIBLE, greedy_search
 from roco_caption.ensemble import Ensemble
 from roco_caption.memory import memory_for
@@ -35,12 +36,18 @@ class Caption(NamedTuple):
 
 @dataclass(frozen=True)
 class Search:
-    """How captions are decoded, see `beam_candidates`; one beam without `no_repeat` is greedy."""
+    """How captions are decoded; one beam without `no_repeat` is greedy.
+
+    Attributes:
+        beams: this and the next three: see `beam_candidates`.
+        contrast: see `contrasted`; probabilities are then those after weighing. 0 does without.
+    """
 
     beams: int = 3
     length_power: float = 1.0
     no_repeat: int = 2
     end_penalty: float = 0.0
+    contrast: float = 0.0
 
 
 class FeatureCaptioner:
@@ -110,9 +117,13 @@ class FeatureCaptioner:
             def decode(features: Any, n: Any, end_penalty: Any) -> tuple[Any, Any]:
                 sizes = {"n": n, "max_words": self.tokenizer.max_words}
                 start = self.captioning.start(features)
+                if search.contrast:
+                    start = contrasted(self.captioning, features, search.contrast)
                 if search.beams == 1 and not search.no_repeat and not ranked:
                     return greedy_search(*start, **sizes)
-                return find(*start, **sizes | asdict(search) | {"end_penalty": end_penalty})
+                options: dict[str, Any] = sizes | asdict(search) | {"end_penalty": end_penalty}
+                del options["contrast"]
+                return find(*start, **options)
 
             self._searches[key] = compiled(decode)
         penalty = np.asarray(search.end_penalty, np.float32)
