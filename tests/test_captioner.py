@@ -134,7 +134,8 @@ def test_the_readable_file_alone_rebuilds_the_decoder(saved):
     captioner, folder = saved
     bundle = json.loads((folder / "captioner.json").read_text())
     assert bundle["sizes"] == captioner.sizes and bundle["encoder"] == ENCODER
-    assert bundle["search"] == {"beams": 2, "length_power": 1.0, "no_repeat": 2, "end_penalty": 0.0}
+    search = {"beams": 2, "length_power": 1.0, "no_repeat": 2, "end_penalty": 0.0, "contrast": 0.0}
+    assert bundle["search"] == search
 
 
 def test_an_image_that_cannot_be_decoded_is_named(saved, tmp_path):
