@@ -19,6 +19,10 @@ from matplotlib.figure import Figure
 from roco_caption.figures import BLUE, GREY, INK, ORANGE
 
 
+def _rounded(value: float) -> str:
+    return f"{float(f'{value:.3g}'):,.10g}"
+
+
 def main() -> None:
     """Read JSON lines, and write the picture of how many times the classic loop each stage is."""
     stages: dict[str, list[dict]] = defaultdict(list)
@@ -34,9 +38,10 @@ def main() -> None:
         rate = statistics.median(result["ours"] for result in results)
         axis.barh(y, times - 1, left=1, color=BLUE, height=0.3)
         axis.plot([limit, limit], [y - 0.2, y + 0.2], color=ORANGE, linewidth=2)
-        said = f"{name}: {times:,.3g} times, {rate:,.4g} {results[0]['unit']}"
+        said = f"{name}: {_rounded(times)} times, {_rounded(rate)} {results[0]['unit']}"
         axis.text(1, y - 0.25, said, va="bottom", color=INK, fontsize=10)
     axis.set_xscale("log")
+    axis.xaxis.set_major_formatter("{x:,.0f}")
     axis.set_yticks([])
     axis.invert_yaxis()
     axis.set_xlabel(
