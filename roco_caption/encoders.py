@@ -27,7 +27,7 @@ class Architecture:
         network: what builds it there.
         layer: whose output describes the whole image.
         grid: whose output describes its parts; of the one that averages them all, its input.
-        file: its weights, the top layers included.
+        file: its weights, as they are published.
         digest: their MD5 or SHA-256; empty where Keras does not publish them.
         size: side of its images in pixels.
         preprocessing: the module whose `preprocess_input` is the right one, if not its own.
@@ -102,12 +102,12 @@ def describe(name: str, weights: str, seed: int = 0, *, with_grid: bool = False)
     if name not in ENCODERS:
         raise UserError(f"ENCODER is {name!r}; it must be one of {', '.join(ENCODERS)}.")
     kind = ENCODERS[name]
-    if weights == "imagenet" and not kind.digest:
-        raise UserError(
-            f"{name} has no ImageNet weights. Set ENCODER_WEIGHTS to the path of its own: "
-            f"{kind.file}, see https://github.com/BMEII-AI/RadImageNet."
-        )
     if weights == "imagenet":
+        if not kind.digest:
+            raise UserError(
+                f"{name} has no ImageNet weights. Set ENCODER_WEIGHTS to the path of its own: "
+                f"{kind.file}, see https://github.com/BMEII-AI/RadImageNet."
+            )
         identity = f"imagenet {_algorithm(kind)} {kind.digest}"
     elif weights == "random":
         identity = f"random seed {seed}"

@@ -70,7 +70,11 @@ def evidence_maps(
         axis.set_title(words[i], fontsize=11, color=INK)
     if note:
         figure.suptitle(note, color=ORANGE, fontsize=11)
-    told = "; ".join(f"“{words[i]}” most {_place(weights[i])}" for i in shown)
+    told = "; ".join(
+        f"“{words[i]}” "
+        + (f"most {_place(weights[i])}" if weights[i].max() > top / 10 else "nowhere")
+        for i in shown
+    )
     figure.alt = f"Heat maps of what each word rests on in an image: {told}."
     return figure
 
@@ -84,12 +88,12 @@ def _place(weights: np.ndarray) -> str:
 
 
 def peaks_on_findings(
-    looks: Sequence[tuple[Sequence[str], np.ndarray]], truth: pd.DataFrame
+    found: Sequence[tuple[Sequence[str], np.ndarray]], truth: pd.DataFrame
 ) -> pd.DataFrame:
     """Say for each phantom whether the map of the word that names its finding peaks on it.
 
     Args:
-        looks: of `evidence`, one a phantom.
+        found: of `evidence`, one a phantom.
         truth: rows of the phantoms' `attributes.csv` in the same order.
 
     Returns:
@@ -98,7 +102,7 @@ def peaks_on_findings(
         largest value touches it; `chance`, the box's share of the image.
     """
     rows = {}
-    for (words, weights), (index, row) in zip(looks, truth.iterrows(), strict=True):
+    for (words, weights), (index, row) in zip(found, truth.iterrows(), strict=True):
         place = finding_word(words, row.finding)
         if place is None:
             continue

@@ -116,9 +116,10 @@ class FeatureCaptioner:
 
             def decode(features: Any, n: Any, end_penalty: Any) -> tuple[Any, Any]:
                 sizes = {"n": n, "max_words": self.tokenizer.max_words}
-                start = self.captioning.start(features)
                 if search.contrast:
                     start = contrasted(self.captioning, features, search.contrast)
+                else:
+                    start = self.captioning.start(features)
                 if search.beams == 1 and not search.no_repeat and not ranked:
                     return greedy_search(*start, **sizes)
                 options: dict[str, Any] = sizes | asdict(search) | {"end_penalty": end_penalty}
