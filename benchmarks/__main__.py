@@ -7,6 +7,7 @@ Settings from outside: `ROCO_DATA_DIR` (real images and captions instead of phan
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import statistics
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from roco_caption.runtime import compiled, quiet_tensorflow, setting
+from roco_caption.runtime import compiled, detect, quiet_tensorflow, setting
 
 quiet_tensorflow()
 
@@ -41,6 +42,8 @@ MAX_WORDS = setting("MAX_WORDS", 50)
 DATA_DIR = setting("DATA_DIR", "")
 CAPTIONS_FILE = setting("CAPTIONS_FILE", "")
 STAGES = setting("STAGES", "extraction,training,decoding").split(",")
+# float32, and what this machine is fastest in where that is another
+PRECISIONS = tuple(dict.fromkeys(["float32", detect().precision]))
 BATCHES = 64, 256  # captions a step of our training
 EPOCHS = 5
 ACCELERATOR = 600  # images/s, about what VGG16 in half precision does on a T4
@@ -66,15 +69,16 @@ def report(name: str, ours: float, classic: float, unit: str, limit: float, **mo
     print(json.dumps({"name": name} | rounded), flush=True)
 
 
-def matrix_product() -> float:
-    """Return the float32 matrix product of this machine in FLOP/s, at the size it does best."""
+def matrix_product(precision: str = "float32") -> float:
+    """Return the matrix product of this machine in FLOP/s, at the size it does best."""
     product, rates = compiled(lambda x: keras.ops.matmul(x, x)), []
     for size in (1024, 2048, 4096):
         a = keras.random.normal((size, size), seed=0)
+        a = keras.ops.cast(a, precision.removeprefix("mixed_"))
         product(a)
         for _ in range(8):
             start = time.perf_counter()
-            np.asarray(product(a)[0, 0])
+            keras.ops.convert_to_numpy(keras.ops.cast(product(a)[0, 0], "float32"))
             rates.append(2 * size**3 / (time.perf_counter() - start))
     return max(rates)
 
@@ -86,20 +90,22 @@ def again(make: Callable[[], Iterable]) -> Iterable:
 
 
 def extraction(paths: list[Path]) -> None:
-    """Images a second into VGG16's fc2, in float32."""
+    """Images a second into VGG16's fc2."""
     encoder = build_encoder("vgg16", "random")
     plain = keras.Model(encoder.layers[-1].input, encoder.layers[-1].output)
     slow = rate(1 for _ in again(lambda: classic.extract(plain, paths)))
+    for precision in PRECISIONS:
+        encoder = build_encoder("vgg16", "random", precision=precision)
 
-    def ours() -> Iterable[int]:
-        for _, pixels, _ in image_batches(paths, batch_size=32):
-            if len(pixels) == 32:
-                yield len(encoder.predict_on_batch(pixels))
+        def ours(encoder: keras.Model = encoder) -> Iterable[int]:
+            for _, pixels, _ in image_batches(paths, batch_size=32):
+                if len(pixels) == 32:
+                    yield len(encoder.predict_on_batch(pixels))
 
-    fast = rate(again(ours))
-    pixels = np.zeros((32, 224, 224, 3), np.uint8)
-    limit = rate(len(encoder.predict_on_batch(pixels)) for _ in again(lambda: [0]))
-    report("extraction", fast, slow, "images/s", limit)
+        fast = rate(again(ours))
+        pixels = np.zeros((32, 224, 224, 3), np.uint8)
+        limit = rate(len(encoder.predict_on_batch(pixels)) for _ in again(lambda: [0]))
+        report(f"extraction in {precision}", fast, slow, "images/s", limit)
     # how well decoding hides behind an encoder that leaves the CPU alone
     decoded = rate((len(p) for _, p, _ in again(lambda: image_batches(paths))), 10.0)
 
@@ -121,7 +127,7 @@ def flops(words: float, vocab_size: int, embedding: int = 256, units: int = 256)
     return 2.0 * words * (4 * units * (embedding + units) + units * units + units * vocab_size)
 
 
-def train(features: np.ndarray, tokens: np.ndarray, sizes: dict, product: float) -> Captioning:
+def train(features: np.ndarray, tokens: np.ndarray, sizes: dict) -> Captioning:
     """Captions a second in training, each of our batch sizes against the better classic one."""
     slow = {}
     words = int((tokens != PAD).sum()) - len(tokens)
@@ -137,14 +143,15 @@ def train(features: np.ndarray, tokens: np.ndarray, sizes: dict, product: float)
 
         # by samples, one for each word: the captions that the time reaches may be long or short
         slow[batch_size] = rate(again(steps)) * len(tokens) / words
-    limit = len(tokens) * product / (3 * flops(words, sizes["vocab_size"]))
-    for batch_size in BATCHES:
+    for precision, batch_size in itertools.product(PRECISIONS, BATCHES):
+        product = matrix_product(precision)
+        limit = len(tokens) * product / (3 * flops(words, sizes["vocab_size"]))
         captioning = build_captioning(**sizes, mentions=1.0)
         captioning.next_word.get_layer("scaler").set_weights(fit_scaler(features))
         model = captioning.every_word
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
         model.compile(keras.optimizers.AdamW(2e-3), loss, jit_compile=False)
-        replicas, seconds = Replicas(model), []
+        replicas, seconds = Replicas(model, precision=precision), []
         for epoch in range(EPOCHS + 1):  # the first one compiles
             start = time.perf_counter()
             lengths = (tokens != PAD).sum(axis=1)
@@ -153,7 +160,7 @@ def train(features: np.ndarray, tokens: np.ndarray, sizes: dict, product: float)
                 training._step(replicas.train_on_batch, model, *batch)
             seconds.append(time.perf_counter() - start)
         report(
-            f"training, batches of {batch_size}",
+            f"training in {precision}, batches of {batch_size}",
             len(tokens) / statistics.median(seconds[1:]), max(slow.values()), "captions/s", limit,
             classic_batch=max(slow, key=slow.get), vocab_size=sizes["vocab_size"],
             words_a_caption=words / len(tokens), matrix_gflops=product / 1e9,
@@ -207,11 +214,10 @@ def main() -> None:
         tokens = tokenizer.encode(captions)
         features = np.random.default_rng(0).normal(size=(len(tokens), 4096)).astype(np.float16)
         sizes = {"vocab_size": tokenizer.vocab_size, "max_len": max_words + 1}
-        product = matrix_product()
-        captioning = train(features, tokens, sizes, product)
+        captioning = train(features, tokens, sizes)
         if "decoding" in STAGES:
             captioner = Captioner(captioning, tokenizer, sizes=sizes, encoder={})
-            decode(captioner, features, product)
+            decode(captioner, features, matrix_product())
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from roco_caption.features import (
 from roco_caption.lengths import match_length
 from roco_caption.model import build_captioning, fit_scalers
 from roco_caption.phantom_reading import shares_right
-from roco_caption.runtime import set_seeds, setting
+from roco_caption.runtime import detect, set_seeds, setting
 from roco_caption.searching import FeatureCaptioner
 from roco_caption.text import CaptionTokenizer
 from roco_caption.training import Captions, train
@@ -66,6 +66,7 @@ MEMBERS = setting("MEMBERS", 1)
 FINAL = setting("FINAL", "default,attention").split(",")
 NAMES = setting("VARIANTS", ",".join(VARIANTS)).split(",")
 MAX_WORDS = 50
+PRECISION = setting("PRECISION", detect().precision)
 METRICS = ["CIDEr", "BLEU-1", "ROUGE-L", "words", "distinct", "repeated"]
 
 
@@ -90,6 +91,7 @@ class Data:
                 dict(zip(listed.id, listed.image, strict=True)),
                 Path(cache) / "features" / self.name,
                 weights=setting("ENCODER_WEIGHTS", "imagenet"), seed=1, allow_random=self.synthetic,
+                precision=PRECISION,
                 with_grid=any("attention" in name for name in NAMES),
             )  # fmt: skip
         self.frames, _, _ = with_features(frames, features)
@@ -132,7 +134,8 @@ def fitted(
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         train(
             captioning, Captions(known, tokenizer.encode(learn.caption)),
-            Captions(inner, tokenizer.encode(tune.caption)), folder / digest, seed=seed, **options,
+            Captions(inner, tokenizer.encode(tune.caption)), folder / digest, seed=seed,
+            precision=PRECISION, **options,
         )  # fmt: skip
     captioner = FeatureCaptioner(captioning, tokenizer, Search(**variant.get("search", {})))
     if variant.get("match", True) and captioner.search.beams > 1:

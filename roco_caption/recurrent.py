@@ -90,22 +90,21 @@ def _from_rest(x: Any, kernel: Any, recurrent_kernel: Any, bias: Any) -> Any:
         before, outputs, gates = (kept[name].stack() for name in columns)
 
         def gradient(upstream: Any) -> tuple[Any, ...]:
-            arriving = words(tf.transpose(upstream, [1, 0, 2]), "h")
-            cells, opened = words(before, "c"), words(gates, "gates")
+            # what the loop multiplies by is known before it, for all words at once
+            i, f, g, o = tf.split(gates, 4, axis=2)
+            squashed = tf.tanh(f * before + i * g)
+            inward = tf.concat(
+                [g * i * (1 - i), before * f * (1 - f), i * (1 - g * g), squashed * o * (1 - o)], 2
+            )
+            slopes, forgotten = words(o * (1 - squashed * squashed), "c"), words(f, "c")
+            arriving, inward = words(tf.transpose(upstream, [1, 0, 2]), "h"), words(inward, "gates")
             back = tf.transpose(recurrent_kernel)  # once, not at every word
 
             def backward(k: Any, dh: Any, dc: Any, kept: Any) -> tuple[Any, ...]:
-                i, f, g, o = tf.split(opened.read(k), 4, axis=1)
-                c = cells.read(k)
-                squashed = tf.tanh(f * c + i * g)
                 dh += arriving.read(k)
-                dc += dh * o * (1 - squashed * squashed)
-                into = [
-                    dc * g * i * (1 - i), dc * c * f * (1 - f), dc * i * (1 - g * g),
-                    dh * squashed * o * (1 - o),
-                ]  # fmt: skip
-                into = tf.concat(into, axis=1)
-                return k - 1, tf.matmul(into, back), dc * f, kept.write(k, into)
+                dc += dh * slopes.read(k)
+                into = tf.concat([dc, dc, dc, dh], axis=1) * inward.read(k)
+                return k - 1, tf.matmul(into, back), dc * forgotten.read(k), kept.write(k, into)
 
             start = (t - 1, rest, rest, words(None, "gates"))
             *_, kept = tf.while_loop(lambda k, *_: k >= 0, backward, start)

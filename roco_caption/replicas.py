@@ -12,6 +12,7 @@ import numpy as np
 
 from roco_caption.batches import Batch, arrays_of, take
 from roco_caption.files import UserError
+from roco_caption.runtime import multiplied_in
 from roco_caption.text import PAD
 from roco_caption.training_state import Progress, variables_of
 
@@ -29,11 +30,14 @@ class Replicas:
         strategy: a `tf.distribute.MirroredStrategy` for the devices of this machine, a
             `MultiWorkerMirroredStrategy` for several machines (each runs the same program, told by
             the environment variable `TF_CONFIG` which one it is); None for one device.
+        precision: that training multiplies matrices in; see `multiplied_in`.
     """
 
-    def __init__(self, model: keras.Model, strategy: Any = None) -> None:
-        self.model, self.strategy = model, strategy
-        self.train_on_batch, self.test_on_batch = model.train_on_batch, model.test_on_batch
+    def __init__(
+        self, model: keras.Model, strategy: Any = None, precision: str = "float32"
+    ) -> None:
+        self.model, self.strategy, self.precision = model, strategy, precision
+        self.step, self.test_on_batch = model.train_on_batch, model.test_on_batch
         self.rank, self.local, self.count = rank_of(strategy), 1, 1
         if strategy is not None:
             import tensorflow as tf
@@ -43,7 +47,7 @@ class Replicas:
             machines = cluster.num_tasks("worker") if cluster else 1
             self.count = strategy.num_replicas_in_sync
             self.local = self.count // machines
-            self.train_on_batch, self.test_on_batch = self._training_step(), self._evaluation_step()
+            self.step, self.test_on_batch = self._training_step(), self._evaluation_step()
         self.chief = self.rank == 0  # who alone reads and writes the run's folder
 
     def batch(self, features: Any, tokens: np.ndarray, rows: np.ndarray) -> tuple[Batch, int]:
@@ -65,6 +69,11 @@ class Replicas:
         mine = np.where(places[:, None] < len(rows), targets[part], PAD)
         images = (array[rows[part]].astype(np.float32, copy=False) for array in arrays_of(features))
         return ((*images, inputs[part]), mine), int((targets != PAD).sum())
+
+    def train_on_batch(self, *batch: Any) -> Any:
+        """Move the weights; return the batch's loss, as `keras.Model.train_on_batch` does."""
+        with multiplied_in(self.precision):
+            return self.step(*batch)
 
     def _training_step(self) -> Callable:
         tf, model = self.tf, self.model

@@ -217,6 +217,33 @@ def chatter_left_out() -> Iterator[None]:
                     sys.stderr.write(line)
 
 
+@contextlib.contextmanager
+def multiplied_in(precision: str) -> Iterator[None]:
+    """Let TensorFlow multiply matrices in bfloat16 on a CPU that has units for it.
+
+    What is between the products stays in float32, and so do the weights. TensorFlow's own rewriting
+    of graphs does it, where products are large enough to gain. It is switched off again after, so
+    that losses and captions are computed in full.
+
+    Args:
+        precision: a Keras dtype policy; only `mixed_bfloat16` on TensorFlow changes anything.
+    """
+    import keras
+
+    if precision != "mixed_bfloat16" or keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    switch = "auto_mixed_precision_onednn_bfloat16"
+    before = tf.config.optimizer.get_experimental_options().get(switch, False)
+    tf.config.optimizer.set_experimental_options({switch: True})
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options({switch: before})
+
+
 def set_seeds(seed: int) -> None:
     """Seed Python, NumPy and Keras, so that a run on one machine can be repeated."""
     import keras

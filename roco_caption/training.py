@@ -75,6 +75,7 @@ def train(
     seed: int = 0,
     retrain: bool = False,
     tracking: str = "",
+    precision: str = "float32",
     strategy: Any = None,
 ) -> pd.DataFrame:
     """Train the decoder, keep the weights with the least validation loss, and load them.
@@ -102,6 +103,7 @@ def train(
         seed: of the batches' order.
         retrain: begin anew even if this training was finished or begun before.
         tracking: "mlflow" or "wandb" also get each epoch's losses; see `tracking.tracked`.
+        precision: that matrices are multiplied in; see `multiplied_in`.
         strategy: as `Replicas` takes it; None for one device.
 
     Returns:
@@ -118,7 +120,7 @@ def train(
     optimizer.build(model.trainable_variables)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
     model.compile(optimizer, loss, jit_compile=keras.backend.backend() == "jax")
-    replicas = Replicas(model, strategy)
+    replicas = Replicas(model, strategy, precision)
     settings = {
         "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
         "weight_decay": weight_decay, "patience": patience, "seed": seed,

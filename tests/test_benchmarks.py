@@ -17,6 +17,8 @@ def short(monkeypatch):
 
     monkeypatch.setattr(benchmarks, "rate", rate)
     monkeypatch.setattr(benchmarks, "EPOCHS", 1)
+    monkeypatch.setattr(benchmarks, "PRECISIONS", ("float32", "mixed_bfloat16"))
+    monkeypatch.setattr(benchmarks, "matrix_product", lambda precision: 1e11)
 
 
 def test_training_and_decoding_are_measured(short, capsys):
@@ -26,14 +28,19 @@ def test_training_and_decoding_are_measured(short, capsys):
     tokens = tokenizer.encode(captions)
     features = np.random.default_rng(0).normal(size=(40, 4096)).astype(np.float16)
     sizes = {"vocab_size": tokenizer.vocab_size, "max_len": 7}
-    captioning = benchmarks.train(features, tokens, sizes, 1e11)
+    captioning = benchmarks.train(features, tokens, sizes)
     captioner = Captioner(captioning, tokenizer, sizes=sizes, encoder={})
     benchmarks.decode(captioner, features, 1e11)
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line[:1] == "{"]
     assert [row["name"] for row in found] == [
-        "training, batches of 64", "training, batches of 256", "greedy decoding",
+        *(
+            f"training in {precision}, batches of {size}"
+            for precision in ("float32", "mixed_bfloat16")
+            for size in (64, 256)
+        ),
+        "greedy decoding",
         "beam of 3 decoding",
-    ]  # fmt: skip
+    ]
     for row in found:
         assert {"ours", "classic", "unit", "ratio", "limit", "share_of_limit"} <= set(row)
         assert row["ratio"] == pytest.approx(row["ours"] / row["classic"], rel=1e-2)

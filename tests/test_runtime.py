@@ -221,6 +221,26 @@ def test_a_compiled_function_is_traced_once():
     assert len(traced) == 1
 
 
+@pytest.mark.tensorflow("its rewriting of graphs")
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16", "mixed_bfloat16"])
+def test_products_are_in_bfloat16_only_meanwhile_and_only_if_asked(precision):
+    import tensorflow as tf
+
+    # what float32 tells apart and bfloat16, with 8 binary digits, does not
+    matrix = np.eye(256, dtype="f4") * (1 + 2**-12)
+
+    def product():
+        return np.asarray(tf.function(lambda a: tf.matmul(a + 0, a))(matrix))[0, 0]
+
+    whole = product()
+    assert whole == pytest.approx(1 + 2**-11, abs=2**-20)
+    with pytest.raises(KeyboardInterrupt), runtime.multiplied_in(precision):
+        halved = precision == "mixed_bfloat16" == runtime._precision(())
+        assert product() == (1 if halved else whole)
+        raise KeyboardInterrupt
+    assert product() == whole
+
+
 def test_the_same_seed_draws_the_same_everywhere():
     def draw(seed):
         runtime.set_seeds(seed)

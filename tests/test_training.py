@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from roco_caption import training
+from roco_caption import runtime, training
 from roco_caption.files import UserError
 from roco_caption.model import build_captioning
 from roco_caption.text import END, START
@@ -55,6 +55,15 @@ def test_it_learns_and_writes_its_files(tmp_path):
     assert evaluate_loss(captioning.every_word, toy(40, 1)) == pytest.approx(
         history.val_loss.min(), rel=1e-5
     )
+
+
+@pytest.mark.tensorflow("its rewriting of graphs")
+def test_products_in_bfloat16_train_as_well(tmp_path):
+    whole, _ = run(tmp_path / "whole")
+    halved, _ = run(tmp_path / "halved", precision="mixed_bfloat16")
+    assert np.allclose(halved, whole, rtol=0.02)
+    if runtime.detect().precision == "mixed_bfloat16":
+        assert not np.array_equal(halved, whole)
 
 
 def test_other_weights_of_the_second_loss_are_another_training(tmp_path, monkeypatch, capsys):
