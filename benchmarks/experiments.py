@@ -159,6 +159,10 @@ def choose(data: Data, folder: Path) -> pd.DataFrame:
             found = texts(captioner, data.inputs(held_out.id, attention))
             table = score_table(held_out.caption, {name: found}, resamples=2, meteor=False)
             results.append(table.iloc[0][[m for m in METRICS if m in table]])
+            cases = data.cases(held_out.id)
+            mixed = [[found[i] for i in baselines.shuffled(len(found), k, cases)] for k in range(5)]
+            table = score_table(held_out.caption, {name: mixed}, resamples=2, meteor=False)
+            results[-1]["times shuffled"] = results[-1].CIDEr / table.CIDEr.iloc[0]
             if data.synthetic:
                 results[-1] = pd.concat(
                     [results[-1], pd.Series(shares_right(held_out.caption, found))]
