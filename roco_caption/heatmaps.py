@@ -99,7 +99,8 @@ def peaks_on_findings(
     Returns:
         One row a phantom whose caption names its finding, with truth's index: `peak`, whether
         the smooth map's maximum lies in the finding's box; `cell`, whether the cell of the
-        largest value touches it; `chance`, the box's share of the image.
+        largest value touches it; `chance`, the box's share of the image; `cell_chance`, the share
+        of the cells that touch it.
     """
     rows = {}
     for (words, weights), (index, row) in zip(found, truth.iterrows(), strict=True):
@@ -109,12 +110,15 @@ def peaks_on_findings(
         box = tuple(int(row[name]) for name in BOX)
         y, x = divmod(int(upsampled(weights[place], SIZE).argmax()), SIZE)
         side = round(len(weights[place]) ** 0.5)
-        top, left = (SIZE / side * k for k in divmod(int(weights[place].argmax()), side))
-        touches = left < box[2] and left + SIZE / side > box[0]
+        starts = SIZE / side * np.arange(side)
+        down = (starts < box[3]) & (starts + SIZE / side > box[1])
+        across = (starts < box[2]) & (starts + SIZE / side > box[0])
+        touches = np.outer(down, across).ravel()
         rows[index] = {
             "peak": box[0] <= x < box[2] and box[1] <= y < box[3],
-            "cell": touches and top < box[3] and top + SIZE / side > box[1],
+            "cell": touches[weights[place].argmax()],
             "chance": (box[2] - box[0]) * (box[3] - box[1]) / SIZE**2,
+            "cell_chance": touches.mean(),
         }
-    columns = ["peak", "cell", "chance"]
+    columns = ["peak", "cell", "chance", "cell_chance"]
     return pd.DataFrame(list(rows.values()), index=list(rows), columns=columns)

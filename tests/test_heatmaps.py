@@ -73,5 +73,7 @@ def test_peaks_are_judged_at_the_word_that_names_the_finding():
     assert judged.cell.to_dict() == {"a": True, "b": False, "c": True, "e": True, "f": True}
     assert judged.chance["a"] == pytest.approx(36 * 36 / 256**2)
     assert judged.chance["c"] == pytest.approx(20 * 36 / 256**2)
+    assert judged.cell_chance["a"] == pytest.approx(1 / 49)
+    assert judged.cell_chance["c"] == pytest.approx(2 / 49)
     none = peaks_on_findings([([], np.zeros((0, 49)))] * 6, truth)
-    assert list(none.columns) == ["peak", "cell", "chance"] and none.empty
+    assert list(none.columns) == ["peak", "cell", "chance", "cell_chance"] and none.empty
