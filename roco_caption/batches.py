@@ -51,15 +51,15 @@ def mean_image(features: Any) -> tuple[np.ndarray, ...]:
     return tuple(array.mean(axis=0, keepdims=True) for array in arrays_of(features))
 
 
-def take(features: Any, tokens: np.ndarray, rows: np.ndarray, multiple: int = 4) -> Batch:
+def take(features: Any, tokens: np.ndarray, rows: np.ndarray, multiple: int = 1) -> Batch:
     """Return one batch, cut to its longest caption.
 
     Args:
         features: image features, float (n, ...), or a tuple of several kinds.
         tokens: encoded captions, int32 (n, length): start, words, end, padding 0.
         rows: which captions, int (b,).
-        multiple: the number of columns is rounded up to it, which keeps the number of different
-            shapes, and so of compilations, small.
+        multiple: the number of columns is rounded up to it: more for few different shapes, one
+            for little padding.
 
     Returns:
         `((features float32 (b, ...), tokens_in int32 (b, t)), tokens_out int32 (b, t))`, the

@@ -38,6 +38,7 @@ class Replicas:
     ) -> None:
         self.model, self.strategy, self.precision = model, strategy, precision
         self.step, self.test_on_batch = model.train_on_batch, model.test_on_batch
+        self.multiple = 4 if model.jit_compile else 1  # XLA compiles anew for every length
         self.rank, self.local, self.count = rank_of(strategy), 1, 1
         if strategy is not None:
             import tensorflow as tf
@@ -62,7 +63,8 @@ class Replicas:
             What `take` returns, with as many rows for each device: where they do not go evenly,
             captions without words fill up. And the number of words that count.
         """
-        (inputs,), targets = take((), tokens, rows)  # as long on every machine: compiled in step
+        # as long on every machine: compiled in step
+        (inputs,), targets = take((), tokens, rows, self.multiple)
         each = -(-len(rows) // self.count) * self.local
         places = np.arange(self.rank * each, (self.rank + 1) * each)
         part = places % len(rows)

@@ -104,7 +104,7 @@ def test_the_parts_of_a_batch_are_the_batch():
     parts = []
     for rank in range(3):
         part = Replicas.__new__(Replicas)
-        part.rank, part.count, part.local = rank, 6, 2
+        part.rank, part.count, part.local, part.multiple = rank, 6, 2, 1
         parts.append(part.batch(captions.features, captions.tokens, rows))
         assert parts[-1][1] == (targets != PAD).sum()
         assert len(parts[-1][0][1]) == 6  # 3 for each of two devices
