@@ -19,7 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import pandas as pd
 
-from roco_caption.runtime import setting
+from roco_caption.runtime import detect, setting
 
 TRAINING, TEST = 65_450, 8_180  # ROCO's radiology images that can be read
 
@@ -68,7 +68,8 @@ def rehearse(share: float) -> dict[str, float]:
     few = Captions(features[:1024], tokens[:1024])
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        train(captioning, Captions(features, tokens), few, folder, epochs=1, batch_size=256)
+        learn, precision = Captions(features, tokens), detect().precision
+        train(captioning, learn, few, folder, epochs=1, batch_size=256, precision=precision)
     timed("epoch", start)
     test = features[: int(TEST * share)]
     start = time.perf_counter()
