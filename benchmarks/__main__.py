@@ -16,7 +16,8 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from roco_caption.runtime import compiled, detect, quiet_tensorflow, setting
+from roco_caption.backend import compiled, quiet_tensorflow
+from roco_caption.runtime import detect, setting
 
 quiet_tensorflow()
 
@@ -143,8 +144,9 @@ def train(features: np.ndarray, tokens: np.ndarray, sizes: dict) -> Captioning:
 
         # by samples, one for each word: the captions that the time reaches may be long or short
         slow[batch_size] = rate(again(steps)) * len(tokens) / words
+    products = {precision: matrix_product(precision) for precision in PRECISIONS}
     for precision, batch_size in itertools.product(PRECISIONS, BATCHES):
-        product = matrix_product(precision)
+        product = products[precision]
         limit = len(tokens) * product / (3 * flops(words, sizes["vocab_size"]))
         captioning = build_captioning(**sizes, mentions=1.0)
         captioning.next_word.get_layer("scaler").set_weights(fit_scaler(features))

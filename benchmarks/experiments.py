@@ -148,6 +148,12 @@ def texts(captioner: FeatureCaptioner, features: object) -> list[str]:
     return [caption.text for caption in captioner.caption_features(features)]
 
 
+def mixed(written: list[list[str]], cases: pd.Series) -> list[list[str]]:
+    """Return each run's captions under other cases' images, five times."""
+    orders = [baselines.shuffled(len(cases), seed, cases) for seed in range(5)]
+    return [[run[i] for i in order] for run in written for order in orders]
+
+
 def choose(data: Data, folder: Path) -> pd.DataFrame:
     """Return each variant's mean score over the folds, and its standard deviation."""
     rows = []
@@ -157,12 +163,10 @@ def choose(data: Data, folder: Path) -> pd.DataFrame:
             captioner = fitted(data, variant, k + 1, learn, held_out, folder / f"fold{k + 1}")
             attention = variant.get("build", {}).get("attention", False)
             found = texts(captioner, data.inputs(held_out.id, attention))
-            table = score_table(held_out.caption, {name: found}, resamples=2, meteor=False)
+            systems = {name: found, "shuffled": mixed([found], data.cases(held_out.id))}
+            table = score_table(held_out.caption, systems, resamples=2, meteor=False)
             results.append(table.iloc[0][[m for m in METRICS if m in table]])
-            cases = data.cases(held_out.id)
-            mixed = [[found[i] for i in baselines.shuffled(len(found), k, cases)] for k in range(5)]
-            table = score_table(held_out.caption, {name: mixed}, resamples=2, meteor=False)
-            results[-1]["times shuffled"] = results[-1].CIDEr / table.CIDEr.iloc[0]
+            results[-1]["times shuffled"] = table.CIDEr.iloc[0] / table.CIDEr.iloc[1]
             if data.synthetic:
                 results[-1] = pd.concat(
                     [results[-1], pd.Series(shares_right(held_out.caption, found))]
@@ -199,7 +203,6 @@ def final(data: Data, name: str, folder: Path) -> pd.DataFrame:
     both = ensemble(members)
     runs, together = [texts(captioner, inputs) for captioner in captioners], texts(both, inputs)
     cases = data.cases(test.id)
-    orders = [baselines.shuffled(len(test), seed, cases) for seed in range(5)]
     vectors = data.features.select(list(learn.id)), list(learn.caption)
     near = data.features.select(list(test.id))
     nearest = baselines.nearest_captions(*vectors, near)
@@ -210,8 +213,7 @@ def final(data: Data, name: str, folder: Path) -> pd.DataFrame:
         f"{name}, {SEEDS} seeds" + f" of {MEMBERS} each" * (MEMBERS > 1): runs,
         f"{name}, ensemble": [together],
     }.items():
-        mixed = [[run[i] for i in order] for run in written for order in orders]
-        systems = {system: written, f"{system}, images shuffled": mixed}
+        systems = {system: written, f"{system}, images shuffled": mixed(written, cases)}
         systems |= {"nearest image's caption": nearest, "consensus of the nearest": consensus}
         systems["most frequent caption"] = frequent
         tables.append(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from roco_caption import runtime
+from roco_caption.backend import quiet_tensorflow
 from roco_caption.encoders import describe
 from roco_caption.feature_table import Features
 from roco_caption.files import UserError, first_line, remove_leftovers
@@ -175,7 +176,7 @@ def train_from_shards(
 
 
 def _train_worker(config: dict[str, Any]) -> None:
-    runtime.quiet_tensorflow()
+    quiet_tensorflow()
     # Ray has set TF_CONFIG
     train_captioner(*config["places"], strategy=find_strategy(), **config["settings"])
 

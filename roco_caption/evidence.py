@@ -9,9 +9,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from roco_caption.backend import compiled
 from roco_caption.batches import arrays_of
 from roco_caption.files import UserError
-from roco_caption.runtime import compiled
 from roco_caption.searching import FeatureCaptioner
 from roco_caption.text import END, PAD
 

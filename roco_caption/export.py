@@ -12,10 +12,10 @@ import keras
 import numpy as np
 from keras import layers
 
+from roco_caption.backend import chatter_left_out
 from roco_caption.captioner import Captioner
 from roco_caption.ensemble import members_of
 from roco_caption.files import UserError, atomic_path
-from roco_caption.runtime import chatter_left_out
 from roco_caption.scaling import shortened
 from roco_caption.text import END, START
 

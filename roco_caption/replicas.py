@@ -10,9 +10,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from roco_caption.backend import multiplied_in
 from roco_caption.batches import Batch, arrays_of, take
 from roco_caption.files import UserError
-from roco_caption.runtime import multiplied_in
 from roco_caption.text import PAD
 from roco_caption.training_state import Progress, variables_of
 

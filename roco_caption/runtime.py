@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import logging
 import os
 import re
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from roco_caption.backend import chatter_left_out, quiet_tensorflow
 from roco_caption.files import UserError
 
 Setting = TypeVar("Setting", bool, int, float, str)
 
-# What TensorFlow says of itself when it is imported, and of kernels that it has another one for.
-_CHATTER = re.compile(
-    r"I\d{4} |WARNING: All log messages before absl|To enable the following"
-    r"|E\d{4} .*oneDNN supports \w+ only on"
-)
 # The module that each distribution of requirements.txt provides, where the names differ.
 _MODULES = {"pillow": "PIL", "rouge-score": "rouge_score"}
 
@@ -190,85 +182,8 @@ def _memory_gb() -> float:
         return float("nan")
 
 
-def quiet_tensorflow() -> None:
-    """Keep TensorFlow's start-up lines out of the notebook; errors are still shown."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    # one warning a shape of batch: few shapes are meant
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
-
-
-@contextlib.contextmanager
-def chatter_left_out() -> Iterator[None]:
-    """Leave out what TensorFlow says meanwhile that helps nobody, whatever its log level is."""
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as held:
-        before = os.dup(2)
-        os.dup2(held.fileno(), 2)  # of the process: the lines come from C++
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(before, 2)
-            os.close(before)
-            held.seek(0)
-            for line in held.read().decode("utf-8", "replace").splitlines(keepends=True):
-                if not _CHATTER.match(line):
-                    sys.stderr.write(line)
-
-
-@contextlib.contextmanager
-def multiplied_in(precision: str) -> Iterator[None]:
-    """Let TensorFlow multiply matrices in bfloat16 on a CPU that has units for it.
-
-    What is between the products stays in float32, and so do the weights. TensorFlow's own rewriting
-    of graphs does it, where products are large enough to gain. It is switched off again after, so
-    that losses and captions are computed in full.
-
-    Args:
-        precision: a Keras dtype policy; only `mixed_bfloat16` on TensorFlow changes anything.
-    """
-    import keras
-
-    if precision != "mixed_bfloat16" or keras.backend.backend() != "tensorflow":
-        yield
-        return
-    import tensorflow as tf
-
-    switch = "auto_mixed_precision_onednn_bfloat16"
-    before = tf.config.optimizer.get_experimental_options().get(switch, False)
-    tf.config.optimizer.set_experimental_options({switch: True})
-    try:
-        yield
-    finally:
-        tf.config.optimizer.set_experimental_options({switch: before})
-
-
 def set_seeds(seed: int) -> None:
     """Seed Python, NumPy and Keras, so that a run on one machine can be repeated."""
     import keras
 
     keras.utils.set_random_seed(seed)
-
-
-def compiled(function: Callable, **options: Any) -> Callable:
-    """Compile a function of arrays for the backend in use.
-
-    Args:
-        function: written with `keras.ops`; its inputs keep their shapes from call to call.
-        options: passed to `tf.function` where TensorFlow is the backend.
-
-    Returns:
-        The function, traced by `tf.function` or `jax.jit`, or itself on other backends.
-    """
-    import keras
-
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return tf.function(function, autograph=False, **options)
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.jit(function)
-    return function

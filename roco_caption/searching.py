@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from roco_caption.backend import compiled
 from roco_caption.batches import arrays_of
 from roco_caption.beams import beam_candidates, beam_search
 from roco_caption.contrast import contrasted
@@ -16,7 +17,6 @@ from roco_caption.decoding import IMPOSSIBLE, greedy_search
 from roco_caption.ensemble import Ensemble
 from roco_caption.memory import memory_for
 from roco_caption.model import Captioning
-from roco_caption.runtime import compiled
 from roco_caption.text import CaptionTokenizer
 
 ROWS = 512  # captions decoded at once; one shape, so compiled once

@@ -103,7 +103,8 @@ def train(
         seed: of the batches' order.
         retrain: begin anew even if this training was finished or begun before.
         tracking: "mlflow" or "wandb" also get each epoch's losses; see `tracking.tracked`.
-        precision: that matrices are multiplied in; see `multiplied_in`.
+        precision: that matrices are multiplied in, see `multiplied_in`; another one alone does
+            not begin a training anew.
         strategy: as `Replicas` takes it; None for one device.
 
     Returns:

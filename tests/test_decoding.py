@@ -7,9 +7,9 @@ import pytest
 from keras import ops
 
 from roco_caption import beams, decoding
+from roco_caption.backend import compiled
 from roco_caption.beams import beam_candidates, beam_search
 from roco_caption.decoding import IMPOSSIBLE, greedy_search
-from roco_caption.runtime import compiled
 from roco_caption.text import END, PAD, START, UNKNOWN
 
 
