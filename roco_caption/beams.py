@@ -9,9 +9,9 @@ from keras import ops
 
 from roco_caption.decoding import (
     IMPOSSIBLE,
-    NARROWS,
-    log_probabilities,
+    likeliest,
     narrowed,
+    picked,
     row_count,
 )
 from roco_caption.model import Step
@@ -92,13 +92,12 @@ def beam_candidates(
         return ops.logical_and(b.length < max_words, ops.any(b.log_p > IMPOSSIBLE / 2))
 
     def advance(b: _Beams) -> tuple[_Beams]:
-        joint, state = _next_words(step, b, no_repeat, end_penalty)
-        vocab_size = joint.shape[-1]
         # each beginning has one end, so of the best 2 * beams at least `beams` go on
-        log_p, chosen = ops.top_k(ops.reshape(joint, (-1, beams * vocab_size)), 2 * beams)
-        origin, token = chosen // vocab_size, ops.cast(chosen % vocab_size, "int32")
+        joint, tokens, state = _next_words(step, b, 2 * beams, no_repeat, end_penalty)
+        log_p, chosen = ops.top_k(joint, 2 * beams)
+        origin, token = chosen // (ops.shape(joint)[1] // beams), picked(tokens, chosen)
         zero = ops.zeros_like(b.length)
-        words = _picked(b.words, origin)
+        words = picked(b.words, origin)
         words = ops.slice_update(words, (zero, zero, b.length), token[:, :, None])
         ends = ops.equal(token, END)
         power = ops.power(ops.cast(b.length + 1, "float32"), length_power)
@@ -108,12 +107,12 @@ def beam_candidates(
         reach = ops.minimum(ops.cast(b.length + 1 + SURE_WORDS, "float32"), float(max_words))
         hope = log_p[:, :1] / ops.power(reach, length_power)
         log_p = ops.where(hope > b.done_score[:, last_wanted][:, None], log_p, IMPOSSIBLE)
-        origin = _picked(origin, kept)
+        origin = picked(origin, kept)
         b = b._replace(
             length=b.length + 1,
-            words=_picked(words, kept),
+            words=picked(words, kept),
             log_p=log_p,
-            state=keras.tree.map_structure(lambda array: _picked(array, origin), state),
+            state=keras.tree.map_structure(lambda array: picked(array, origin), state),
         )
         left = narrowed(b.log_p[:, 0] > IMPOSSIBLE / 2, b[2:])
         return (_Beams(b.length, _found(b), *left),)
@@ -138,54 +137,44 @@ def _first_beams(state: Any, image: Any, n: Any, beams: int, max_words: int) -> 
     return _Beams(ops.convert_to_tensor(0, "int32"), (words, none), *left)
 
 
-def _next_words(step: Step, b: _Beams, no_repeat: int, end_penalty: Any) -> tuple[Any, Any]:
-    """Return log-probabilities of the beginnings with each word added, and the new state.
+def _next_words(
+    step: Step, b: _Beams, count: int, no_repeat: int, end_penalty: Any
+) -> tuple[Any, Any, Any]:
+    """Return what the beginnings may go on with, and the new state.
 
     Returns:
-        float32 (m, beams, vocab_size), the end's less `end_penalty`.
+        Log-probabilities of the beginnings with each word added, float32 (m, beams * c), the end's
+        less `end_penalty`; those words, int32 (m, beams * c); and the state.
     """
     last = ops.take(b.words, ops.maximum(b.length - 1, 0), axis=2)
     logits, state = step(ops.where(b.length == 0, START, last), b.state, b.image)
-    log_p = log_probabilities(logits, end_penalty)
-    beams, max_words = b.words.shape[1:]
-    if no_repeat:
-        rows = ops.reshape(log_p, (-1, logits.shape[-1]))
-        words = ops.reshape(b.words, (-1, max_words))
-        rows = _without_repeats(rows, words, b.length, no_repeat)
-        log_p = ops.reshape(rows, (-1, beams, logits.shape[-1]))
-    return log_p + b.log_p[:, :, None], state
+    words = ops.reshape(b.words, (-1, b.words.shape[2]))
+    log_p, tokens = likeliest(
+        ops.reshape(logits, (-1, logits.shape[-1])), count, end_penalty=end_penalty,
+        barred=_repeats(words, b.length, no_repeat) if no_repeat else None,
+    )  # fmt: skip
+    m = ops.shape(b.words)[0]
+    log_p = log_p + ops.reshape(b.log_p, (-1, 1))
+    return ops.reshape(log_p, (m, -1)), ops.reshape(tokens, (m, -1)), state
 
 
-def _without_repeats(log_p: Any, words: Any, length: Any, run: int) -> Any:
-    """Make impossible each word that would complete a run of `run` words a second time.
+def _repeats(words: Any, length: Any, run: int) -> Any:
+    """Return each word that would complete a run of `run` words a second time.
 
     Args:
-        log_p: float32 (rows, vocab_size).
         words: int32 (rows, max_words), of which the first `length` are set.
         length: int32 ().
         run: at least 1.
+
+    Returns:
+        int32 (rows, max_words - run + 1), `PAD` between them.
     """
-    windows = words.shape[1] - run + 1
-    if windows < 1:
-        return log_p
+    windows = max(words.shape[1] - run + 1, 0)
     repeats = ops.arange(windows)[None] + run - 1 < length  # the run ended before now
     for k in range(run - 1):
         latest = ops.take(words, ops.maximum(length - run + 1 + k, 0), axis=1)
         repeats = ops.logical_and(repeats, ops.equal(words[:, k : k + windows], latest[:, None]))
-    banned = ops.reshape(ops.where(repeats, words[:, run - 1 :], PAD), (-1,))
-    hits = ops.arange(ops.size(banned), dtype="int32")  # padding is impossible anyway
-    if NARROWS:
-        hits = ops.cast(ops.nonzero(ops.reshape(repeats, (-1,)))[0], "int32")
-    places = ops.stack([hits // windows, ops.take(banned, hits)], axis=-1)
-    return ops.scatter_update(log_p, places, ops.zeros_like(hits, "float32") + IMPOSSIBLE)
-
-
-def _picked(array: Any, index: Any) -> Any:
-    """Return the entries `index` int (m, j) of an array (m, k, ...), as (m, j, ...)."""
-    m, k = ops.shape(array)[0], array.shape[1]
-    flat = ops.reshape(array, (-1, *array.shape[2:]))
-    index = ops.cast(index, "int32")
-    return ops.take(flat, index + k * ops.arange(m, dtype="int32")[:, None], axis=0)
+    return ops.where(repeats, words[:, run - 1 :], PAD)
 
 
 def _with_finished(b: _Beams, words: Any, log_p: Any, score: Any, ends: Any) -> _Beams:
@@ -193,8 +182,8 @@ def _with_finished(b: _Beams, words: Any, log_p: Any, score: Any, ends: Any) -> 
     score = ops.where(ops.logical_and(ends, log_p > IMPOSSIBLE / 2), score, IMPOSSIBLE)
     score, kept = ops.top_k(ops.concatenate([b.done_score, score], axis=1), b.log_p.shape[1])
     return b._replace(
-        done_words=_picked(ops.concatenate([b.done_words, words], axis=1), kept),
-        done_log_p=_picked(ops.concatenate([b.done_log_p, log_p], axis=1), kept),
+        done_words=picked(ops.concatenate([b.done_words, words], axis=1), kept),
+        done_log_p=picked(ops.concatenate([b.done_log_p, log_p], axis=1), kept),
         done_score=score,
     )
 

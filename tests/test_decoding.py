@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from keras import ops
 
-from roco_caption import beams, decoding
+from roco_caption import decoding
 from roco_caption.backend import compiled
 from roco_caption.beams import beam_candidates, beam_search
-from roco_caption.decoding import IMPOSSIBLE, greedy_search
+from roco_caption.decoding import IMPOSSIBLE, greedy_search, likeliest, top_k_by_blocks
 from roco_caption.text import END, PAD, START, UNKNOWN
 
 
@@ -184,6 +184,41 @@ def test_special_tokens_are_never_spoken():
         assert not np.isin(np.asarray(tokens), [START, UNKNOWN]).any()
 
 
+@pytest.mark.parametrize("n", [5, 64, 511, 512, 1000])
+@pytest.mark.parametrize("k", [1, 6, 20])
+def test_the_largest_are_found_by_blocks(n, k):
+    rng = np.random.default_rng(n + k)
+    array = rng.normal(size=(30, n)).astype("f")
+    array[10:20] = rng.integers(0, 3, (10, n))  # many alike
+    array[20:, : n - 2] = -1e9
+    largest, columns = map(np.asarray, top_k_by_blocks(ops.convert_to_tensor(array), k))
+    np.testing.assert_array_equal(largest, -np.sort(-array)[:, :k])
+    np.testing.assert_array_equal(np.take_along_axis(array, columns, axis=1), largest)
+    assert all(len(set(row)) == len(row) for row in columns)
+
+
+@pytest.mark.parametrize(("barred", "penalty"), [(False, 0.0), (True, 1.5)])
+def test_the_likeliest_words_of_a_large_vocabulary(barred, penalty):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(40, 700)).astype("f") * 3
+    logits[:20, [PAD, START, END, UNKNOWN]] = 30.0
+    rows = np.argsort(-logits)[:, 4:7] if barred else np.full((40, 3), PAD)
+    rows[::2, 0] = PAD
+    found, tokens = map(
+        np.asarray, likeliest(logits, 5, end_penalty=penalty, barred=rows if barred else None)
+    )
+    for i in range(40):
+        log_p = log_softmax(logits[i].astype(float))
+        log_p[END] -= penalty
+        log_p[[PAD, START, UNKNOWN, *rows[i]]] = -np.inf
+        order = [token for token in np.argsort(-log_p) if token != END][:5]
+        allowed = tokens[i, :-1][found[i, :-1] > IMPOSSIBLE / 2]
+        assert allowed[:5].tolist() == order
+        assert tokens[i, -1] == END
+        np.testing.assert_allclose(found[i, -1], log_p[END], atol=1e-4)
+        np.testing.assert_allclose(found[i, np.isin(tokens[i], order)], log_p[order], atol=1e-4)
+
+
 @pytest.mark.tensorflow("elsewhere shapes are fixed")
 @pytest.mark.parametrize("search", [greedy_search, beam_search])
 def test_leaving_out_what_has_ended_changes_nothing(search, monkeypatch):
@@ -193,8 +228,7 @@ def test_leaving_out_what_has_ended_changes_nothing(search, monkeypatch):
     start = (tokens,), ops.zeros((40, 1))
     found = {}
     for narrows in (True, False):
-        for module in (decoding, beams):
-            monkeypatch.setattr(module, "NARROWS", narrows)
+        monkeypatch.setattr(decoding, "NARROWS", narrows)
         compiled_search = compiled(lambda start, n: search(step, *start, n=n, max_words=20))
         found[narrows] = [np.asarray(a)[:29] for a in compiled_search(start, np.int32(29))]
     (words, log_p), (expected, expected_p) = found[True], found[False]
