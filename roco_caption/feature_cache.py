@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from roco_caption.feature_table import Features
+from roco_caption.feature_table import Features, to_float16
 from roco_caption.files import DamagedFile, UserError, aside_of, remove_leftovers, set_aside
 from roco_caption.grids import BLOCK, Grid, GridFile, write_grid
 from roco_caption.sealed import read_pickle, write_pickle
@@ -207,9 +207,3 @@ def _join(pieces: list[Features], header: dict[str, Any]) -> Features:
     for row, (i, j) in enumerate(rows.values()):
         matrix[row] = pieces[i].matrix[j]
     return Features(list(rows), matrix, header, skipped)
-
-
-def to_float16(rows: np.ndarray) -> np.ndarray:
-    """Return the features in half precision, those beyond its range at its ends."""
-    limit = np.finfo(np.float16).max
-    return np.clip(np.asarray(rows, np.float32), -limit, limit).astype(np.float16)

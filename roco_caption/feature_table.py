@@ -11,6 +11,8 @@ import numpy as np
 from roco_caption.files import UserError
 from roco_caption.grids import Grid
 
+ROWS = 4096  # images are enough to know by how much features vary
+
 
 @dataclass
 class Features:
@@ -72,3 +74,49 @@ class Features:
         if missing:
             raise UserError(f"{len(missing)} images have no features, {missing[0]} among them.")
         return np.array([self._row[name] for name in ids], np.int64)
+
+
+def side_by_side(parts: Sequence[Features]) -> Features:
+    """Join several encoders' features of the same images, so that each of them counts as much.
+
+    What the scaler keeps of them is what varies most, so the features of all but the first are
+    multiplied to vary as much in all as those of the first.
+
+    Args:
+        parts: one or more, of any lengths d.
+
+    Returns:
+        The features of the images that all have, float16 (n, the sum of d); the first one's grids.
+
+    Raises:
+        UserError: there is no such image.
+    """
+    first, *others = parts
+    if not others:
+        return first
+    ids = [name for name in first.ids if all(name in part for part in others)]
+    if not ids:
+        files = ", ".join(part.encoder["name"] for part in parts)
+        raise UserError(f"No image has features in all of {files}: do they name images alike?")
+    step = -(-len(ids) // ROWS)
+
+    def spread(matrix: np.ndarray) -> float:
+        return float(matrix[::step].astype(np.float32).var(axis=0).sum())
+
+    blocks = [part.select(ids) for part in parts]
+    for i, block in enumerate(blocks):
+        times = (spread(blocks[0]) / max(spread(block), 1e-12)) ** 0.5
+        blocks[i] = to_float16(block * np.float32(times)) if i else block
+    without = {name: "not in every file of FEATURES_FILE" for name in set(first.ids) - set(ids)}
+    encoder = {
+        key: between.join(str(part.encoder[key]) for part in parts)
+        for key, between in {"name": "+", "weights": "; "}.items()
+    } | {"layer": "given"}
+    grid = first.select_grid(ids) if first.grid is not None else None
+    return Features(ids, np.hstack(blocks), encoder, first.skipped | without, grid)
+
+
+def to_float16(rows: np.ndarray) -> np.ndarray:
+    """Return the features in half precision, those beyond its range at its ends."""
+    limit = np.finfo(np.float16).max
+    return np.clip(np.asarray(rows, np.float32), -limit, limit).astype(np.float16)

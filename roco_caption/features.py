@@ -13,8 +13,8 @@ import pandas as pd
 
 from roco_caption.encoders import WeightsUnavailable, build_encoder, describe
 from roco_caption.encoding import encode_files, on_each_device
-from roco_caption.feature_cache import FeatureCache, to_float16
-from roco_caption.feature_table import Features
+from roco_caption.feature_cache import FeatureCache
+from roco_caption.feature_table import Features, side_by_side, to_float16
 from roco_caption.files import UserError
 from roco_caption.grids import read_grid_file
 from roco_caption.locks import lock
@@ -141,11 +141,18 @@ def read_features_file(path: str | os.PathLike) -> Features:
 
     Args:
         path: an .npz with `names` (the images' file stems, n) and `features` (n, d); or a folder
-            of shards, whose features are read into memory and whose grids stay there.
+            of shards, whose features are read into memory and whose grids stay there. Several,
+            with commas between them, are put side by side: see `side_by_side`.
 
     Raises:
-        UserError: the file is missing, is no such .npz, or its features are not finite numbers.
+        UserError: a file is missing, is no such .npz, or its features are not finite numbers; or
+            no image has features in all of them.
     """
+    several = [path] if Path(path).exists() else [part.strip() for part in str(path).split(",")]
+    return side_by_side([_read_features(part) for part in several])
+
+
+def _read_features(path: str | os.PathLike) -> Features:
     if Path(path).is_dir():
         found = read_shards(path)
         print(f"Features of {len(found.ids):,} images read from the shards in {path}")

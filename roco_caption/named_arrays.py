@@ -40,6 +40,6 @@ def read_named(
     except Exception as error:  # zipfile, NumPy and the system each raise their own kinds
         raise UserError(
             f"{setting} {path} was not read ({first_line(error)}). It must be an .npz with the "
-            f"arrays `names` and `{name}`."
+            f"arrays `names`, as texts (`np.array(names, dtype=str)`), and `{name}`."
         ) from error
     return names, arrays | {name: values}

@@ -12,7 +12,7 @@ import numpy as np
 from roco_caption import runtime
 from roco_caption.encoders import build_encoder
 from roco_caption.encoding import encode_files, on_each_device
-from roco_caption.feature_cache import to_float16
+from roco_caption.feature_table import to_float16
 from roco_caption.files import UserError, first_line
 from roco_caption.images import ImageError, read_image
 from roco_caption.locks import lock

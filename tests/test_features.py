@@ -278,6 +278,30 @@ def test_features_made_elsewhere(tmp_path, capsys):
         given.select(["a", "c"])
 
 
+def test_features_of_several_encoders_stand_side_by_side(tmp_path):
+    rng = np.random.default_rng(0)
+    one, two = rng.normal(size=(50, 3)) + 5, rng.normal(size=(40, 7)) * 90
+    names = [f"i{k}" for k in range(50)]
+    np.savez(tmp_path / "one.npz", names=names, features=one)
+    np.savez(tmp_path / "two.npz", names=names[:9:-1], features=two[::-1])  # the last 40, backwards
+    both = read_features_file(f"{tmp_path}/one.npz, {tmp_path}/two.npz")
+    assert both.ids == names[10:] and both.skipped == {
+        name: "not in every file of FEATURES_FILE" for name in names[:10]
+    }
+    assert both.encoder["name"] == "one+two" and both.encoder["layer"] == "given"
+    assert both.encoder["weights"].count("sha256") == 2
+    np.testing.assert_allclose(both.matrix[:, :3], one[10:], atol=0.01)
+    ratio = both.matrix[:, 3:] / two
+    np.testing.assert_allclose(ratio, np.median(ratio), rtol=0.01)  # whose rows are whose
+    spread = both.matrix.astype(float).var(axis=0)
+    assert spread[:3].sum() == pytest.approx(spread[3:].sum(), rel=0.01)  # each counts as much
+    np.savez(tmp_path / "others.npz", names=["x"], features=np.ones((1, 2)))
+    with pytest.raises(UserError, match=r"No image has features in all of one, others"):
+        read_features_file(f"{tmp_path}/one.npz,{tmp_path}/others.npz")
+    with pytest.raises(UserError, match=r"missing\.npz was not read"):
+        read_features_file(f"{tmp_path}/one.npz,{tmp_path}/missing.npz")
+
+
 @pytest.mark.parametrize(
     "arrays",
     [
