@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .files import UserError
-from .protocols import tokenized
+from roco_caption.files import UserError
+from roco_caption.protocols import tokenized
 
 
 def most_frequent_caption(train_captions: Sequence[str], n: int) -> list[str]:

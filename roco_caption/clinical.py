@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from .files import UserError
+from roco_caption.files import UserError
 
 # "*" stands for any letters; a space matches a space, a hyphen, or both words written as one.
 _MODALITIES = {

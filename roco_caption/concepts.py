@@ -96,11 +96,6 @@ def fit_concepts(
     return offset, projection
 
 
-def sampled(count: int) -> slice:
-    """Return which of so many rows are fitted to: all, or evenly spread ones."""
-    return slice(None, None, -(-count // SAMPLE))
-
-
 def _there(tokens: np.ndarray) -> np.ndarray:
     """Return which captions hold which of the most frequent words, float32 (n, words)."""
     there = np.zeros((len(tokens), tokens.max() + 1), np.float32)

@@ -122,7 +122,7 @@ def likeliest(
         most = ops.max(ops.sum(ops.cast(ops.not_equal(barred, PAD), "int32"), axis=1))
         room = room + (most if NARROWS else barred.shape[1])
     largest, tokens = top_k_by_blocks(logits, room)
-    top = largest[:, :1]
+    top = largest[:, :1]  # known, so that ops.logsumexp need not look for it again
     total = top + ops.log(ops.sum(ops.exp(logits - top), axis=-1, keepdims=True))
     allowed = tokens > UNKNOWN
     if barred is not None:

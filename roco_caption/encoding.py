@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from roco_caption.encoders import ENCODERS
+from roco_caption.encoder_table import ENCODERS
 from roco_caption.images import image_batches
 
 

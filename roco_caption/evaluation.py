@@ -8,17 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .files import UserError
-from .metrics import BLEU, image_counts, meteor_counts, scores
-from .protocols import PROTOCOLS, tokenized
-from .resampling import bootstrap_weights, interval, randomisation_p
-from .tables import styled
+from roco_caption.files import UserError
+from roco_caption.metrics import image_counts, meteor_counts, scores
+from roco_caption.protocols import PROTOCOLS, tokenized
+from roco_caption.resampling import bootstrap_weights, interval, randomisation_p
 
 Captions = Sequence[str]
-
-_SCORES = [*BLEU, "METEOR", "ROUGE-1", "ROUGE-L", "CIDEr"]
-# Which end of a column is the better one; "words" and "copied" have none.
-_BEST = {**dict.fromkeys([*_SCORES, "distinct"], "max"), "repeated": "min"}
 
 
 def score_table(
@@ -176,41 +171,6 @@ def caption_scores(
     (run,) = _runs("hypotheses", hypotheses, len(references))
     counts = image_counts(tokenized(references, protocol), tokenized(run, protocol))
     return counts["CIDEr"].to_numpy(float)
-
-
-def style_scores(table: pd.DataFrame) -> Any:
-    """Return a score table as a notebook should show it.
-
-    Args:
-        table: what `score_table` returned; its `attrs["caption"]` is shown if it is there.
-
-    Returns:
-        A pandas Styler: values over their intervals, the best of a column in bold, no colours (so
-        it reads in dark mode too); without jinja2, which pandas needs for it, the table itself.
-    """
-    names = [name for name in table if not name.endswith(("_low", "_high"))]
-    shown = pd.DataFrame({name: _cells(table, name) for name in names}, index=table.index)
-    bold = pd.DataFrame("", index=table.index, columns=names)
-    for name in set(names) & set(_BEST):
-        bold.loc[table[name] == table[name].agg(_BEST[name]), name] = "font-weight: bold"
-    styler = styled(shown, caption=table.attrs.get("caption", ""))
-    if styler is shown:
-        return table
-    # the cells hold tags of their own
-    return styler.format(None).apply(lambda _: bold, axis=None)
-
-
-def _cells(table: pd.DataFrame, name: str) -> list[str]:
-    """Return a column as HTML: each value over its interval, nothing where there is no value."""
-    form = ".1f" if name == "words" else ".3f"
-    cells = [f"{value:{form}}" if value == value else "" for value in table[name]]
-    if f"{name}_low" in table:
-        ends = zip(cells, table[f"{name}_low"], table[f"{name}_high"], strict=True)
-        cells = [
-            f"{cell}<br><small>[{low:{form}}, {high:{form}}]</small>" if cell else ""
-            for cell, low, high in ends
-        ]
-    return cells
 
 
 def breakdown(

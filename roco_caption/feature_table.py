@@ -11,7 +11,7 @@ import numpy as np
 from roco_caption.files import UserError
 from roco_caption.grids import Grid
 
-ROWS = 4096  # images are enough to know by how much features vary
+SAMPLE = 4096  # images are enough to know by how much features vary
 
 
 @dataclass
@@ -98,22 +98,29 @@ def side_by_side(parts: Sequence[Features]) -> Features:
     if not ids:
         files = ", ".join(part.encoder["name"] for part in parts)
         raise UserError(f"No image has features in all of {files}: do they name images alike?")
-    step = -(-len(ids) // ROWS)
+    rows = sampled(len(ids), SAMPLE)
 
     def spread(matrix: np.ndarray) -> float:
-        return float(matrix[::step].astype(np.float32).var(axis=0).sum())
+        return float(matrix[rows].astype(np.float32).var(axis=0).sum())
 
-    blocks = [part.select(ids) for part in parts]
+    kept, *blocks = (part.select(ids) for part in parts)
+    wanted = spread(kept)
     for i, block in enumerate(blocks):
-        times = (spread(blocks[0]) / max(spread(block), 1e-12)) ** 0.5
-        blocks[i] = to_float16(block * np.float32(times)) if i else block
+        times = np.float32((wanted / max(spread(block), 1e-12)) ** 0.5)
+        blocks[i] = to_float16(block * times)
     without = {name: "not in every file of FEATURES_FILE" for name in set(first.ids) - set(ids)}
     encoder = {
-        key: between.join(str(part.encoder[key]) for part in parts)
-        for key, between in {"name": "+", "weights": "; "}.items()
-    } | {"layer": "given"}
+        "name": "+".join(part.encoder["name"] for part in parts),
+        "layer": "given",
+        "weights": "; ".join(part.encoder["weights"] for part in parts),
+    }
     grid = first.select_grid(ids) if first.grid is not None else None
-    return Features(ids, np.hstack(blocks), encoder, first.skipped | without, grid)
+    return Features(ids, np.hstack([kept, *blocks]), encoder, first.skipped | without, grid)
+
+
+def sampled(count: int, most: int) -> slice:
+    """Return which of so many rows to look at: all, or at most so many that are evenly spread."""
+    return slice(None, None, max(1, -(-count // most)))
 
 
 def to_float16(rows: np.ndarray) -> np.ndarray:

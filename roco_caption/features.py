@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from roco_caption.encoders import WeightsUnavailable, build_encoder, describe
+from roco_caption.encoder_weights import WeightsUnavailable
+from roco_caption.encoders import build_encoder, describe
 from roco_caption.encoding import encode_files, on_each_device
 from roco_caption.feature_cache import FeatureCache
 from roco_caption.feature_table import Features, side_by_side, to_float16

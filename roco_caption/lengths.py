@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from roco_caption.batches import arrays_of
+from roco_caption.feature_table import sampled
 from roco_caption.searching import FeatureCaptioner, Search
 from roco_caption.text import END
 
@@ -35,7 +36,7 @@ def match_length(
         The captioner's search with the penalty of those tried that comes nearest; 0 where captions
         are long enough without.
     """
-    rows = slice(None, None, -(-len(tokens) // SAMPLE))
+    rows = sampled(len(tokens), SAMPLE)
     images = tuple(array[rows] for array in arrays_of(features))
     wanted = float((tokens[rows] > END).sum(axis=1).mean())
 

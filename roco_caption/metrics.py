@@ -23,7 +23,7 @@ from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 from rouge_score.rouge_scorer import RougeScorer
 
-from .files import UserError
+from roco_caption.files import UserError
 
 BLEU = ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"]
 MEANS = ["ROUGE-1", "ROUGE-L", "CIDEr", "words", "repeated", "copied"]

@@ -12,7 +12,8 @@ from keras import layers, ops
 
 from roco_caption.attention import GridCells, WordAttention
 from roco_caption.batches import arrays_of
-from roco_caption.concepts import Concepts, fit_concepts, sampled
+from roco_caption.concepts import SAMPLE, Concepts, fit_concepts
+from roco_caption.feature_table import sampled
 from roco_caption.mentions import Mentions
 from roco_caption.recurrent import LSTM, open_gates
 from roco_caption.scaling import FeatureScaler, fit_scaler
@@ -36,7 +37,7 @@ def fit_scalers(members: Sequence[Captioning], features: Any, tokens: np.ndarray
             member.next_word.get_layer(name).set_weights(weights)
 
     present = {layer.name: layer for layer in members[0].next_word.layers}
-    rows = np.arange(len(tokens))[sampled(len(tokens))]
+    rows = np.arange(len(tokens))[sampled(len(tokens), SAMPLE)]
     for kind, array in zip(("", "_grid"), arrays_of(features), strict=False):
         scaler = present[f"scaler{kind}"]
         fitted(scaler.name, fit_scaler(array, scaler.components))

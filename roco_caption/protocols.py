@@ -7,7 +7,7 @@ import string
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from .files import UserError
+from roco_caption.files import UserError
 
 # A number with its separators (1.5, 1,000), a word with what joins its parts (x-ray, l5-s1,
 # pet/ct), the 's that the PTB tokenizer splits off, or a single sign.

@@ -19,9 +19,8 @@ from roco_caption.memory import memory_for
 from roco_caption.model import Captioning
 from roco_caption.text import CaptionTokenizer
 
-# captions decoded at once; one shape, so compiled once. Where loops cannot leave out what has
-# ended, nor padding, fewer
-ROWS = 1024 if NARROWS else 512
+# captions decoded at once; one shape, so compiled once
+ROWS = 1024 if NARROWS else 512  # elsewhere padding is decoded as well
 
 
 class Caption(NamedTuple):
@@ -118,7 +117,7 @@ class FeatureCaptioner:
 
             def decode(features: Any, n: Any, end_penalty: Any) -> tuple[Any, Any]:
                 sizes = {"n": n, "max_words": self.tokenizer.max_words}
-                if NARROWS:  # padding is not even looked at
+                if NARROWS:
                     features = tuple(array[:n] for array in features)
                 if search.contrast:
                     start = contrasted(self.captioning, features, search.contrast)

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from roco_caption import encoders, places
-from roco_caption.encoders import WeightsUnavailable, build_encoder, describe
+from roco_caption import places
+from roco_caption.encoder_table import ENCODERS
+from roco_caption.encoder_weights import WeightsUnavailable, imagenet_weights, randomise
+from roco_caption.encoders import build_encoder, describe
 from roco_caption.files import UserError
 from roco_caption.images import read_image
 
@@ -41,14 +43,14 @@ def images(tmp_path_factory):
 def weights_file(vgg16, tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "mine.weights.h5"
     whole = keras.applications.VGG16(weights=None)
-    encoders._randomise(whole, 3)
+    randomise(whole, 3)
     whole.save_weights(path)
     return path
 
 
 def test_features_equal_the_plain_keras_loop(vgg16, images):
     whole = keras.applications.VGG16(weights=None)
-    encoders._randomise(whole, 3)
+    randomise(whole, 3)
     plain = keras.Model(whole.input, whole.get_layer("fc2").output)
     ours = np.asarray(vgg16.predict_on_batch(np.stack([read_image(path) for path in images])))
     assert ours.shape == (3, 4096)
@@ -118,8 +120,8 @@ def test_imagenet_weights_come_over_the_network_once(
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("ROCO_WEIGHTS_SERVER", f"http://127.0.0.1:{server.server_port}")
     md5 = hashlib.md5(weights_file.read_bytes()).hexdigest()
-    kind = replace(encoders.ENCODERS["vgg16"], file="served.weights.h5", digest=md5)
-    monkeypatch.setitem(encoders.ENCODERS, "vgg16", kind)
+    kind = replace(ENCODERS["vgg16"], file="served.weights.h5", digest=md5)
+    monkeypatch.setitem(ENCODERS, "vgg16", kind)
     cache = tmp_path / "keras"
     cache.mkdir()  # Keras falls back to a shared folder when it is missing
     get_file = keras.utils.get_file
@@ -133,7 +135,7 @@ def test_imagenet_weights_come_over_the_network_once(
     server.shutdown()
     server.server_close()  # so that the next request is refused, not left waiting
 
-    monkeypatch.setitem(encoders.ENCODERS, "vgg16", replace(kind, digest="0" * 32))
+    monkeypatch.setitem(ENCODERS, "vgg16", replace(kind, digest="0" * 32))
     with pytest.raises(WeightsUnavailable, match=r"models.*ENCODER_WEIGHTS"):
         build_encoder("vgg16", "imagenet")  # a file with another checksum, and no server
 
@@ -151,35 +153,35 @@ def test_on_kaggle_attached_weights_need_no_internet(
     folder.mkdir(parents=True)
     (folder / "served.weights.h5").symlink_to(weights_file)
     md5 = hashlib.md5(weights_file.read_bytes()).hexdigest()
-    kind = replace(encoders.ENCODERS["vgg16"], file="served.weights.h5", digest=md5)
-    monkeypatch.setitem(encoders.ENCODERS, "vgg16", kind)
-    assert encoders._imagenet_weights("vgg16") == str(folder / "served.weights.h5")
+    kind = replace(ENCODERS["vgg16"], file="served.weights.h5", digest=md5)
+    monkeypatch.setitem(ENCODERS, "vgg16", kind)
+    assert imagenet_weights("vgg16") == str(folder / "served.weights.h5")
     pixels = read_image(images[0])[None]
     loaded = build_encoder("vgg16", "imagenet")
     np.testing.assert_allclose(
         loaded.predict_on_batch(pixels), vgg16.predict_on_batch(pixels), rtol=1e-4, atol=1e-3
     )
-    monkeypatch.setitem(encoders.ENCODERS, "vgg16", replace(kind, digest="0" * 32))
+    monkeypatch.setitem(ENCODERS, "vgg16", replace(kind, digest="0" * 32))
     with pytest.raises(WeightsUnavailable, match="ENCODER_WEIGHTS"):
-        encoders._imagenet_weights("vgg16")
+        imagenet_weights("vgg16")
     assert f"{folder / 'served.weights.h5'} has another checksum" in capsys.readouterr().out
 
 
 def test_the_real_weights_are_those_keras_publishes():
-    kind = encoders.ENCODERS["vgg16"]
+    kind = ENCODERS["vgg16"]
     assert kind.file == "vgg16_weights_tf_dim_ordering_tf_kernels.h5"
     assert kind.digest == "64373286793e3c8b2b4e3219cbf3544b" and kind.size == 224
     for name in OTHERS:
-        kind = encoders.ENCODERS[name]
+        kind = ENCODERS[name]
         source = Path(inspect.getfile(getattr(keras.applications, kind.network))).read_text()
         assert kind.digest in source and f"/keras-applications/{kind.module}/" in source
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_each_encoder_of_the_table_equals_the_plain_keras_loop(name, images, tmp_path):
-    kind = encoders.ENCODERS[name]
+    kind = ENCODERS[name]
     whole = getattr(keras.applications, kind.network)(weights=None)
-    encoders._randomise(whole, 3)
+    randomise(whole, 3)
     whole.save_weights(path := tmp_path / "mine.weights.h5")
     pixels = np.stack([read_image(image) for image in images])
     encoder = build_encoder(name, str(path), with_grid=True)
@@ -209,7 +211,7 @@ def test_random_weights_of_each_encoder_fit_the_cache(name, images):
 def test_weights_without_the_top_will_do_where_it_is_not_used(vgg16, images, tmp_path):
     """As RadImageNet's are published: a whole Keras file of the network without its top."""
     trunk = keras.applications.ResNet50(weights=None, include_top=False, pooling="avg")
-    encoders._randomise(trunk, 3)
+    randomise(trunk, 3)
     trunk.save(path := tmp_path / "RadImageNet-ResNet50_notop.h5")
     pixels = np.stack([read_image(image) for image in images])
     # ImageNet's means from blue, green, red, then by 255, as its authors' scripts do

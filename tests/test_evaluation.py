@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 
 from roco_caption import evaluation
-from roco_caption.evaluation import breakdown, length_quartiles, score_table, style_scores
+from roco_caption.evaluation import breakdown, length_quartiles, score_table
 from roco_caption.files import UserError
+from roco_caption.tables import style_scores
 
 REFERENCES = [
     "Chest X-ray showing a right pleural effusion.",

@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from roco_caption import encoders, encoding, features
+from roco_caption import encoding, features
+from roco_caption.encoder_weights import WeightsUnavailable
 from roco_caption.feature_cache import FeatureCache
 from roco_caption.features import (
     Features,
@@ -245,12 +246,12 @@ def test_what_is_no_cache_is_refused_by_name(tmp_path, tiny, value):
 def test_without_imagenet_weights_phantoms_go_on_and_real_data_stops(tmp_path, monkeypatch, capsys):
     def offline(name, weights, **options):
         if weights == "imagenet":
-            raise encoders.WeightsUnavailable("no network")
+            raise WeightsUnavailable("no network")
         return tiny_encoder(name, weights, **options)
 
     monkeypatch.setattr(features, "build_encoder", offline)
     images = make_images(tmp_path / "images", 3)
-    with pytest.raises(encoders.WeightsUnavailable):
+    with pytest.raises(WeightsUnavailable):
         extract(images, tmp_path, weights="imagenet")
     made = extract(images, tmp_path, weights="imagenet", allow_random=True)
     assert made.encoder["weights"] == "random seed 0"
