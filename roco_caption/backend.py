@@ -1,4 +1,4 @@
-"""What Keras' backend is told: to keep quiet, to compile, to multiply in bfloat16."""
+"""What Keras' backend is told: to keep quiet, to compile, in what precision to multiply."""
 
 from __future__ import annotations
 
@@ -70,6 +70,33 @@ def multiplied_in(precision: str) -> Iterator[None]:
         yield
     finally:
         tf.config.optimizer.set_experimental_options({switch: before})
+
+
+@contextlib.contextmanager
+def multiplied_exactly() -> Iterator[None]:
+    """Let GPUs multiply float32 in full meanwhile.
+
+    From NVIDIA's Ampere on they round factors to 10 bits (TF32) unless told otherwise, which
+    trains as well, but tells two ways to compute the same apart.
+    """
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        before = tf.config.experimental.tensor_float_32_execution_enabled()
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+        try:
+            yield
+        finally:
+            tf.config.experimental.enable_tensor_float_32_execution(before)
+    elif keras.backend.backend() == "jax":
+        import jax
+
+        with jax.default_matmul_precision("float32"):
+            yield
+    else:
+        yield
 
 
 def compiled(function: Callable, **options: Any) -> Callable:

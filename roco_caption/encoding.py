@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from roco_caption.encoder_table import ENCODERS
+from roco_caption.files import UserError
 from roco_caption.images import image_batches
 
 
@@ -56,7 +57,28 @@ def encode_files(
     Yields:
         Positions in `paths`, int64 (n,), in order; each output of the encoder for them, float
         (n, ...); and {position: reason} for those that could not be decoded.
+
+    Raises:
+        UserError: the encoder's output for an image is not finite.
     """
+    for positions, outputs, skipped in _encoded(models, paths, batch_size, reading):
+        for output in outputs:
+            finite = np.isfinite(output).reshape(len(output), -1).all(axis=1)
+            if not finite.all():
+                raise UserError(
+                    f"{models[0].name} makes no finite numbers of {paths[positions[~finite][0]]}. "
+                    "Set PRECISION to float32; if it stays so, its weights are damaged. What was "
+                    "encoded before is kept."
+                )
+        yield positions, outputs, skipped
+
+
+def _encoded(
+    models: Sequence[Any],
+    paths: Sequence[str | os.PathLike],
+    batch_size: int,
+    reading: dict[str, Any],
+) -> Iterator[tuple[np.ndarray, list[np.ndarray], dict[int, str]]]:
     size = ENCODERS[models[0].name].size
     batches = image_batches(paths, size=size, batch_size=batch_size, **reading)
     if len(models) == 1:
@@ -86,8 +108,9 @@ def _predict_on(device: str, model: Any, pixels: np.ndarray, batch_size: int) ->
 def _predict(model: Any, pixels: np.ndarray, batch_size: int) -> list[np.ndarray]:
     if not len(pixels):
         return []
-    padded = np.zeros((batch_size, *pixels.shape[1:]), np.uint8)
-    padded[: len(pixels)] = pixels  # one shape: compiled once
-    output = model.predict_on_batch(padded)
+    count = len(pixels)
+    if count < batch_size:  # one shape: compiled once
+        pixels = np.pad(pixels, ((0, batch_size - count), (0, 0), (0, 0), (0, 0)))
+    output = model.predict_on_batch(pixels)
     output = output if isinstance(output, list) else [output]
-    return [np.asarray(array)[: len(pixels)] for array in output]
+    return [np.asarray(array)[:count] for array in output]

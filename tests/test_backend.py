@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from roco_caption import runtime
-from roco_caption.backend import chatter_left_out, compiled, multiplied_in
+from roco_caption.backend import (
+    chatter_left_out,
+    compiled,
+    multiplied_exactly,
+    multiplied_in,
+)
 
 
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="nothing is compiled there")
@@ -43,6 +48,27 @@ def test_products_are_in_bfloat16_only_meanwhile_and_only_if_asked(precision):
         assert product() == (1 if halved else whole)
         raise KeyboardInterrupt
     assert product() == whole
+
+
+def test_gpus_are_told_to_multiply_in_full_only_meanwhile():
+    """What a GPU does then can only be seen on one; here, what it is told."""
+
+    def told():
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            return tf.config.experimental.tensor_float_32_execution_enabled()
+        if keras.backend.backend() == "jax":
+            import jax
+
+            return jax.config.jax_default_matmul_precision
+        return None
+
+    before = told()
+    with pytest.raises(KeyboardInterrupt), multiplied_exactly():
+        assert told() == {"tensorflow": False, "jax": "float32"}.get(keras.backend.backend())
+        raise KeyboardInterrupt
+    assert told() == before
 
 
 def test_only_chatter_is_left_out(capfd):

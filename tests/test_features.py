@@ -325,3 +325,20 @@ def test_a_features_file_that_does_not_fit_is_named(tmp_path, arrays):
 def test_selecting_keeps_the_order_asked_for():
     some = Features(["a", "b", "c"], np.eye(3, dtype=np.float16), {}, {})
     assert some.select(["c", "a"]).tolist() == [[0, 0, 1], [1, 0, 0]] and "b" in some
+
+
+def test_numbers_that_are_not_finite_are_refused_and_what_was_before_is_kept(
+    tmp_path, monkeypatch, capsys
+):
+    def overflowing(name, weights, **options):
+        pixels = keras.Input((224, 224, 3), dtype="uint8")
+        mean = keras.ops.mean(keras.ops.cast(pixels, "float32"), (1, 2))
+        return keras.Model(pixels, mean / (255 - mean), name=name)  # of white: 255 / 0
+
+    monkeypatch.setattr(features, "build_encoder", overflowing)
+    images = make_images(tmp_path / "images", 6)
+    Image.new("L", (40, 40), 255).save(images["image005"])
+    with pytest.raises(UserError, match=r"image005\.png\. Set PRECISION to float32"):
+        extract(images, tmp_path)
+    assert np.isfinite(extract(dict(list(images.items())[:5]), tmp_path).matrix).all()
+    assert "Features of 1 images made" in capsys.readouterr().out
