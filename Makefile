@@ -63,7 +63,7 @@ runtimes:
 
 jax: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(VENV)/jax --upgrade jax
-	PYTHONPATH=$(VENV)/jax KERAS_BACKEND=jax $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+	PYTHONPATH=$(abspath $(VENV)/jax) KERAS_BACKEND=jax $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 torture: $(VENV)/ready
 	$(BIN)/python tests/torture.py
