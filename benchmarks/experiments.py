@@ -25,7 +25,7 @@ import pandas as pd
 
 from roco_caption import baselines
 from roco_caption.captioner import Search
-from roco_caption.dataset import locate_dataset, read_dataset
+from roco_caption.dataset import cases_of, locate_dataset, read_dataset
 from roco_caption.ensemble import Ensemble
 from roco_caption.evaluation import score_table
 from roco_caption.features import (
@@ -59,6 +59,8 @@ VARIANTS: dict[str, dict] = {
     "attention; no concepts": {"build": {"attention": True, "concepts": 0}},
     "attention; contrast 0.2": {"build": {"attention": True}, "search": {"contrast": 0.2}},
     "attention; dropout 0.3": {"build": {"attention": True, "dropout": 0.3}},
+    "attention; vector dropped in half": {"build": {"attention": True, "pooled_dropout": 0.5}},
+    "attention; vector never dropped": {"build": {"attention": True, "pooled_dropout": 0.0}},
 }
 FOLDS = setting("FOLDS", 3)
 SEEDS = setting("SEEDS", 5)
@@ -102,14 +104,10 @@ class Data:
         vectors = self.features.select(list(ids))
         return (vectors, self.features.select_grid(list(ids))) if attention else vectors
 
-    def cases(self, ids: pd.Series) -> pd.Series:
-        """Return the case that each image belongs to: itself for phantoms."""
-        return ids if self.synthetic else ids.str.split("_").str[0]
-
     def folds(self) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
         """Deal the training and validation images' cases into `FOLDS` pairs of learn and score."""
         known = pd.concat([self.frames["train"], self.frames["validation"]], ignore_index=True)
-        cases, names = pd.factorize(self.cases(known.id))
+        cases, names = pd.factorize(cases_of(known.id))
         fold = np.random.default_rng(0).permutation(len(names))[cases] % FOLDS
         return [(known[fold != k], known[fold == k]) for k in range(FOLDS)]
 
@@ -129,7 +127,7 @@ def fitted(
         sizes["grid_size"] = known[1].shape[1:]
     set_seeds(seed)
     captioning = build_captioning(vocab_size=tokenizer.vocab_size, **sizes)
-    fit_scalers([captioning], known, tokenizer.encode(learn.caption))
+    fit_scalers([captioning], known, tokenizer.encode(learn.caption), cases_of(learn.id))
     digest = hashlib.sha256(json.dumps([build, options, seed]).encode()).hexdigest()[:12]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         train(
@@ -163,7 +161,7 @@ def choose(data: Data, folder: Path) -> pd.DataFrame:
             captioner = fitted(data, variant, k + 1, learn, held_out, folder / f"fold{k + 1}")
             attention = variant.get("build", {}).get("attention", False)
             found = texts(captioner, data.inputs(held_out.id, attention))
-            systems = {name: found, "shuffled": mixed([found], data.cases(held_out.id))}
+            systems = {name: found, "shuffled": mixed([found], cases_of(held_out.id))}
             table = score_table(held_out.caption, systems, resamples=2, meteor=False)
             results.append(table.iloc[0][[m for m in METRICS if m in table]])
             results[-1]["times shuffled"] = table.CIDEr.iloc[0] / table.CIDEr.iloc[1]
@@ -202,7 +200,7 @@ def final(data: Data, name: str, folder: Path) -> pd.DataFrame:
         captioners = [ensemble(members[k * MEMBERS : (k + 1) * MEMBERS]) for k in range(SEEDS)]
     both = ensemble(members)
     runs, together = [texts(captioner, inputs) for captioner in captioners], texts(both, inputs)
-    cases = data.cases(test.id)
+    cases = cases_of(test.id)
     vectors = data.features.select(list(learn.id)), list(learn.caption)
     near = data.features.select(list(test.id))
     nearest = baselines.nearest_captions(*vectors, near)

@@ -16,6 +16,7 @@ from roco_caption.download import download_roco
 from roco_caption.files import UserError
 from roco_caption.phantoms import make_phantoms
 
+MOST_OF_A_CASE = 10  # images a case on average: of more, what an id starts with names no case
 SPLITS = {"train": "traindata.csv", "validation": "valdata.csv", "test": "testdata.csv"}
 
 
@@ -200,3 +201,17 @@ def _read_table(folder: Path, split: str) -> pd.DataFrame:
             f"{path} has the columns {list(table.columns)}; ROCO's have id, name and caption."
         )
     return table
+
+
+def cases_of(ids: pd.Series) -> pd.Series:
+    """Return the patient or article that each image belongs to, as far as its id tells.
+
+    That is what stands before the first `_`. Where it tells nothing, as in `ROCO_00001`, each
+    image is a case of its own.
+
+    Args:
+        ids: of `read_dataset`.
+    """
+    cases = ids.str.split("_").str[0]
+    telling = cases.nunique() > 1 and len(cases) <= MOST_OF_A_CASE * cases.nunique()
+    return cases if telling else ids

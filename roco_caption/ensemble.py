@@ -27,12 +27,10 @@ class Ensemble:
     def __init__(self, members: Sequence[Captioning]) -> None:
         self.members = list(members)
 
-    def start(
-        self, features: Any, kept: Any = None, *, blank: bool = False
-    ) -> tuple[Step, Any, Any]:
+    def start(self, features: Any, *, blank: bool = False) -> tuple[Step, Any, Any]:
         """Return the step of all together and what it starts from; see `Captioning.start`."""
         steps, states, images = zip(
-            *(member.start(features, kept, blank=blank) for member in self.members), strict=True
+            *(member.start(features, blank=blank) for member in self.members), strict=True
         )
 
         def step(tokens: Any, state: Any, image: Any) -> tuple[Any, Any]:
@@ -49,6 +47,11 @@ class Ensemble:
     def attends(self) -> bool:
         """Whether the members look at the image's parts."""
         return self.members[0].attends
+
+    @property
+    def rates_cells(self) -> bool:
+        """Whether the members' concepts tell which of the image's parts speak for a word."""
+        return self.members[0].rates_cells
 
 
 def member_folder(folder: str | os.PathLike, k: int) -> Path:

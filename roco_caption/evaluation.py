@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -72,7 +71,7 @@ def score_table(
     main, *others = cider.values()
     p = [randomisation_p(main - other, resamples, seed) for other in others]
     table["p_vs_first"] = [float("nan"), *p]
-    table.attrs["caption"] = _caption(n, units, groups, protocol, resamples, no_meteor)
+    table.attrs["caption"] = _caption(n, units, protocol, resamples, no_meteor)
     return table.rename_axis("system")
 
 
@@ -139,11 +138,12 @@ def _with_intervals(sums: list[pd.DataFrame], weights: np.ndarray) -> dict[str, 
 
 
 def _caption(
-    n: int, units: np.ndarray, groups: Any, protocol: str, resamples: int, no_meteor: str | None
+    n: int, units: np.ndarray, protocol: str, resamples: int, no_meteor: str | None
 ) -> str:
     """Return in words how the table was made."""
-    cases = "" if groups is None else f" of {units.max() + 1:,} cases"
-    drawn = "images" if groups is None else "whole cases"
+    alone = units.max() + 1 == n  # each image is a case of its own
+    cases = "" if alone else f" of {units.max() + 1:,} cases"
+    drawn = "images" if alone else "whole cases"
     return (
         f"{n:,} image{'s' if n > 1 else ''}{cases}. "
         f'Words by the "{protocol}" protocol: {PROTOCOLS[protocol].description}. '

@@ -103,7 +103,7 @@ def _rated(image: Any, grid: Any, trained: Any, apply: Any) -> Any:
     """Rate words by features and by the whole grid, as `Concepts` does: to float (n, concepts)."""
     rated = []
     for name, value in (("concepts", image), ("concepts_grid", layers.Flatten()(grid))):
-        offset, projection = trained(name).get_weights()
+        offset, projection, _ = trained(name).get_weights()
         layer = layers.Dense(projection.shape[1], name=name)
         rated.append(apply(layer, value, [projection, -offset @ projection]))
     return layers.Concatenate(name="both_concepts")(rated)

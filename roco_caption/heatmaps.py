@@ -1,4 +1,4 @@
-"""Heat maps of what each word rests on in the image, and how often they are right."""
+"""Heat maps of what in the image speaks for each word, and how often they are right."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from roco_caption.phantoms import BOX
 from roco_caption.plots import draw_image
 
 PIXELS = 320  # side of a heat map, as of the images that plots shows
-CLEARLY = 0.5  # nats: the least that is drawn at full strength
+FAINTLY = 0.1  # of the strongest word's evidence: a word without more gets no map
 
 # What is said of no place in the image; a map for each would hide the others.
 FUNCTION_WORDS = {
@@ -27,7 +27,7 @@ FUNCTION_WORDS = {
 
 
 def upsampled(weights: np.ndarray, size: int = PIXELS) -> np.ndarray:
-    """Return one word's evidence as a smooth map.
+    """Return one word's evidence as a smooth map; what speaks against it is left out.
 
     Args:
         weights: float (cells,), the cells of a square grid row by row.
@@ -44,16 +44,20 @@ def upsampled(weights: np.ndarray, size: int = PIXELS) -> np.ndarray:
 def evidence_maps(
     image: str, words: Sequence[str], weights: np.ndarray, note: str = "", panels: int = 12
 ) -> DescribedFigure:
-    """Show on what in the image each word of a caption rests.
+    """Show which parts of the image speak for each word of a caption.
 
     Args:
         image: the image's file.
-        words: the caption's; function words get no map.
-        weights: float (words, cells), as `evidence` returns them, in nats.
+        words: the caption's; function words, and words that nothing in the image speaks for, get
+            no map.
+        weights: float (words, cells), as `evidence` returns them.
         note: written above, such as that the images are synthetic.
         panels: the image and the first words shown.
     """
-    shown = [i for i, word in enumerate(words) if word not in FUNCTION_WORDS][: panels - 1]
+    telling = [i for i, word in enumerate(words) if word not in FUNCTION_WORDS]
+    # one scale for all words, so that one that the image says little of stays pale
+    top = max((float(weights[i].max()) for i in telling), default=0.0)
+    shown = [i for i in telling if weights[i].max() > FAINTLY * top][: panels - 1]
     columns = min(6, len(shown) + 1)
     rows = -(-(len(shown) + 1) // columns)
     figure, axes = new_figure(rows, columns, 2.1 * columns, 2.4 * rows)
@@ -61,8 +65,6 @@ def evidence_maps(
         axis.set_axis_off()
     draw_image(axes.flat[0], image, PIXELS)
     axes.flat[0].set_title("the image", fontsize=10, color=GREY)
-    # one scale for all words, so that one that rests on the words before it stays pale
-    top = max([CLEARLY, *(float(weights[i].max()) for i in shown)])
     for axis, i in zip(axes.flat[1:], shown, strict=False):
         draw_image(axis, image, PIXELS)
         heat = np.minimum(upsampled(weights[i]) / top, 1)
@@ -70,12 +72,8 @@ def evidence_maps(
         axis.set_title(words[i], fontsize=11, color=INK)
     if note:
         figure.suptitle(note, color=ORANGE, fontsize=11)
-    told = "; ".join(
-        f"“{words[i]}” "
-        + (f"most {_place(weights[i])}" if weights[i].max() > top / 10 else "nowhere")
-        for i in shown
-    )
-    figure.alt = f"Heat maps of what each word rests on in an image: {told}."
+    told = "; ".join(f"“{words[i]}” most {_place(weights[i])}" for i in shown)
+    figure.alt = f"Heat maps of what in an image speaks for each word: {told or 'for none'}."
     return figure
 
 

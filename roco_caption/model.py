@@ -23,13 +23,19 @@ BLOCK = 256  # images scaled at once
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
-def fit_scalers(members: Sequence[Captioning], features: Any, tokens: np.ndarray) -> None:
+def fit_scalers(
+    members: Sequence[Captioning],
+    features: Any,
+    tokens: np.ndarray,
+    cases: Sequence[Any] | None = None,
+) -> None:
     """Fit the scalers of decoders, and with attention their concepts, to the training images.
 
     Args:
         members: of `build_captioning` with the same sizes: one decoder, or an ensemble's.
         features: float (n, d); with attention a pair of them and the grids.
         tokens: their captions, int32 (n, t).
+        cases: with attention, the patient or article of each image, see `dataset.cases_of`.
     """
 
     def fitted(name: str, weights: Sequence[np.ndarray]) -> None:
@@ -44,8 +50,8 @@ def fit_scalers(members: Sequence[Captioning], features: Any, tokens: np.ndarray
         if concepts := present.get(f"concepts{kind}"):
             blocks = [rows[i : i + BLOCK] for i in range(0, len(rows), BLOCK)]
             scaled = np.concatenate([scaler(array[block].astype(np.float32)) for block in blocks])
-            scaled = scaled.reshape(len(scaled), -1)
-            fitted(concepts.name, fit_concepts(scaled, tokens[rows], concepts.count))
+            of_rows = None if cases is None else np.asarray(cases)[rows]
+            fitted(concepts.name, fit_concepts(scaled, tokens[rows], concepts.count, of_rows))
 
 
 @keras.saving.register_keras_serializable("roco_caption")
@@ -84,15 +90,16 @@ class Captioning:
         """Whether it looks at the image's parts."""
         return len(self.next_word.inputs) == 3
 
-    def start(
-        self, features: Any, kept: Any = None, *, blank: bool = False
-    ) -> tuple[Step, Any, Any]:
+    @property
+    def rates_cells(self) -> bool:
+        """Whether its concepts tell which of the image's parts speak for a word."""
+        return "concepts_grid" in {layer.name for layer in self.next_word.layers}
+
+    def start(self, features: Any, *, blank: bool = False) -> tuple[Step, Any, Any]:
         """Return the decoder's step from word to word, and what it starts from.
 
         Args:
             features: float (n, d); with attention a pair of them and the grid.
-            kept: float (n, cells), with attention: 1 for the cells that it may see, 0 for those
-                that are to show what is usual at their place; None keeps all.
             blank: whether the images are to show what is usual everywhere.
 
         Returns:
@@ -105,11 +112,9 @@ class Captioning:
         features, *grid = arrays_of(features)
         described = layer("scaler")(features)
         scaled = [layer("scaler_grid")(cells) for cells in grid]
-        if kept is not None:
-            scaled = [cells * kept[:, :, None] for cells in scaled]  # their mean is 0
         if blank:
             described, scaled = ops.zeros_like(described), [ops.zeros_like(c) for c in scaled]
-        if "concepts" in {layer.name for layer in self.next_word.layers}:
+        if self.rates_cells:
             laid_out = layer("laid_out")(scaled[0])
             rated = layer("concepts")(described), layer("concepts_grid")(laid_out)
             described = ops.concatenate(rated, axis=-1)
@@ -147,7 +152,7 @@ def build_captioning(
     grid_size: Sequence[int] = (49, 512),
     grid_components: int = 128,
     concepts: int = 512,
-    pooled_dropout: float = 0.5,
+    pooled_dropout: float = 0.2,
     mentions: float = 0.0,
 ) -> Captioning:
     """Build the decoder.

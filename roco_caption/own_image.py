@@ -1,4 +1,4 @@
-"""An image of one's own: its best captions, what they rest on, images near it, an upload button."""
+"""An image of one's own: its best captions, what speaks for them, images near it, an upload."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ def explain(
     title = f"Synthetic {what}, drawn by this notebook" if synthetic else ""
     figure = plots.image_beside(str(image), captions[0].text, reference, note, nearest, title)
     maps: list[DescribedFigure] = []
-    if len(arrays_of(features)) == 2:
-        ((words, falls),) = evidence(captioner, features, [captions[0].text])
-        maps = [evidence_maps(str(image), words, falls, "What the caption's words rest on")]
+    if captioner.captioning.rates_cells:
+        ((words, weights),) = evidence(captioner, features, [captions[0].text])
+        maps = [evidence_maps(str(image), words, weights, "What speaks for the caption's words")]
     return figure, *maps, _table(captions, f"{SYNTHETIC} {REMINDER}" if synthetic else REMINDER)
 
 

@@ -12,11 +12,13 @@ from roco_caption.text import START
 SEEN, OTHER, RARE = 4, 5, 6
 
 
-def rated(described, tokens, count=3):
+def rated(described, tokens, count=3, **options):
+    weights = fit_concepts(described, tokens, count, **options)
+    flat = described.reshape(len(described), -1)
     layer = Concepts(count)
-    layer.build(described.shape)
-    layer.set_weights(fit_concepts(described, tokens, count))
-    return np.asarray(layer(described))
+    layer.build(flat.shape)
+    layer.set_weights(weights)
+    return np.asarray(layer(flat))
 
 
 def captions(*words):
@@ -38,6 +40,48 @@ def test_a_word_that_features_tell_is_rated_and_others_are_not():
     assert np.corrcoef(found[:, 0], told)[0, 1] > 0.7
     assert found[:, 0].std() < 1  # shrunk, as a prediction is
     assert (found[:, 1:] == 0).all()
+    assert fit_concepts(described, tokens, 3)[2].tolist() == [SEEN, 0, 0]
+
+
+def test_a_word_that_every_caption_has_is_no_concept():
+    rng = np.random.default_rng(0)
+    described = rng.normal(size=(200, 6)).astype(np.float32)
+    tokens = captions(np.full(200, True), described[:, 0] > 0)
+    assert fit_concepts(described, np.hstack([tokens, np.arange(10, 210)[:, None]]), 9)[2][
+        :2
+    ].tolist() == [OTHER, 0]
+
+
+def test_each_cell_is_whitened_by_itself():
+    """What differs little in one cell is told beside what differs a hundred times as much."""
+    rng = np.random.default_rng(0)
+    grids = rng.normal(size=(400, 9, 6)).astype(np.float32)
+    grids[:, [2, 7]] *= 100
+    grids += rng.normal(size=(9, 6)).astype(np.float32)
+    told = grids[:, 4, 1] > grids[:, 4, 1].mean()
+    tokens = np.hstack([captions(told), rng.integers(10, 400, (400, 1)).astype(np.int32)])
+    by_cell = rated(grids, tokens, 1)[:, 0]
+    assert np.corrcoef(by_cell, told)[0, 1] > 0.7
+    _, projection, words = fit_concepts(grids, tokens, 1)
+    terms = (grids - grids.mean(axis=0)) * projection.reshape(9, 6)
+    assert words.tolist() == [SEEN] and terms.sum(axis=2).std(axis=0).argmax() == 4
+
+
+def test_a_whitened_cell_is_white_but_for_the_floor():
+    rng = np.random.default_rng(0)
+    rows = (rng.normal(size=(500, 3, 4)) * [30, 10, 3, 0.001]) @ rng.normal(size=(4, 4))
+    rows -= rows.mean(axis=0)
+    floor = 1e-5
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(concepts, "FLOOR", floor)
+        whitening = concepts._fit_cells(rows)
+    white = concepts._by_cells(rows.reshape(500, -1), whitening).reshape(500, 3, 4)
+    for cell, before in zip(white.swapaxes(0, 1), rows.swapaxes(0, 1), strict=True):
+        variances = np.linalg.eigvalsh(before.T @ before / 500)
+        wanted = variances / (variances + floor * variances.mean())
+        np.testing.assert_allclose(
+            np.linalg.eigvalsh(cell.T @ cell / 500), np.sort(wanted), atol=1e-3
+        )
 
 
 @pytest.mark.parametrize("groups", [[], [np.array([2, 7, 11])]])
@@ -73,6 +117,10 @@ def test_images_of_one_caption_do_not_give_each_others_words_away():
     assert (rated(described, same, 1) == 0).all()
     differing = np.hstack([same, np.arange(100, 220, dtype=np.int32)[:, None]])
     assert np.abs(rated(described, differing, 1)).max() > 0.1  # as it would be, each left out alone
+    names = np.array([f"patient {i}" for i in range(60)], object)
+    assert (rated(described, differing, 1, cases=np.repeat(names, 2)) == 0).all()
+    # where each image is a case of its own, captions still tell
+    assert (rated(described, same, 1, cases=np.arange(120)) == 0).all()
 
 
 def test_the_decoder_fits_both_kinds_and_does_without_attention_as_well():
@@ -99,7 +147,7 @@ def test_the_decoder_fits_both_kinds_and_does_without_attention_as_well():
     assert not any(layer.name.startswith("concepts") for layer in plain.next_word.layers)
 
 
-@pytest.mark.parametrize("same", ["images", "captions", "only one"])
+@pytest.mark.parametrize("same", ["images", "captions", "only one", "cases"])
 def test_where_all_is_the_same_nothing_is_told(same):
     rng = np.random.default_rng(0)
     described = rng.normal(size=(20, 6)).astype(np.float32)
@@ -108,6 +156,9 @@ def test_where_all_is_the_same_nothing_is_told(same):
         described[:] = described[0]
     elif same == "captions":
         tokens[:] = tokens[0]
-    else:
+    elif same == "only one":
         described, tokens = described[:1], tokens[:1]
-    assert (rated(described, tokens) == 0).all()
+    cases = ["a"] * 20 if same == "cases" else None
+    assert (rated(described, tokens, cases=cases) == 0).all()
+    grids = described.reshape(len(described), 3, 2)
+    assert (rated(grids, tokens, cases=cases) == 0).all()

@@ -3,10 +3,11 @@
 import csv
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from roco_caption import dataset, places
-from roco_caption.dataset import locate_dataset, read_dataset, read_split
+from roco_caption.dataset import cases_of, locate_dataset, read_dataset, read_split
 from roco_caption.files import UserError
 
 MEDPIX = Path(__file__).parents[2] / "shared" / "medpix"
@@ -295,3 +296,18 @@ def test_a_given_folder_may_begin_at_home_and_hold_the_data_deeper(tmp_path, mon
     monkeypatch.setenv("HOME", str(tmp_path))
     source = locate_dataset("unused", data_dir="~/archive")
     assert source.root == tmp_path / "archive" / "x-rays" and source.name.startswith("x-rays-")
+
+
+@pytest.mark.parametrize(
+    ("ids", "cases"),
+    [
+        (["PMC1_a_001", "PMC1_b_002", "PMC22_a_001"], ["PMC1", "PMC1", "PMC22"]),
+        (["MPX1_synpic4", "MPX2_synpic5"], ["MPX1", "MPX2"]),
+        (["scan 1", "scan 2"], ["scan 1", "scan 2"]),
+        (["ROCO_00001", "ROCO_00002"], None),
+        ([f"ct_{i}" for i in range(30)] + [f"mr_{i}" for i in range(30)], None),
+    ],
+)
+def test_an_id_names_its_case_where_it_tells_one(ids, cases):
+    ids = pd.Series(ids)
+    assert cases_of(ids).tolist() == (list(ids) if cases is None else cases)

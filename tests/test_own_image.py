@@ -3,6 +3,7 @@
 import contextlib
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import ipywidgets
 import numpy as np
@@ -21,6 +22,8 @@ from roco_caption.own_image import explain, upload_button
 
 class FakeCaptioner:
     """Its features are an image's corner; its captions are always the same."""
+
+    captioning = SimpleNamespace(rates_cells=False)
 
     def encode(self, images):
         return np.stack([read_image(image, 8)[0, 0].astype(np.float32) for image in images])
@@ -73,7 +76,9 @@ def test_with_attention_the_words_have_heat_maps(train, tmp_path, monkeypatch):
 
     monkeypatch.setattr(own_image, "evidence", seen)
     known = np.array([[0, 0, 9]], np.float16), np.zeros((1, 9, 2), np.float16)
-    _, maps, table = explain(FakeCaptioner(), *train, tmp_path / "0.png", features=known)
+    captioner = FakeCaptioner()
+    captioner.captioning = SimpleNamespace(rates_cells=True)
+    _, maps, table = explain(captioner, *train, tmp_path / "0.png", features=known)
     assert asked == [["axial ct"]] and "no mass" in table.to_html()
     assert [axis.get_title() for axis in maps.axes if axis.images] == ["the image", "axial", "ct"]
     assert "“ct” most at the top" in maps.alt
