@@ -13,7 +13,7 @@ from roco_caption.files import UserError
 from roco_caption.searching import FeatureCaptioner
 from roco_caption.text import END, PAD
 
-WINDOW = 1.2  # cells: the standard deviation of the window that evidence is gathered by
+WINDOW = 1.8  # cells: the standard deviation of the window that evidence is gathered by
 BLOCK = 256  # images at once
 
 
