@@ -15,7 +15,7 @@ SAMPLE = 8192  # images that a fit looks at
 CANDIDATES = 2048  # the most frequent words are tried
 PENALTIES = np.logspace(-5, 3, 25)  # of the largest component's variance
 WORTH = 0.01  # of a word's variance: what must be explained for it to be kept
-FLOOR = 0.1  # of a cell's mean variance: added to every direction's before it is divided by it
+FLOOR = 0.3  # of a cell's mean variance: added to every direction's before it is divided by it
 
 
 @keras.saving.register_keras_serializable("roco_caption")
