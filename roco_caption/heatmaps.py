@@ -15,7 +15,7 @@ from roco_caption.phantoms import BOX
 from roco_caption.plots import draw_image
 
 PIXELS = 320  # side of a heat map, as of the images that plots shows
-FAINTLY = 0.1  # of the strongest word's evidence: a word without more gets no map
+FAINTLY = 0.25  # of the strongest word's evidence: less would hardly be seen, and gets no map
 
 # What is said of no place in the image; a map for each would hide the others.
 FUNCTION_WORDS = {

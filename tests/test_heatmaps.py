@@ -28,14 +28,14 @@ def test_each_telling_word_has_its_map_on_one_scale(tmp_path):
     Image.new("L", (60, 40), 90).save(path)
     words = ["a", "small", "left", "effusion", "on", "chest", "radiograph"]
     weights = np.stack(
-        [one_cell(i, weight=w) for i, w in enumerate((0.9, 0.2, 0.8, 0.4, 0.9, 0.07, 0.1))]
+        [one_cell(i, weight=w) for i, w in enumerate((0.9, 0.3, 0.8, 0.4, 0.9, 0.1, 0.25))]
     )
     figure = evidence_maps(str(path), words, weights, note="synthetic")
     drawn = [axis for axis in figure.axes if axis.images]
     titles = [axis.get_title() for axis in drawn]
     assert titles == ["the image", "small", "left", "effusion", "radiograph"]  # no "chest": faint
     tops = [float(axis.images[1].get_array().max()) for axis in drawn[1:]]
-    assert tops == pytest.approx([0.25, 1, 0.5, 0.125], abs=0.08)
+    assert tops == pytest.approx([0.375, 1, 0.5, 0.3125], abs=0.08)
     assert len(drawn[0].images) == 1 and figure.get_suptitle() == "synthetic"
     assert "“left” most at the top" in figure.alt and "chest" not in figure.alt
     against = evidence_maps(str(path), ["mass", "of"], -np.eye(2, 49))
