@@ -109,10 +109,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("ETag", server.etag)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(whole) - 1}/{len(whole)}")
+        # before the client can ask anew: answers are dropped in the order that they were asked for
+        holds = server.hold_after is not None
+        drop = server.drop_after.pop(0) if server.drop_after and not holds else None
         self.end_headers()
-        self._send(whole[start:])
+        self._send(whole[start:], drop)
 
-    def _send(self, body: bytes) -> None:
+    def _send(self, body: bytes, drop: int | None) -> None:
         server = self.of
         server.sent.append(len(body))
         if server.hold_after is not None:
@@ -120,8 +123,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
             server._released.wait(20)
             self.close_connection = True
-        elif server.drop_after:
-            self.wfile.write(body[: server.drop_after.pop(0)])
+        elif drop is not None:
+            self.wfile.write(body[:drop])
             self.close_connection = True
         elif server.pause:
             for start in range(0, len(body), 8192):
