@@ -49,12 +49,12 @@ def evidence_maps(
     Args:
         image: the image's file.
         words: the caption's; function words, and words that nothing in the image speaks for, get
-            no map.
+            no map, and one that comes again no second one, which would be the same.
         weights: float (words, cells), as `evidence` returns them.
         note: written above, such as that the images are synthetic.
         panels: the image and the first words shown.
     """
-    telling = [i for i, word in enumerate(words) if word not in FUNCTION_WORDS]
+    telling = [i for i, w in enumerate(words) if w not in FUNCTION_WORDS and w not in words[:i]]
     # one scale for all words, so that one that the image says little of stays pale
     top = max((float(weights[i].max()) for i in telling), default=0.0)
     shown = [i for i in telling if weights[i].max() > FAINTLY * top][: panels - 1]

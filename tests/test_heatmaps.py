@@ -41,8 +41,10 @@ def test_each_telling_word_has_its_map_on_one_scale(tmp_path):
     against = evidence_maps(str(path), ["mass", "of"], -np.eye(2, 49))
     assert sum(bool(axis.images) for axis in against.axes) == 1
     assert "for none" in against.alt
-    long = evidence_maps(str(path), ["word"] * 40, np.stack([one_cell(3)] * 40), panels=8)
+    long = evidence_maps(str(path), list("bcdefghi") * 5, np.stack([one_cell(3)] * 40), panels=8)
     assert sum(bool(axis.images) for axis in long.axes) == 8
+    again = evidence_maps(str(path), ["mass", "no", "mass"], np.stack([one_cell(3)] * 3))
+    assert [axis.get_title() for axis in again.axes if axis.images] == ["the image", "mass", "no"]
     assert evidence_maps(str(path), [], np.zeros((0, 49))).axes[0].images
 
 
