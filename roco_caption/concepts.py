@@ -57,7 +57,7 @@ def fit_concepts(
     tokens: np.ndarray,
     count: int,
     cases: np.ndarray | None = None,
-    components: int = 1024,
+    components: int = 2048,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Fit the weights of a `Concepts` layer.
 
