@@ -44,11 +44,6 @@ class Ensemble:
         return step, states, images
 
     @property
-    def attends(self) -> bool:
-        """Whether the members look at the image's parts."""
-        return self.members[0].attends
-
-    @property
     def rates_cells(self) -> bool:
         """Whether the members' concepts tell which of the image's parts speak for a word."""
         return self.members[0].rates_cells

@@ -10,11 +10,11 @@ import numpy as np
 from roco_caption.batches import arrays_of
 from roco_caption.ensemble import members_of
 from roco_caption.files import UserError
+from roco_caption.model import BLOCK
 from roco_caption.searching import FeatureCaptioner
 from roco_caption.text import END, PAD
 
 WINDOW = 1.8  # cells: the standard deviation of the window that evidence is gathered by
-BLOCK = 256  # images at once
 
 
 def evidence(
@@ -54,19 +54,20 @@ def evidence(
     offset, projection, rated = layer("concepts_grid").get_weights()
     column = {int(word): k for k, word in enumerate(rated) if word != PAD}
     grids, found = arrays_of(features)[1], []
-    window = _window(grids.shape[1])
+    cells = grids.shape[1]
+    offset = offset.reshape(cells, -1)
+    slopes = projection.reshape(*offset.shape, -1)
+    window = _window(cells)
     tokens = captioner.tokenizer.encode(captions)
     for start in range(0, len(tokens), BLOCK):
-        cells = np.asarray(grids[start : start + BLOCK], np.float32)
-        scaled = np.asarray(layer("scaler_grid")(cells))
-        scaled = scaled - offset.reshape(scaled.shape[1:])
-        slopes = projection.reshape(*scaled.shape[1:], -1)
-        for grid, row in zip(scaled, tokens[start : start + BLOCK], strict=True):
+        seen = np.asarray(grids[start : start + BLOCK], np.float32)
+        centred = np.asarray(layer("scaler_grid")(seen)) - offset
+        for grid, row in zip(centred, tokens[start : start + BLOCK], strict=True):
             row = row[row > END]
-            said = [(k, column[word]) for k, word in enumerate(row.tolist()) if word in column]
-            weights = np.zeros((len(row), len(grid)), np.float32)
-            for k, concept in said:
-                weights[k] = window @ (grid * slopes[:, :, concept]).sum(axis=1)
+            weights = np.zeros((len(row), cells), np.float32)
+            for k, word in enumerate(row.tolist()):
+                if word in column:
+                    weights[k] = window @ (grid * slopes[:, :, column[word]]).sum(axis=1)
             found.append(([captioner.tokenizer.words[token] for token in row], weights))
     return found
 
