@@ -25,6 +25,7 @@ import pandas as pd
 
 from roco_caption import baselines
 from roco_caption.captioner import Search
+from roco_caption.consensus import Consensus
 from roco_caption.dataset import cases_of, locate_dataset, read_dataset
 from roco_caption.ensemble import Ensemble
 from roco_caption.evaluation import score_table
@@ -47,8 +48,8 @@ VARIANTS: dict[str, dict] = {
     "default": {},
     "no mentions": {"build": {"mentions": 0.0}},
     "mentions 3": {"build": {"mentions": 3.0}},
-    "greedy": {"search": {"beams": 1, "no_repeat": 0}},
-    "5 beams": {"search": {"beams": 5}},
+    "greedy": {"search": {"beams": 1, "no_repeat": 0, "neighbours": 0}},
+    "3 beams, no neighbours": {"search": {"beams": 3, "neighbours": 0}},
     "length not matched": {"match": False},
     "dropout 0.3": {"build": {"dropout": 0.3}},
     "512 units": {"build": {"units": 512}},
@@ -57,6 +58,10 @@ VARIANTS: dict[str, dict] = {
     "attention": {"build": {"attention": True}},
     "attention; mentions 1": {"build": {"attention": True, "mentions": 1.0}},
     "attention; no concepts": {"build": {"attention": True, "concepts": 0}},
+    "attention; 3 beams, no neighbours": {
+        "build": {"attention": True},
+        "search": {"beams": 3, "neighbours": 0},
+    },
     "attention; contrast 0.2": {"build": {"attention": True}, "search": {"contrast": 0.2}},
     "attention; dropout 0.3": {"build": {"attention": True, "dropout": 0.3}},
     "attention; vector dropped in half": {"build": {"attention": True, "pooled_dropout": 0.5}},
@@ -135,7 +140,10 @@ def fitted(
             Captions(inner, tokenizer.encode(tune.caption)), folder / digest, seed=seed,
             precision=PRECISION, **options,
         )  # fmt: skip
-    captioner = FeatureCaptioner(captioning, tokenizer, Search(**variant.get("search", {})))
+    search = Search(**{"beams": 20, "neighbours": 10} | variant.get("search", {}))
+    captioner = FeatureCaptioner(captioning, tokenizer, search)
+    if search.neighbours:
+        captioner.consensus = Consensus.fit(captioning, known, tokenizer.encode(learn.caption))
     if variant.get("match", True) and captioner.search.beams > 1:
         captioner.search = match_length(captioner, inner, tokenizer.encode(tune.caption))
     return captioner
@@ -192,6 +200,9 @@ def final(data: Data, name: str, folder: Path) -> pd.DataFrame:
         one = members[0]
         decoder = Ensemble([member.captioning for member in members])
         captioner = FeatureCaptioner(decoder, one.tokenizer, one.search)
+        if one.search.neighbours:
+            known = data.inputs(learn.id, attention), one.tokenizer.encode(learn.caption)
+            captioner.consensus = Consensus.fit(decoder, *known)
         captioner.search = match_length(captioner, tune_inputs, one.tokenizer.encode(tune.caption))
         return captioner
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from roco_caption.files import UserError
+from roco_caption.nearest import neighbours
+from roco_caption.ngrams import Ngrams, NgramVectors, similarities
 from roco_caption.protocols import tokenized
 
 
@@ -73,63 +75,18 @@ def consensus_captions(
         UserError: features and captions do not match.
     """
     _check(train_features, train_captions, features)
-    vectors = _NgramVectors(train_captions)
+    vectors = _vectors(train_captions)
     first_with: dict[str, int] = {}
     same = np.array([first_with.setdefault(text, i) for i, text in enumerate(train_captions)])
     chosen = []
     for images in same[neighbours(train_features, features, k)]:
         candidates = np.array(list(dict.fromkeys(images)))
-        similar = vectors.similarities(candidates)
+        similar = similarities(vectors, candidates, vectors, candidates)
         np.fill_diagonal(similar, -np.inf)  # a caption always agrees with itself
         others = max(1, min(m, len(candidates) - 1))
         agreement = -np.sort(-similar, axis=1)[:, :others].mean(axis=1)
         chosen.append(train_captions[candidates[agreement.argmax()]])
     return chosen
-
-
-def neighbours(
-    train_features: np.ndarray, features: np.ndarray, k: int, *, chunk: int = 4096
-) -> np.ndarray:
-    """Return the k training images nearest to each image by cosine similarity, nearest first.
-
-    Args:
-        train_features: float (t, d), of any precision.
-        features: float (n, d).
-        k: how many; no more than t are returned.
-        chunk: training images compared at once: (n, chunk) similarities are held at a time.
-
-    Returns:
-        int64 (n, min(k, t)): row numbers in `train_features`.
-    """
-    k = min(k, len(train_features))
-    queries = _unit(features)
-    best = np.empty((len(queries), 0), np.float32)
-    index = np.empty((len(queries), 0), np.int64)
-    for start in range(0, len(train_features), chunk):
-        part = _unit(train_features[start : start + chunk])
-        best = np.hstack([best, queries @ part.T])
-        here = np.broadcast_to(np.arange(start, start + len(part)), (len(queries), len(part)))
-        index = np.hstack([index, here])
-        top = _largest(best, k)
-        best, index = np.take_along_axis(best, top, 1), np.take_along_axis(index, top, 1)
-    return index
-
-
-def _unit(features: np.ndarray) -> np.ndarray:
-    """Return rows of length 1 in float32; a row of zeros stays one."""
-    rows = np.asarray(features, np.float32)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-
-
-def _largest(values: np.ndarray, k: int) -> np.ndarray:
-    """Return the columns of each row's k largest values, largest first, the first of equals."""
-    if k == 1:
-        return values.argmax(axis=1)[:, None]
-    kept = np.arange(values.shape[1])[None].repeat(len(values), 0)
-    if k < values.shape[1]:
-        kept = np.sort(np.argpartition(-values, k - 1, axis=1)[:, :k], axis=1)
-    order = np.argsort(-np.take_along_axis(values, kept, 1), axis=1, kind="stable")
-    return np.take_along_axis(kept, order, 1)
 
 
 def _check(train_features: np.ndarray, train_captions: Sequence[str], features: np.ndarray) -> None:
@@ -145,49 +102,13 @@ def _check(train_features: np.ndarray, train_captions: Sequence[str], features: 
         )
 
 
-class _NgramVectors:
-    """Captions' tf-idf vectors of n-grams, n = 1 … 4, as CIDEr weighs them, in sparse rows."""
-
-    def __init__(self, captions: Sequence[str]) -> None:
-        words = [caption.split() for caption in tokenized(captions, "coco")]
-        owner = np.repeat(np.arange(len(words)), [len(caption) for caption in words])
-        numbers: dict[str, int] = {}
-        word = np.array([numbers.setdefault(w, len(numbers)) for c in words for w in c], np.int64)
-        gram, parts = word, []
-        for n in range(1, 5):
-            if n > 1:  # number each n-gram by the n-gram one shorter and the word after it
-                gram = gram[:-1] * len(numbers) + word[n - 1 :]
-                gram = np.unique(gram, return_inverse=True)[1]
-            inside = owner[: len(gram)] == owner[n - 1 :]
-            rows, grams, weights = _tf_idf(owner[: len(gram)][inside], gram[inside], len(words))
-            parts.append((rows, 4 * grams + n - 1, weights))
-        rows, grams, weights = (np.concatenate(part) for part in zip(*parts, strict=True))
-        order = np.argsort(rows, kind="stable")
-        self.grams, self.weights = grams[order], weights[order]
-        self.starts = np.searchsorted(rows[order], np.arange(len(words) + 1))
-
-    def similarities(self, rows: np.ndarray) -> np.ndarray:
-        """Return float32 (k, k), how alike the k captions are: mean over n of their cosines."""
-        spans = [np.arange(self.starts[row], self.starts[row + 1]) for row in rows]
-        entries = np.concatenate(spans)
-        grams, column = np.unique(self.grams[entries], return_inverse=True)
-        dense = np.zeros((len(rows), len(grams)), np.float32)
-        dense[np.repeat(np.arange(len(rows)), [len(span) for span in spans]), column] = (
-            self.weights[entries]
-        )
-        return dense @ dense.T / 4
-
-
-def _tf_idf(
-    owner: np.ndarray, gram: np.ndarray, captions: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return caption, n-gram and weight of every distinct pair; a caption's weights have norm 1."""
-    base = gram.max(initial=0) + 1
-    pairs, count = np.unique(owner * base + gram, return_counts=True)
-    rows, grams = np.divmod(pairs, base)
-    weights = count * np.log(captions / np.bincount(grams)[grams])
-    norm = np.sqrt(np.bincount(rows, weights**2, minlength=captions))
-    return rows, grams, (weights / np.maximum(norm[rows], 1e-12)).astype(np.float32)
+def _vectors(captions: Sequence[str]) -> NgramVectors:
+    """Return the captions' n-gram vectors, rarity counted among themselves."""
+    words = [caption.split() for caption in tokenized(captions, "coco")]
+    owner = np.repeat(np.arange(len(words)), [len(caption) for caption in words])
+    numbers: dict[str, int] = {}
+    said = np.array([numbers.setdefault(w, len(numbers)) for c in words for w in c], np.int64)
+    return Ngrams(said, owner, len(words)).vectors(said, owner, len(words))
 
 
 def shuffled(n: int, seed: int, groups: Sequence | None = None) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from roco_caption.consensus import Consensus
 from roco_caption.encoders import build_encoder, describe
 from roco_caption.ensemble import Ensemble, member_folder, members_of
 from roco_caption.files import UserError, first_line, read_json, write_json
@@ -23,6 +24,7 @@ from roco_caption.training import WEIGHTS
 
 BUNDLE = "captioner.json"
 VOCABULARY = "tokenizer.json"
+CONSENSUS = "consensus.pkl"
 
 
 class Captioner(FeatureCaptioner):
@@ -35,6 +37,7 @@ class Captioner(FeatureCaptioner):
         encoder: of `describe`, with `requested` weights and seed; or of features computed
             elsewhere, and then only features can be captioned.
         search: how captions are decoded unless a call says otherwise.
+        consensus: the training images, for searches with `neighbours`.
     """
 
     def __init__(
@@ -45,8 +48,9 @@ class Captioner(FeatureCaptioner):
         sizes: dict[str, Any],
         encoder: dict[str, Any],
         search: Search | None = None,
+        consensus: Consensus | None = None,
     ) -> None:
-        super().__init__(captioning, tokenizer, search)
+        super().__init__(captioning, tokenizer, search, consensus)
         self.sizes, self.encoder = sizes, encoder
         self._encoder_model: Any = None
 
@@ -104,6 +108,8 @@ class Captioner(FeatureCaptioner):
         """
         folder = Path(folder)
         self.tokenizer.save(folder / VOCABULARY)
+        if self.consensus is not None:
+            self.consensus.save(folder / CONSENSUS)
         bundle = {
             "format": 1,
             "sizes": self.sizes,
@@ -112,6 +118,7 @@ class Captioner(FeatureCaptioner):
             "weights": WEIGHTS,
             "members": len(members_of(self.captioning)),
             "tokenizer": VOCABULARY,
+            "consensus": CONSENSUS if self.consensus is not None else None,
         }
         write_json(folder / BUNDLE, bundle, sealed=True)
 
@@ -140,7 +147,10 @@ class Captioner(FeatureCaptioner):
         for k, member in enumerate(members):
             _load_weights(member, member_folder(folder, k) / WEIGHTS)
         captioning = members[0] if len(members) == 1 else Ensemble(members)
-        return cls(captioning, tokenizer, sizes=sizes, encoder=encoder, search=search)
+        consensus = Consensus.load(folder / CONSENSUS) if bundle.get("consensus") else None
+        return cls(
+            captioning, tokenizer, sizes=sizes, encoder=encoder, search=search, consensus=consensus
+        )
 
 
 def _load_weights(captioning: Captioning, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,8 @@ from roco_caption.searching import FeatureCaptioner, Search
 from roco_caption.text import END
 
 SAMPLE = 512  # images are enough to know a mean length by
+FEW = 3  # beams are enough to know how much shorter than wanted captions are
+SHARE = 0.75  # of the penalty, where neighbours choose among what is found
 
 
 def match_length(
@@ -23,7 +26,11 @@ def match_length(
     most: float = 4.0,
     steps: int = 5,
 ) -> Search:
-    """Find the end penalty with which captions are as long as the references on average.
+    """Find the search with which captions are as long as the references on average.
+
+    A few beams tell by how many nats the end must be less probable than it is. Where neighbours
+    choose among the captions found, most of that is asked of the search (`SHARE`), which then
+    finds short and long ones, and the rest of the choice, by a bonus for each word.
 
     Args:
         captioner: its own search is the one to adjust.
@@ -33,22 +40,40 @@ def match_length(
         steps: halvings of the interval that the penalty is looked for in.
 
     Returns:
-        The captioner's search with the penalty of those tried that comes nearest; 0 where captions
-        are long enough without.
+        The captioner's search with the end penalty, and with neighbours the word bonus, of those
+        tried that come nearest; a penalty of 0 where captions are long enough without.
     """
     rows = sampled(len(tokens), SAMPLE)
     images = tuple(array[rows] for array in arrays_of(features))
     wanted = float((tokens[rows] > END).sum(axis=1).mean())
+    few = replace(captioner.search, neighbours=0, beams=min(captioner.search.beams, FEW))
 
     def surplus(penalty: float) -> float:
-        search = replace(captioner.search, end_penalty=penalty)
-        captions = captioner.caption_features(images, search)
+        captions = captioner.caption_features(images, replace(few, end_penalty=penalty))
         return float(np.mean([len(caption.text.split()) for caption in captions])) - wanted
 
     found = {0.0: surplus(0.0)}
-    low, high = 0.0, most if found[0.0] < 0 else 0.0
-    for _ in range(steps if high else 0):
+    if found[0.0] < 0:
+        found |= _halved(surplus, 0.0, most, steps)
+    penalty = min(found, key=lambda p: abs(found[p]))
+    if not captioner.search.neighbours:
+        return replace(captioner.search, end_penalty=penalty)
+    search = replace(captioner.search, end_penalty=SHARE * penalty)
+    candidates = captioner.candidates(images, search)
+    every = np.arange(len(candidates.words))
+
+    def chosen(bonus: float) -> float:
+        return float(candidates.words[every, candidates.ranked(bonus)[:, 0]].mean()) - wanted
+
+    found = _halved(chosen, -1.0, 1.0, 10)
+    return replace(search, word_bonus=min(found, key=lambda bonus: abs(found[bonus])))
+
+
+def _halved(surplus: Callable, low: float, high: float, steps: int) -> dict[float, float]:
+    """Return what a rising function is at the middles of intervals that close on its zero."""
+    found = {}
+    for _ in range(steps):
         middle = (low + high) / 2
         found[middle] = surplus(middle)
         low, high = (middle, high) if found[middle] < 0 else (low, middle)
-    return replace(captioner.search, end_penalty=min(found, key=lambda p: abs(found[p])))
+    return found

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from roco_caption import plots
-from roco_caption.baselines import neighbours
 from roco_caption.batches import arrays_of
 from roco_caption.captioner import Caption, Captioner
 from roco_caption.evidence import evidence
@@ -20,6 +19,7 @@ from roco_caption.figures import DescribedFigure
 from roco_caption.files import UserError
 from roco_caption.heatmaps import evidence_maps
 from roco_caption.images import read_with_note
+from roco_caption.nearest import neighbours
 from roco_caption.tables import styled
 
 REMINDER = "For research and teaching. Not for clinical use."

@@ -10,6 +10,7 @@ import pandas as pd
 
 from roco_caption import runtime
 from roco_caption.captioner import Captioner
+from roco_caption.consensus import Consensus
 from roco_caption.dataset import read_dataset
 from roco_caption.feature_table import Features
 from roco_caption.files import UserError, first_line
@@ -42,7 +43,8 @@ def train_captioner(
     weight_decay: float = 0.5,
     patience: int = 6,
     seed: int = 1,
-    beams: int = 3,
+    beams: int = 20,
+    neighbours: int = 10,
 ) -> Captioner:
     """Do what the notebook's cells do from vocabulary to bundle, the features staying on disk.
 
@@ -53,8 +55,8 @@ def train_captioner(
         strategy: as `Replicas` takes it.
         copies: a local folder for the shards, where they lie on an object store.
         min_frequency, max_words, components, dropout, image_dropout, attention, mentions, epochs,
-            batch_size, learning_rate, weight_decay, patience, seed, beams: the notebook's settings;
-            with attention the notebook's `mentions` is 0.
+            batch_size, learning_rate, weight_decay, patience, seed, beams, neighbours: the
+            notebook's settings; with attention the notebook's `mentions` is 0.
 
     Returns:
         The `Captioner`, saved in `folder`.
@@ -87,9 +89,12 @@ def train_captioner(
         patience=patience, seed=seed, strategy=strategy,
     )  # fmt: skip
     captioner = Captioner(
-        captioning, tokenizer, sizes=sizes, encoder=features.encoder, search=Search(beams)
-    )
+        captioning, tokenizer, sizes=sizes, encoder=features.encoder,
+        search=Search(beams, neighbours=neighbours),
+    )  # fmt: skip
     if rank_of(strategy) == 0:
+        if neighbours:
+            captioner.consensus = Consensus.fit(captioning, inputs["train"], tokens["train"])
         captioner.search = match_length(captioner, inputs["validation"], tokens["validation"])
         captioner.save(folder)
     return captioner

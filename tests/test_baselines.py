@@ -1,14 +1,10 @@
-import tracemalloc
-
 import numpy as np
 import pytest
 
 from roco_caption.baselines import (
-    _NgramVectors,
     consensus_captions,
     most_frequent_caption,
     nearest_captions,
-    neighbours,
     shuffled,
 )
 from roco_caption.files import UserError
@@ -26,30 +22,6 @@ def test_most_frequent_caption():
 def test_nearest_is_by_angle_and_ties_go_to_the_first():
     features = np.array([[9, 0, 0], [0.1, 0.2, 0], [0, 0, 0]], np.float64)
     assert nearest_captions(TRAIN, CAPTIONS, features) == ["first", "second", "first"]
-
-
-@pytest.mark.parametrize("k", [1, 7, 200])
-def test_neighbours_in_chunks_are_those_of_all_at_once(k):
-    rng = np.random.default_rng(0)
-    train = rng.normal(size=(150, 8)).astype(np.float16)
-    queries = rng.normal(size=(20, 8)).astype(np.float32)
-    unit = train / np.linalg.norm(train.astype(float), axis=1, keepdims=True)
-    want = np.argsort(-(queries @ unit.T), axis=1, kind="stable")[:, :k]
-    assert (neighbours(train, queries, k, chunk=32) == want).all()
-
-
-def test_neighbours_hold_a_chunk_not_the_whole_similarity_matrix():
-    train, queries = np.ones((20_000, 4), np.float16), np.ones((500, 4), np.float16)
-    tracemalloc.start()
-    neighbours(train, queries, 1, chunk=500)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 500 * 20_000 * 4 / 2
-
-
-def test_large_half_precision_features_do_not_overflow():
-    train = np.array([[60000, 0], [60000, 60000]], np.float16)
-    assert neighbours(train, np.array([[1.0, 1.1]]), 1)[0, 0] == 1
 
 
 def test_consensus_is_the_caption_that_the_others_resemble():
@@ -72,17 +44,6 @@ def test_equal_captions_have_one_vote_and_none_for_themselves():
 def test_consensus_of_next_to_nothing(captions):
     got = consensus_captions(np.ones((len(captions), 2)), captions, np.ones((2, 2)))
     assert len(got) == 2 and set(got) <= set(captions)
-
-
-def test_ngram_similarity_by_hand():
-    # No n-gram is in every caption; "a b" and "a c" share 1 unigram of 2, weighing log(4/3)
-    # beside log 4: cosine = log(4/3)² / (log(4/3)² + log(4)²), and nothing above n = 1.
-    vectors = _NgramVectors(["a b", "a c", "a d", "e"])
-    common, rare = np.log(4 / 3) ** 2, np.log(4) ** 2
-    similar = vectors.similarities(np.array([0, 1, 3]))
-    assert similar[0, 1] == pytest.approx(common / (common + rare) / 4, rel=1e-5)
-    assert similar[0, 2] == 0
-    assert similar[0, 0] == pytest.approx(2 / 4)  # it has unigrams and bigrams only
 
 
 def test_features_that_do_not_match_are_said():

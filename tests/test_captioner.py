@@ -14,6 +14,7 @@ from PIL import Image
 from roco_caption import captioner as module
 from roco_caption import searching
 from roco_caption.captioner import Captioner, Search
+from roco_caption.consensus import Consensus
 from roco_caption.dicom import read_dicom
 from roco_caption.files import UserError, read_json, write_json
 from roco_caption.model import build_captioning
@@ -138,7 +139,26 @@ def test_the_readable_file_alone_rebuilds_the_decoder(saved):
     bundle = json.loads((folder / "captioner.json").read_text())
     assert bundle["sizes"] == captioner.sizes and bundle["encoder"] == ENCODER
     search = {"beams": 2, "length_power": 1.0, "no_repeat": 2, "end_penalty": 0.0, "contrast": 0.0}
-    assert bundle["search"] == search
+    assert bundle["search"] == search | {"neighbours": 0, "word_bonus": 0.0}
+
+
+def test_the_training_images_that_choose_come_back(saved):
+    captioner, folder = saved
+    features = np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32)
+    captioner.consensus = Consensus.fit(
+        captioner.captioning, features, captioner.tokenizer.encode(CAPTIONS)
+    )
+    captioner.search = Search(beams=6, neighbours=2, word_bonus=0.1)
+    captioner.save(folder)
+    loaded = Captioner.load(folder)
+    assert loaded.search == captioner.search
+    captions = captioner.caption_features(features)
+    for found, wanted in zip(loaded.caption_features(features), captions, strict=True):
+        assert found.text == wanted.text
+    assert len(set(captions)) > 1
+    (folder / "consensus.pkl").unlink()
+    with pytest.raises(UserError, match=r"consensus\.pkl"):
+        Captioner.load(folder)
 
 
 def test_an_image_that_cannot_be_decoded_is_named(saved, tmp_path):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from roco_caption.captioner import Caption, Search
-from roco_caption.lengths import SAMPLE, match_length
+from roco_caption.consensus import Candidates
+from roco_caption.lengths import SAMPLE, SHARE, match_length
 from roco_caption.text import END, START
 
 
@@ -52,3 +53,27 @@ def test_many_images_are_sampled():
     captioner, asked = captioner_of(lambda p: 50)
     match_length(captioner, *references(3 * SAMPLE + 1, 20))
     assert SAMPLE / 2 < asked[0][1] <= SAMPLE
+
+
+@pytest.mark.parametrize(("wanted", "words"), [(20, 20), (30, 28), (2, 8)])
+def test_with_neighbours_the_choice_makes_up_for_the_rest(wanted, words):
+    captioner, _ = captioner_of(lambda p: 10 + 10 * p)
+    captioner.search = Search(beams=9, neighbours=4)
+    penalties = []
+
+    def candidates(features, search):
+        penalties.append(search.end_penalty)
+        tokens = np.zeros((4, 3, 60), np.int32)
+        for k, length in enumerate((8, 20, 28)):
+            tokens[:, k, :length] = 7
+        # the longer ones are less probable, a word
+        log_p = -np.array([[9, 31.5, 72.5]] * 4, np.float32)
+        return Candidates(tokens, log_p, np.zeros((4, 3), np.float32))
+
+    captioner.candidates = candidates
+    found = match_length(captioner, *references(4, wanted))
+    assert penalties == [found.end_penalty]
+    assert found.end_penalty == pytest.approx(SHARE * min(max((wanted - 10) / 10, 0), 4))
+    (chosen,) = {int(k) for k in candidates(None, found).ranked(found.word_bonus)[:, 0]}
+    assert (8, 20, 28)[chosen] == words
+    assert found.neighbours == 4 and found.beams == 9
