@@ -43,8 +43,10 @@ def rehearse(share: float) -> dict[str, float]:
     """Train an epoch and decode as the notebook does; return seconds, and gigabytes at most."""
     import resource
 
+    from roco_caption.consensus import Consensus
+    from roco_caption.lengths import match_length
     from roco_caption.model import build_captioning, fit_scalers
-    from roco_caption.searching import FeatureCaptioner
+    from roco_caption.searching import FeatureCaptioner, Search
     from roco_caption.text import CaptionTokenizer
     from roco_caption.training import Captions, train
 
@@ -71,9 +73,16 @@ def rehearse(share: float) -> dict[str, float]:
         learn, precision = Captions(features, tokens), detect().precision
         train(captioning, learn, few, folder, epochs=1, batch_size=256, precision=precision)
     timed("epoch", start)
+    start = time.perf_counter()
+    consensus = Consensus.fit(captioning, features, tokens)
+    timed("consensus", start)
+    start = time.perf_counter()
+    captioner = FeatureCaptioner(captioning, tokenizer, Search(20, neighbours=10), consensus)
+    captioner.search = match_length(captioner, few.features, few.tokens)
+    timed("length", start)
     test = features[: int(TEST * share)]
     start = time.perf_counter()
-    found = FeatureCaptioner(captioning, tokenizer).caption_features(test)
+    found = captioner.caption_features(test)
     timed("decoding", start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return seconds | {

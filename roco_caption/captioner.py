@@ -147,7 +147,9 @@ class Captioner(FeatureCaptioner):
         for k, member in enumerate(members):
             _load_weights(member, member_folder(folder, k) / WEIGHTS)
         captioning = members[0] if len(members) == 1 else Ensemble(members)
-        consensus = Consensus.load(folder / CONSENSUS) if bundle.get("consensus") else None
+        consensus = None
+        if bundle.get("consensus"):
+            consensus = Consensus.load(folder / CONSENSUS, captioning)
         return cls(
             captioning, tokenizer, sizes=sizes, encoder=encoder, search=search, consensus=consensus
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ from roco_caption.backend import compiled
 from roco_caption.batches import arrays_of
 from roco_caption.ensemble import Ensemble, members_of
 from roco_caption.feature_table import sampled, to_float16
-from roco_caption.files import UserError
+from roco_caption.files import UserError, first_line
 from roco_caption.model import BLOCK, Captioning
 from roco_caption.nearest import neighbours
 from roco_caption.ngrams import Ngrams, NgramVectors, similarities
@@ -68,10 +69,13 @@ class Consensus:
         vectors: of the training images, float16 (n, d), mean 0.
         mean: what was taken off, float32 (d,).
         tokens: their captions, int32 (n, t).
+        decoder: `fingerprint` of what made the vectors.
     """
 
-    def __init__(self, vectors: np.ndarray, mean: np.ndarray, tokens: np.ndarray) -> None:
-        self.vectors, self.mean, self.tokens = vectors, mean, tokens
+    def __init__(
+        self, vectors: np.ndarray, mean: np.ndarray, tokens: np.ndarray, decoder: str = ""
+    ) -> None:
+        self.vectors, self.mean, self.tokens, self.decoder = vectors, mean, tokens, decoder
         captions, self._caption_of = np.unique(tokens, axis=0, return_inverse=True)
         self._caption_of = self._caption_of.reshape(-1)
         said = _words_of(captions)
@@ -90,7 +94,8 @@ class Consensus:
         rows = np.arange(len(tokens))[sampled(len(tokens), KEPT)]
         vectors = described(captioning, features, rows)
         mean = vectors.mean(axis=0)
-        return cls(to_float16(vectors - mean), mean, np.asarray(tokens[rows], np.int32))
+        tokens = np.asarray(tokens[rows], np.int32)
+        return cls(to_float16(vectors - mean), mean, tokens, fingerprint(captioning))
 
     def agreement(self, vectors: np.ndarray, tokens: np.ndarray, count: int) -> np.ndarray:
         """Return how like the captions of the nearest training images captions are.
@@ -115,27 +120,42 @@ class Consensus:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write it to a pickle, whole or not at all."""
-        value = {"vectors": self.vectors, "mean": self.mean, "tokens": self.tokens}
+        value = {name: getattr(self, name) for name in ("vectors", "mean", "tokens", "decoder")}
         write_pickle(path, value, size=self.vectors.nbytes + self.tokens.nbytes)
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> Consensus:
+    def load(cls, path: str | os.PathLike, captioning: Captioning | Ensemble) -> Consensus:
         """Read what `save` wrote.
 
+        Args:
+            path: the file.
+            captioning: the decoder or decoders that it was made of.
+
         Raises:
-            UserError: the file is missing, damaged, or holds something else.
+            UserError: the file is missing, damaged, of another decoder, or holds something else.
         """
         value = read_pickle(path)
         try:
-            vectors, mean, tokens = (value[key] for key in ("vectors", "mean", "tokens"))
+            vectors, mean, tokens = (value[name] for name in ("vectors", "mean", "tokens"))
             if vectors.shape != (len(tokens), len(mean)) or tokens.ndim != 2 or not len(tokens):
                 raise ValueError("its arrays do not fit together")
+            if value["decoder"] != fingerprint(captioning):
+                raise ValueError("they were made by another training's decoder")
         except Exception as error:  # whatever another pickle holds
             raise UserError(
-                f"{path} holds no training images to compare with ({error}). Run the notebook's "
-                "captioning cell again, which writes it anew."
+                f"{path} holds no training images to compare with ({first_line(error)}). Run the "
+                "notebook's captioning cell again, which writes it anew."
             ) from error
-        return cls(vectors, mean, tokens)
+        return cls(vectors, mean, tokens, value["decoder"])
+
+
+def fingerprint(captioning: Captioning | Ensemble) -> str:
+    """Return a SHA-256 of the weights that make a decoder's vectors of images, in hexadecimal."""
+    digest = hashlib.sha256()
+    for member in members_of(captioning):
+        for array in member.next_word.get_layer("image").get_weights():
+            digest.update(np.ascontiguousarray(array, np.float32).data)
+    return digest.hexdigest()
 
 
 def described(

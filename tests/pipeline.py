@@ -21,6 +21,7 @@ from kagglesdk import kaggle_env
 
 from roco_caption import archive, download, feature_cache, features, phantoms, training
 from roco_caption.captioner import Captioner, Search
+from roco_caption.consensus import Consensus
 from roco_caption.dataset import read_dataset
 from roco_caption.files import write_json, write_text
 from roco_caption.model import build_captioning
@@ -78,18 +79,22 @@ def run(folder: Path, kaggle: str, stage: Callable[[str], None], unit: Callable[
     )
     stage("decoding")
     captioner = Captioner(
-        captioning, tokenizer, sizes=sizes, encoder=made.encoder, search=Search(beams=2)
-    )
+        captioning, tokenizer, sizes=sizes, encoder=made.encoder,
+        search=Search(beams=4, neighbours=3),
+    )  # fmt: skip
+    captioner.consensus = Consensus.fit(captioning, vectors["train"], tokens["train"])
     captions = frames["test"][["id", "caption"]].rename(columns={"caption": "reference"})
     captions[["caption", "log_probability"]] = captioner.caption_features(vectors["test"])
     stage("bundle")
     captioner.save(run_folder)
     write_text(run_folder / "captions.csv", captions.to_csv(index=False))
-    loaded = Captioner.load(run_folder).captioning.every_word
+    loaded = Captioner.load(run_folder)
+    again = loaded.caption_features(vectors["test"])
     result = {
         "features": _digest(made.select(sorted(made.ids)), *sorted(made.ids)),
         "history": history.to_csv(),
-        "weights": _digest(*loaded.get_weights()),
+        "weights": _digest(*loaded.captioning.every_word.get_weights()),
+        "captions again": [caption.text for caption in again],
         "captions": (run_folder / "captions.csv").read_text("utf-8"),
         "history file": (run_folder / "history.csv").read_text("utf-8"),
         "phantoms and ROCO": _digest(*_files(folder / "phantoms"), *_files(folder / "roco")),

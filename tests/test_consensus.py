@@ -108,12 +108,16 @@ def test_without_training_images_the_remedy_is_said():
         captioner.caption_features(np.ones((1, 4)))
 
 
-def test_it_is_saved_and_loaded(tmp_path):
-    consensus = apart()
-    consensus.save(tmp_path / "consensus.pkl")
-    loaded = Consensus.load(tmp_path / "consensus.pkl")
+def test_it_is_saved_and_loaded_beside_its_decoder_only(tmp_path):
+    path, decoder = tmp_path / "consensus.pkl", Ensemble([build(), build(1)])
+    consensus = Consensus.fit(decoder, np.random.default_rng(0).normal(size=(4, 4)), TOKENS)
+    consensus.save(path)
+    loaded = Consensus.load(path, decoder)
     for name in ("vectors", "mean", "tokens"):
         assert (getattr(loaded, name) == getattr(consensus, name)).all()
+    for other in (build(), Ensemble([build(), build(2)])):
+        with pytest.raises(UserError, match=r"consensus\.pkl.*another training.*cell again"):
+            Consensus.load(path, other)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +126,7 @@ def test_it_is_saved_and_loaded(tmp_path):
 def test_another_pickle_is_refused(tmp_path, value):
     write_pickle(tmp_path / "consensus.pkl", value)
     with pytest.raises(UserError, match=r"consensus\.pkl holds no training images"):
-        Consensus.load(tmp_path / "consensus.pkl")
+        Consensus.load(tmp_path / "consensus.pkl", build())
 
 
 def test_tokens_begin_with_the_start_that_is_no_word():
