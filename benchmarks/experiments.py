@@ -62,6 +62,7 @@ VARIANTS: dict[str, dict] = {
         "build": {"attention": True},
         "search": {"beams": 3, "neighbours": 0},
     },
+    "attention; contrast 0.1": {"build": {"attention": True}, "search": {"contrast": 0.1}},
     "attention; contrast 0.2": {"build": {"attention": True}, "search": {"contrast": 0.2}},
     "attention; dropout 0.3": {"build": {"attention": True, "dropout": 0.3}},
     "attention; vector dropped in half": {"build": {"attention": True, "pooled_dropout": 0.5}},
