@@ -9,9 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from keras import ops
 
-from roco_caption.backend import compiled
 from roco_caption.batches import arrays_of
 from roco_caption.ensemble import Ensemble, members_of
 from roco_caption.feature_table import sampled, to_float16
@@ -170,14 +168,11 @@ def described(
     """
     arrays = arrays_of(features)
     rows = np.arange(len(arrays[0])) if rows is None else rows
-    members = members_of(captioning)
-    describe = compiled(
-        lambda part: ops.concatenate([member.start(part)[2][0] for member in members], axis=1)
-    )  # compiled, it computes of `start` what it needs
     blocks = []
     for start in range(0, len(rows), BLOCK):
         part = tuple(np.asarray(a[rows[start : start + BLOCK]], np.float32) for a in arrays)
-        blocks.append(np.asarray(describe(part)))
+        vectors = [np.asarray(member.vector(part)) for member in members_of(captioning)]
+        blocks.append(np.concatenate(vectors, axis=1))
     return np.concatenate(blocks)
 
 

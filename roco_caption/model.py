@@ -95,6 +95,27 @@ class Captioning:
         """Whether its concepts tell which of the image's parts speak for a word."""
         return "concepts_grid" in {layer.name for layer in self.next_word.layers}
 
+    def vector(self, features: Any) -> Any:
+        """Return what is added of each image to the LSTM's output, float32 (n, units).
+
+        Args:
+            features: float (n, d); with attention a pair of them and the grid.
+        """
+        return self._vector(*self._scaled(features))
+
+    def _scaled(self, features: Any) -> list[Any]:
+        """Return the image's scaled features, with attention its scaled cells too."""
+        names = ("scaler", "scaler_grid")
+        arrays = zip(names, arrays_of(features), strict=False)
+        return [self.next_word.get_layer(name)(array) for name, array in arrays]
+
+    def _vector(self, described: Any, *cells: Any) -> Any:
+        layer = self.next_word.get_layer
+        if self.rates_cells:
+            rated = layer("concepts")(described), layer("concepts_grid")(layer("laid_out")(*cells))
+            described = ops.concatenate(rated, axis=-1)
+        return layer("image")(described)
+
     def start(self, features: Any, *, blank: bool = False) -> tuple[Step, Any, Any]:
         """Return the decoder's step from word to word, and what it starts from.
 
@@ -109,16 +130,10 @@ class Captioning:
             with attention its cells (n, cells, units) too, which the step has for its `m` images.
         """
         layer = self.next_word.get_layer
-        features, *grid = arrays_of(features)
-        described = layer("scaler")(features)
-        scaled = [layer("scaler_grid")(cells) for cells in grid]
+        described, *scaled = self._scaled(features)
         if blank:
-            described, scaled = ops.zeros_like(described), [ops.zeros_like(c) for c in scaled]
-        if self.rates_cells:
-            laid_out = layer("laid_out")(scaled[0])
-            rated = layer("concepts")(described), layer("concepts_grid")(laid_out)
-            described = ops.concatenate(rated, axis=-1)
-        image = layer("image")(described)
+            described, *scaled = (ops.zeros_like(part) for part in (described, *scaled))
+        image = self._vector(described, *scaled)
         cells = [layer("cells")(cells) for cells in scaled]
         cell = layer("lstm").cell
         # the gates' input is a word and nothing else, so that its product is looked up
