@@ -41,7 +41,7 @@ def match_length(
 
     Returns:
         The captioner's search with the end penalty, and with neighbours the word bonus, of those
-        tried that come nearest; a penalty of 0 where captions are long enough without.
+        tried that come nearest; each is 0 where captions are long enough without.
     """
     rows = sampled(len(tokens), SAMPLE)
     images = tuple(array[rows] for array in arrays_of(features))
@@ -65,7 +65,9 @@ def match_length(
     def chosen(bonus: float) -> float:
         return float(candidates.words[every, candidates.ranked(bonus)[:, 0]].mean()) - wanted
 
-    found = _halved(chosen, -1.0, 1.0, 10)
+    found = {0.0: chosen(0.0)}
+    if found[0.0] < 0:
+        found |= _halved(chosen, 0.0, 1.0, 10)
     return replace(search, word_bonus=min(found, key=lambda bonus: abs(found[bonus])))
 
 

@@ -55,7 +55,7 @@ def test_many_images_are_sampled():
     assert SAMPLE / 2 < asked[0][1] <= SAMPLE
 
 
-@pytest.mark.parametrize(("wanted", "words"), [(20, 20), (30, 28), (2, 8)])
+@pytest.mark.parametrize(("wanted", "words"), [(20, 20), (30, 28), (2, 8), (5, 8)])
 def test_with_neighbours_the_choice_makes_up_for_the_rest(wanted, words):
     captioner, _ = captioner_of(lambda p: 10 + 10 * p)
     captioner.search = Search(beams=9, neighbours=4)
@@ -77,3 +77,4 @@ def test_with_neighbours_the_choice_makes_up_for_the_rest(wanted, words):
     (chosen,) = {int(k) for k in candidates(None, found).ranked(found.word_bonus)[:, 0]}
     assert (8, 20, 28)[chosen] == words
     assert found.neighbours == 4 and found.beams == 9
+    assert (found.word_bonus > 0) == (wanted > 8)  # captions are never made shorter
