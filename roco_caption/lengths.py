@@ -67,7 +67,7 @@ def match_length(
 
     found = {0.0: chosen(0.0)}
     if found[0.0] < 0:
-        found |= _halved(chosen, 0.0, 1.0, 10)
+        found |= _halved(chosen, 0.0, 1.0, 9)
     return replace(search, word_bonus=min(found, key=lambda bonus: abs(found[bonus])))
 
 
