@@ -18,6 +18,7 @@ from roco_caption.model import Step
 from roco_caption.text import END, PAD, START
 
 SURE_WORDS = 5  # certain ones, with which a beginning must beat what has ended to go on
+CUT_OFF = 1e4  # nats by which a caption without an end is worse than any with one
 
 
 class _Beams(NamedTuple):
@@ -65,8 +66,9 @@ def beam_candidates(
     `length_power`, so that long captions are not worse for being long (Wu et al. 2016, "Google's
     Neural Machine Translation System", section 7); its end counts as `end_penalty` nats less
     probable than it is, since beams prefer captions that end early. A caption that reaches
-    `max_words` without an end competes as it is. The search for a caption stops when no beginning
-    would beat what has ended even if its next `SURE_WORDS` words were certain.
+    `max_words` without an end, in the middle of a sentence, stands behind all that have one. The
+    search for a caption stops when no beginning would beat what has ended even if its next
+    `SURE_WORDS` words were certain.
 
     Args:
         step: `(tokens int (m, beams), state, image) → (logits (m, beams, vocab_size), state)`.
@@ -77,7 +79,8 @@ def beam_candidates(
         max_words: words after which a caption ends at the latest.
         beams: beginnings kept at every step.
         length_power: 0 ranks by log-probability alone.
-        no_repeat: no run of this many words may occur twice in a caption; 0 allows it.
+        no_repeat: no run of this many words may occur twice in a caption, and no word twice in a
+            row; 0 allows both.
         end_penalty: at least 0, a number or an array ().
         wanted: how many captions must be the best; all of them when None.
 
@@ -119,7 +122,8 @@ def beam_candidates(
 
     (b,) = ops.while_loop(more, advance, (_first_beams(state, image, n, beams, max_words),))
     full = ops.logical_and(b.log_p > IMPOSSIBLE / 2, ops.equal(b.length, max_words))
-    b = _with_finished(b, b.words, b.log_p, b.log_p / float(max_words) ** length_power, full)
+    score = b.log_p / float(max_words) ** length_power - CUT_OFF
+    b = _with_finished(b, b.words, b.log_p, score, full)
     return _found(b)
 
 
@@ -159,7 +163,7 @@ def _next_words(
 
 
 def _repeats(words: Any, length: Any, run: int) -> Any:
-    """Return each word that would complete a run of `run` words a second time.
+    """Return each word that would complete a run of `run` words a second time, and the last one.
 
     Args:
         words: int32 (rows, max_words), of which the first `length` are set.
@@ -167,14 +171,15 @@ def _repeats(words: Any, length: Any, run: int) -> Any:
         run: at least 1.
 
     Returns:
-        int32 (rows, max_words - run + 1), `PAD` between them.
+        int32 (rows, max_words - run + 2), `PAD` between them.
     """
     windows = max(words.shape[1] - run + 1, 0)
     repeats = ops.arange(windows)[None] + run - 1 < length  # the run ended before now
     for k in range(run - 1):
         latest = ops.take(words, ops.maximum(length - run + 1 + k, 0), axis=1)
         repeats = ops.logical_and(repeats, ops.equal(words[:, k : k + windows], latest[:, None]))
-    return ops.where(repeats, words[:, run - 1 :], PAD)
+    last = ops.take(words, ops.maximum(length - 1, 0), axis=1)  # PAD before the first word
+    return ops.concatenate([ops.where(repeats, words[:, run - 1 :], PAD), last[:, None]], axis=1)
 
 
 def _with_finished(b: _Beams, words: Any, log_p: Any, score: Any, ends: Any) -> _Beams:

@@ -47,11 +47,15 @@ class Candidates:
     def ranked(self, word_bonus: float = 0.0) -> np.ndarray:
         """Return each image's captions' places, the best first, int64 (n, b).
 
+        Those that were cut off, in the middle of a sentence, come last.
+
         Args:
             word_bonus: nats a word by which each further word makes a caption better.
         """
         score = self.log_p / (self.words + 1) + AGREEMENT * self.agreement
-        return np.argsort(-(score + word_bonus * self.words), axis=1, kind="stable")
+        score = score + word_bonus * self.words
+        cut_off = (self.tokens != END).all(axis=-1)
+        return np.lexsort((-score, cut_off), axis=1)
 
 
 class Consensus:

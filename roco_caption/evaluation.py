@@ -42,12 +42,12 @@ def score_table(
     Returns:
         One row a system (index "system"). Columns: BLEU-1 … BLEU-4, METEOR, ROUGE-1, ROUGE-L,
         CIDEr (0 to 10), "words" (mean length), "repeated" (share of a caption's bigrams that
-        stood in it before, mean) and "copied" (share of captions), each followed by its 95 %
-        bootstrap interval, "…_low" and "…_high"; "distinct", the share of distinct captions
-        (without interval, as a resample repeats captions by itself); "p_vs_first", of CIDEr
-        against the first system by approximate randomisation, each test by itself. An empty
-        hypothesis counts and scores 0. `attrs["caption"]` says in words how the table was made,
-        and why METEOR is empty if it is.
+        stood in it before or are one word twice, mean) and "copied" (share of captions), each
+        followed by its 95 % bootstrap interval, "…_low" and "…_high"; "distinct", the share of
+        distinct captions (without interval, as a resample repeats captions by itself);
+        "p_vs_first", of CIDEr against the first system by approximate randomisation, each test by
+        itself. An empty hypothesis counts and scores 0. `attrs["caption"]` says in words how the
+        table was made, and why METEOR is empty if it is.
 
     Raises:
         UserError: nothing to score, lengths that do not match, or an unknown protocol.

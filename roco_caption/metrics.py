@@ -145,11 +145,13 @@ def wording(hypotheses: Sequence[str], known: Collection[str] | None = None) -> 
 
     Returns:
         One row an image: "words", its length; "repeated", the share of its bigrams that stood in
-        it before; "copied", 1.0 when it is a training caption word for word (NaN: not known).
+        it before or are one word twice; "copied", 1.0 when it is a training caption word for word
+        (NaN: not known).
     """
     words = [hypothesis.split() for hypothesis in hypotheses]
     pairs = [list(pairwise(caption)) for caption in words]
-    repeated = [1 - len(set(bigrams)) / len(bigrams) if bigrams else 0.0 for bigrams in pairs]
+    new = [{(a, b) for a, b in bigrams if a != b} for bigrams in pairs]
+    repeated = [1 - len(n) / len(b) if b else 0.0 for n, b in zip(new, pairs, strict=True)]
     known = None if known is None else set(known) - {""}
     copied = [float("nan") if known is None else float(text in known) for text in hypotheses]
     return pd.DataFrame({"words": map(len, words), "repeated": repeated, "copied": copied})

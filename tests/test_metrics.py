@@ -86,7 +86,8 @@ def test_an_empty_hypothesis_scores_zero_even_where_the_reference_is_empty():
 
 
 @pytest.mark.parametrize(
-    ("caption", "share"), [("wall wall wall", 1 / 2), ("a b a b a", 2 / 4), ("a", 0), ("", 0)]
+    ("caption", "share"),
+    [("wall wall wall", 1), ("axial axial ct", 1 / 2), ("a b a b a", 2 / 4), ("a", 0), ("", 0)],
 )
 def test_repeated_bigrams(caption, share):
     assert wording([caption])["repeated"][0] == pytest.approx(share)
