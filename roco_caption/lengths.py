@@ -45,12 +45,12 @@ def match_length(
     """
     rows = sampled(len(tokens), SAMPLE)
     images = tuple(array[rows] for array in arrays_of(features))
-    wanted = float((tokens[rows] > END).sum(axis=1).mean())
+    wanted = _mean_words(tokens[rows])
     few = replace(captioner.search, neighbours=0, beams=min(captioner.search.beams, FEW))
 
     def surplus(penalty: float) -> float:
         captions = captioner.caption_features(images, replace(few, end_penalty=penalty))
-        return float(np.mean([len(caption.text.split()) for caption in captions])) - wanted
+        return _mean_words(captioner.tokenizer.encode([c.text for c in captions])) - wanted
 
     found = {0.0: surplus(0.0)}
     if found[0.0] < 0:
@@ -69,6 +69,11 @@ def match_length(
     if found[0.0] < 0:
         found |= _halved(chosen, 0.0, 1.0, 9)
     return replace(search, word_bonus=min(found, key=lambda bonus: abs(found[bonus])))
+
+
+def _mean_words(tokens: np.ndarray) -> float:
+    """Return how many words captions have on average; a stop between sentences is one, too."""
+    return float((tokens > END).sum(axis=1).mean())
 
 
 def _halved(surplus: Callable, low: float, high: float, steps: int) -> dict[float, float]:

@@ -21,6 +21,7 @@ from roco_caption.heatmaps import evidence_maps
 from roco_caption.images import read_with_note
 from roco_caption.nearest import neighbours
 from roco_caption.tables import styled
+from roco_caption.text import END
 
 REMINDER = "For research and teaching. Not for clinical use."
 SYNTHETIC = "Learned from synthetic images alone: what it says of real ones means nothing."
@@ -67,11 +68,13 @@ def explain(
     if captioner.captioning.rates_cells:
         ((words, weights),) = evidence(captioner, features, [captions[0].text])
         maps = [evidence_maps(str(image), words, weights, "What speaks for the caption's words")]
-    return figure, *maps, _table(captions, f"{SYNTHETIC} {REMINDER}" if synthetic else REMINDER)
+    return figure, *maps, _table(captioner, captions, synthetic)
 
 
-def _table(captions: list[Caption], caption: str) -> Any:
-    words = [len(c.text.split()) + 1 for c in captions]  # the end counts as one
+def _table(captioner: Captioner, captions: list[Caption], synthetic: bool) -> Any:
+    tokens = captioner.tokenizer.encode([c.text for c in captions])
+    words = (tokens > END).sum(axis=1) + 1  # the end counts as one
+    caption = f"{SYNTHETIC} {REMINDER}" if synthetic else REMINDER
     table = pd.DataFrame(
         {
             "caption": [c.text for c in captions],

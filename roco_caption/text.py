@@ -1,4 +1,4 @@
-"""Captions to words to numbers and back: cleaning that keeps what radiology needs."""
+"""Captions to words to numbers and back to sentences: cleaning that keeps what radiology needs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -16,10 +17,18 @@ PAD, START, END, UNKNOWN = range(4)
 MOST_WORDS = 100_000  # of a caption; more would be memory for nothing
 SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
 
+STOP = "."  # the word between two sentences
+
 # A number with its decimals and letters ("1.6", "3d"), a word with its digits ("t2", "l3"), or a
 # sign that changes the meaning of a number.
 _WORD = re.compile(r"\d+(?:[.,]\d+)*[^\W_]*|[^\W\d_][^\W_]*|[%°±<>]")
-_UNIT = re.compile(r"(?<=\d)(mm|cm|ml|cc|mg|kg|hu)\b")
+_HYPHENS = ("-", "\u2010", "\u2011")
+_UNIT = re.compile(r"(?<=\d)(mm|cm|ml|cc|mg|kg|hu)\b", re.IGNORECASE)
+# Where the next sentence begins with a capital; not after "L.", "e.g.", "vs.", "Fig.", "Dr.".
+_STOP = re.compile(
+    r"""(?<!\b[^\W\d_])(?<!\bvs)(?<!\bfig)(?<!\bdr)[.!?;](?=["')\]]*\s+["'(\[]*(?-i:[^\W\d_a-z]))""",
+    re.IGNORECASE,
+)
 
 
 def clean(caption: str) -> list[str]:
@@ -38,6 +47,54 @@ def clean(caption: str) -> list[str]:
     return _WORD.findall(_UNIT.sub(r" \1", text))
 
 
+def sentences(caption: str) -> list[list[str]]:
+    """Split a caption into sentences, and each into the words of `clean`.
+
+    Args:
+        caption: any text.
+
+    Returns:
+        `"CT of the neck. No mass."` → `[["ct", "of", "the", "neck"], ["no", "mass"]]`.
+    """
+    parts = map(clean, _STOP.split(unicodedata.normalize("NFKC", caption)))
+    return [words for words in parts if words]
+
+
+def _with_stops(caption: str) -> list[str]:
+    words: list[str] = []
+    for sentence in sentences(caption):
+        words += [STOP, *sentence] if words else sentence
+    return words
+
+
+def _usually_written(captions: Iterable[str]) -> dict[str, str]:
+    """Return each word as it stands most often within sentences, where that has capitals."""
+    counts: dict[str, Counter] = {}
+    for caption in captions:
+        for sentence in _STOP.split(unicodedata.normalize("NFKC", caption)):
+            written = _WORD.findall(_UNIT.sub(r" \1", sentence))
+            # what begins with a capital may do so for being first
+            first = written[0][1:] != written[0][1:].lower() if written else False
+            for word in written if first else written[1:]:
+                counts.setdefault(word.lower(), Counter())[word] += 1
+    most = {word: max(forms, key=lambda f: (forms[f], f)) for word, forms in counts.items()}
+    return {word: form for word, form in most.items() if form != word}
+
+
+def _hyphenated(captions: Iterable[str]) -> list[str]:
+    """Return the pairs of words that stand with a hyphen between them more often than without."""
+    with_hyphen, together = Counter[str](), Counter[str]()
+    for caption in captions:
+        text = unicodedata.normalize("NFKC", caption).lower()
+        found = list(_WORD.finditer(_UNIT.sub(r" \1", text)))
+        for left, right in pairwise(found):
+            pair = f"{left[0]}-{right[0]}"
+            together[pair] += 1
+            with_hyphen[pair] += left.string[left.end() : right.start()] in _HYPHENS
+    numbers = {pair for pair in with_hyphen if not any(map(str.isalpha, pair))}
+    return sorted(p for p in with_hyphen if 2 * with_hyphen[p] > together[p] and p not in numbers)
+
+
 class CaptionTokenizer:
     """Maps cleaned captions to rows of token numbers and back.
 
@@ -46,25 +103,36 @@ class CaptionTokenizer:
 
     Attributes:
         words: the vocabulary in the order of its numbers; the first four are
-            `<pad>` 0, `<start>` 1, `<end>` 2, `<unk>` 3.
+            `<pad>` 0, `<start>` 1, `<end>` 2, `<unk>` 3. `STOP` between sentences is a word.
         max_words: words kept of a caption.
+        written: words that are written with capitals: `{"ct": "CT"}`.
+        hyphenated: pairs that are written with a hyphen: `["t2-weighted"]`.
+        as_sentences: whether captions begin with a capital and end with a full stop.
     """
 
-    def __init__(self, words: Sequence[str], max_words: int) -> None:
+    def __init__(
+        self,
+        words: Sequence[str],
+        max_words: int,
+        written: Mapping[str, str] | None = None,
+        hyphenated: Sequence[str] = (),
+        as_sentences: bool = False,
+    ) -> None:
         fits = tuple(words[:4]) == SPECIAL and len(set(words)) == len(words)
         if not fits or not 1 <= max_words <= MOST_WORDS:
             raise UserError(
                 "This is no caption vocabulary: make the tokenizer again from captions."
             )
         self.words = list(words)
-        self.max_words = max_words
+        self.max_words, self.as_sentences = max_words, as_sentences
+        self.written, self.hyphenated = dict(written or {}), frozenset(hyphenated)
         self._number = {word: i for i, word in enumerate(self.words)}
 
     @classmethod
     def fit(
         cls, captions: Iterable[str], *, min_frequency: int = 3, max_words: int = 50
     ) -> CaptionTokenizer:
-        """Collect the vocabulary of the training captions.
+        """Collect the vocabulary of the training captions, and how they write its words.
 
         Args:
             captions: training captions, uncleaned.
@@ -74,7 +142,8 @@ class CaptionTokenizer:
         Raises:
             UserError: no word is that frequent.
         """
-        counts = Counter(word for caption in captions for word in clean(caption))
+        captions = list(captions)
+        counts = Counter(word for caption in captions for word in _with_stops(caption))
         # by frequency, then alphabet, so that the numbers do not depend on the captions' order
         ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         words = [word for word, count in ranked if count >= min_frequency]
@@ -83,7 +152,12 @@ class CaptionTokenizer:
                 f"No word occurs {min_frequency} times in the training captions. Lower "
                 "MIN_FREQUENCY, or check that the captions were read."
             )
-        return cls([*SPECIAL, *words], max_words)
+        known, usual = set(words), _usually_written(captions)
+        written = {word: form for word, form in sorted(usual.items()) if word in known}
+        hyphenated = [pair for pair in _hyphenated(captions) if known.issuperset(pair.split("-"))]
+        capitals = sum(caption.lstrip()[:1].isupper() for caption in captions)
+        style = written, hyphenated, 2 * capitals > len(captions)
+        return cls([*SPECIAL, *words], max_words, *style)
 
     @property
     def vocab_size(self) -> int:
@@ -109,25 +183,51 @@ class CaptionTokenizer:
         """
         tokens = np.zeros((len(captions), self.length), np.int32)
         for row, caption in zip(tokens, captions, strict=True):
-            numbers = [START, *(self._number.get(word, UNKNOWN) for word in clean(caption)), END]
+            words = _with_stops(caption)
+            numbers = [START, *(self._number.get(word, UNKNOWN) for word in words), END]
             if len(numbers) > self.length:
                 numbers = numbers[: self.length - 1]
             row[: len(numbers)] = numbers
         return tokens
 
     def decode(self, tokens: np.ndarray | Sequence[int]) -> str:
-        """Return the words of one row up to `<end>`, without the special tokens."""
-        words = []
+        """Return one row up to `<end>` as text, written as the training captions are.
+
+        Args:
+            tokens: a caption's row without `<start>`; special tokens are left out.
+
+        Returns:
+            `"Axial CT of the neck. No mass."`; without full stop at the end where there is no
+            `<end>`.
+        """
+        texts, last, ended = [""], "", False
         for token in tokens:
             if token == END:
+                ended = True
                 break
-            if token > UNKNOWN:
-                words.append(self.words[token])
-        return " ".join(words)
+            if token <= UNKNOWN:
+                continue
+            word = self.words[token]
+            if word == STOP:
+                texts.append("")
+            elif texts[-1]:
+                joint = "-" if f"{last}-{word}" in self.hyphenated else " "
+                texts[-1] += joint + self.written.get(word, word)
+            else:
+                texts[-1] = self.written.get(word, word)
+            last = word
+        texts = list(filter(None, texts))
+        if not self.as_sentences:
+            return f"{STOP} ".join(texts)
+        text = f"{STOP} ".join(map(_capitalised, texts))
+        return text + STOP if ended and text else text
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the vocabulary as JSON."""
-        write_json(path, {"max_words": self.max_words, "words": self.words}, sealed=True)
+        value = {"max_words": self.max_words, "words": self.words}
+        value |= {"written": self.written, "hyphenated": sorted(self.hyphenated)}
+        value |= {"as_sentences": self.as_sentences}
+        write_json(path, value, sealed=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> CaptionTokenizer:
@@ -139,8 +239,17 @@ class CaptionTokenizer:
         value = read_json(path)
         try:
             words, max_words = value["words"], value["max_words"]
-            if not all(isinstance(word, str) for word in words) or not isinstance(max_words, int):
+            # files of before have no more
+            written, hyphenated = value.get("written", {}), value.get("hyphenated", [])
+            texts = [*words, *written, *written.values(), *hyphenated]
+            if not all(isinstance(text, str) for text in texts) or not isinstance(max_words, int):
                 raise TypeError("words must be texts, max_words a whole number")
-            return cls(words, max_words)
-        except (KeyError, TypeError, UserError) as error:
+            return cls(words, max_words, written, hyphenated, value.get("as_sentences") is True)
+        except (KeyError, TypeError, AttributeError, UserError) as error:
             raise UserError(f"{path} holds no caption vocabulary ({error}).") from error
+
+
+def _capitalised(sentence: str) -> str:
+    """Return it with a capital first, unless that would be another letter when read again."""
+    first = sentence[:1].upper()
+    return first + sentence[1:] if first.lower() == sentence[:1] else sentence

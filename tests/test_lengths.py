@@ -9,7 +9,7 @@ import pytest
 from roco_caption.captioner import Caption, Search
 from roco_caption.consensus import Candidates
 from roco_caption.lengths import SAMPLE, SHARE, match_length
-from roco_caption.text import END, START
+from roco_caption.text import END, SPECIAL, START, CaptionTokenizer
 
 
 def captioner_of(words_at):
@@ -21,8 +21,9 @@ def captioner_of(words_at):
         text = " ".join(["word"] * round(words_at(search.end_penalty)))
         return [Caption(text, 0.0)] * len(features[0])
 
-    search = Search(beams=5)
-    return SimpleNamespace(search=search, caption_features=caption_features), asked
+    search, tokenizer = Search(beams=5), CaptionTokenizer([*SPECIAL, "word"], 60)
+    made = {"search": search, "tokenizer": tokenizer, "caption_features": caption_features}
+    return SimpleNamespace(**made), asked
 
 
 def references(n, words):

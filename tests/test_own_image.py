@@ -18,12 +18,14 @@ from roco_caption.captioner import Caption
 from roco_caption.files import UserError
 from roco_caption.images import ImageError, read_image
 from roco_caption.own_image import explain, upload_button
+from roco_caption.text import CaptionTokenizer
 
 
 class FakeCaptioner:
     """Its features are an image's corner; its captions are always the same."""
 
     captioning = SimpleNamespace(rates_cells=False)
+    tokenizer = CaptionTokenizer.fit(["axial ct no mass chest film of a b"], min_frequency=1)
 
     def encode(self, images):
         return np.stack([read_image(image, 8)[0, 0].astype(np.float32) for image in images])

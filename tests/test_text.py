@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from roco_caption.files import UserError
-from roco_caption.text import END, PAD, START, UNKNOWN, CaptionTokenizer, clean
+from roco_caption.text import END, PAD, START, UNKNOWN, CaptionTokenizer, clean, sentences
 
 ROCO_TEXT = Path(__file__).parents[2] / "shared" / "roco_text"
 
@@ -53,8 +53,53 @@ def test_round_trip_through_numbers_and_through_the_file(tmp_path):
     tokenizer.save(tmp_path / "tokenizer.json")
     loaded = CaptionTokenizer.load(tmp_path / "tokenizer.json")
     assert loaded.words == tokenizer.words and loaded.max_words == 20
-    for caption, row in zip(captions, loaded.encode(captions), strict=True):
-        assert loaded.decode(row[1:]) == " ".join(clean(caption))
+    assert (loaded.written, loaded.hyphenated) == (tokenizer.written, tokenizer.hyphenated)
+    assert loaded.as_sentences
+    decoded = [loaded.decode(row[1:]) for row in loaded.encode(captions)]
+    assert decoded == ["Axial CT shows a mass arrow.", "Axial MR shows no mass."] * 3
+
+
+@pytest.mark.parametrize(
+    ("caption", "parts"),
+    [
+        ("CT of the neck. No mass.", ["ct of the neck", "no mass"]),
+        ('"Both eyes!" (Left.) Note 1.6 cm.', ["both eyes", "left", "note 1.6 cm"]),
+        ("L. kidney vs. Right, e.g. CT; see Fig. 2", None),
+        ("scan. of 5. cm 2. 3. ...", None),  # no capital begins a sentence
+        ("Siemens MRI. 3 T", None),
+        ("", []),
+    ],
+)
+def test_sentences_end_where_a_capital_begins_the_next(caption, parts):
+    found = [" ".join(words) for words in sentences(caption)]
+    assert found == ([" ".join(clean(caption))] if parts is None else parts)
+
+
+def test_captions_come_back_as_sentences_with_the_capitals_that_words_have():
+    captions = ["Axial CT of the neck. A mass on T2 MRI.", "MRI of the Neck. No mass on ct or CT"]
+    tokenizer = CaptionTokenizer.fit(captions, min_frequency=1, max_words=20)
+    assert tokenizer.written == {"ct": "CT", "mri": "MRI", "t2": "T2"}  # neck: both, as often
+    rows = tokenizer.encode(captions)
+    assert tokenizer.decode(rows[1][1:]) == "MRI of the neck. No mass on CT or CT."
+    assert tokenizer.decode(rows[0][1:6]) == "Axial CT of the neck"  # cut off
+    assert tokenizer.decode([END]) == ""
+    again = tokenizer.encode([tokenizer.decode(row[1:]) for row in rows])
+    assert (again == rows).all()
+
+
+def test_words_that_captions_join_are_joined():
+    captions = ["A T2-weighted image, left-sided.", "Image: T2-weighted", "T2 weighted, left sided"]
+    tokenizer = CaptionTokenizer.fit([*captions, "4-10 4-10"], min_frequency=1, max_words=9)
+    assert tokenizer.hyphenated == {"t2-weighted"}  # left-sided: not more often than without
+    (row,) = tokenizer.encode(captions[2:])
+    assert tokenizer.decode(row[1:]) == "T2-weighted left sided."
+    assert (tokenizer.encode([tokenizer.decode(row[1:])]) == row).all()
+
+
+def test_captions_without_capitals_stay_without():
+    tokenizer = CaptionTokenizer.fit(["a ct. of it", "the t2 CT"], min_frequency=1, max_words=20)
+    (row,) = tokenizer.encode(["the ct"])
+    assert not tokenizer.as_sentences and tokenizer.decode(row[1:]) == "the ct"
 
 
 def test_numbers_depend_on_frequency_not_on_order():
@@ -97,4 +142,9 @@ def test_real_captions_survive_the_round_trip():
     tokenizer = CaptionTokenizer.fit(captions, min_frequency=1, max_words=400)
     rows = tokenizer.encode(captions)
     decoded = pd.Series([tokenizer.decode(row[1:]) for row in rows])
-    assert (decoded == [" ".join(clean(c)) for c in captions]).all() and not (rows == UNKNOWN).any()
+    assert not (rows == UNKNOWN).any()
+    assert (decoded.map(clean) == pd.Series(captions).map(clean)).all()
+    assert decoded.str.contains(r"[.] [A-Z].*[.]$").mean() > 0.2  # of several sentences
+    assert (
+        decoded.str.contains(r"\bCT\b").mean() > 0.1 and not decoded.str.contains(r"\bct\b").any()
+    )
