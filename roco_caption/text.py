@@ -18,11 +18,13 @@ MOST_WORDS = 100_000  # of a caption; more would be memory for nothing
 SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
 
 STOP = "."  # the word between two sentences
+SEEN = 3  # times two words must stand together before what stands between them is believed
+BRACKETED = 4  # words in brackets at most
 
 # A number with its decimals and letters ("1.6", "3d"), a word with its digits ("t2", "l3"), or a
 # sign that changes the meaning of a number.
 _WORD = re.compile(r"\d+(?:[.,]\d+)*[^\W_]*|[^\W\d_][^\W_]*|[%°±<>]")
-_HYPHENS = ("-", "\u2010", "\u2011")
+_NUMBERS = re.compile(r"[\d.,]+ [\d.,]*")
 _UNIT = re.compile(r"(?<=\d)(mm|cm|ml|cc|mg|kg|hu)\b", re.IGNORECASE)
 # Where the next sentence begins with a capital; not after "L.", "e.g.", "vs.", "Fig.", "Dr.".
 _STOP = re.compile(
@@ -81,18 +83,54 @@ def _usually_written(captions: Iterable[str]) -> dict[str, str]:
     return {word: form for word, form in most.items() if form != word}
 
 
-def _hyphenated(captions: Iterable[str]) -> list[str]:
-    """Return the pairs of words that stand with a hyphen between them more often than without."""
-    with_hyphen, together = Counter[str](), Counter[str]()
+def _usually_between(captions: Iterable[str]) -> dict[str, str]:
+    """Return what stands between two words most often, and after a sentence's last one.
+
+    Returns:
+        `{"t2 weighted": "-", "mass arrow": " (", "arrow ": ")"}`; pairs are left out that are
+        rarer than `SEEN` or mostly stand beside each other.
+    """
+    counts: dict[str, Counter] = {}
     for caption in captions:
-        text = unicodedata.normalize("NFKC", caption).lower()
-        found = list(_WORD.finditer(_UNIT.sub(r" \1", text)))
-        for left, right in pairwise(found):
-            pair = f"{left[0]}-{right[0]}"
-            together[pair] += 1
-            with_hyphen[pair] += left.string[left.end() : right.start()] in _HYPHENS
-    numbers = {pair for pair in with_hyphen if not any(map(str.isalpha, pair))}
-    return sorted(p for p in with_hyphen if 2 * with_hyphen[p] > together[p] and p not in numbers)
+        for sentence in _STOP.split(unicodedata.normalize("NFKC", caption)):
+            text = _UNIT.sub(r" \1", sentence.lower())
+            words = list(_WORD.finditer(text))
+            for left, right in zip(words, [*words[1:], None], strict=True):
+                after = text[left.end() : right.start() if right else None]
+                pair = f"{left[0]} {right[0] if right else ''}"
+                counts.setdefault(pair, Counter())[_joint(after, last=right is None)] += 1
+    usual = {}
+    for pair, joints in counts.items():
+        joint, count = joints.most_common(1)[0]
+        if 2 * count > joints.total() >= SEEN and joint.strip() and not _NUMBERS.fullmatch(pair):
+            usual[pair] = joint
+    return usual
+
+
+def _joint(between: str, last: bool) -> str:
+    """Return what stands between two words, reduced to what is written again."""
+    if between in ("-", "\u2010", "\u2011", "/"):
+        return "/" if between == "/" else "-"
+    closed = ")" if ")" in between else ""
+    if last:
+        return closed
+    pause = ":" if ":" in between else "," if "," in between or ";" in between else ""
+    return f"{closed}{pause} {'(' if '(' in between else ''}"
+
+
+def _balanced(joints: list[str]) -> list[str]:
+    """Return what follows each word of a sentence with brackets in pairs, a few words in each."""
+    kept = [re.sub(r"[()]", "", joint) for joint in joints]
+    start = None
+    for i, joint in enumerate(joints):
+        ends = ")" in joint or i == len(joints) - 1
+        if start is not None and ends and i - start <= BRACKETED:
+            kept[start] += "("
+            kept[i] = f"){kept[i]}"
+            start = None
+        if "(" in joint:
+            start = i
+    return kept
 
 
 class CaptionTokenizer:
@@ -106,7 +144,8 @@ class CaptionTokenizer:
             `<pad>` 0, `<start>` 1, `<end>` 2, `<unk>` 3. `STOP` between sentences is a word.
         max_words: words kept of a caption.
         written: words that are written with capitals: `{"ct": "CT"}`.
-        hyphenated: pairs that are written with a hyphen: `["t2-weighted"]`.
+        joints: what is written between two words but a space, and after a sentence's last one:
+            `{"t2 weighted": "-", "mass arrow": " (", "arrow ": ")"}`.
         as_sentences: whether captions begin with a capital and end with a full stop.
     """
 
@@ -115,7 +154,7 @@ class CaptionTokenizer:
         words: Sequence[str],
         max_words: int,
         written: Mapping[str, str] | None = None,
-        hyphenated: Sequence[str] = (),
+        joints: Mapping[str, str] | None = None,
         as_sentences: bool = False,
     ) -> None:
         fits = tuple(words[:4]) == SPECIAL and len(set(words)) == len(words)
@@ -125,7 +164,7 @@ class CaptionTokenizer:
             )
         self.words = list(words)
         self.max_words, self.as_sentences = max_words, as_sentences
-        self.written, self.hyphenated = dict(written or {}), frozenset(hyphenated)
+        self.written, self.joints = dict(written or {}), dict(joints or {})
         self._number = {word: i for i, word in enumerate(self.words)}
 
     @classmethod
@@ -154,9 +193,10 @@ class CaptionTokenizer:
             )
         known, usual = set(words), _usually_written(captions)
         written = {word: form for word, form in sorted(usual.items()) if word in known}
-        hyphenated = [pair for pair in _hyphenated(captions) if known.issuperset(pair.split("-"))]
+        between = sorted(_usually_between(captions).items())
+        joints = {pair: joint for pair, joint in between if known.issuperset(pair.split())}
         capitals = sum(caption.lstrip()[:1].isupper() for caption in captions)
-        style = written, hyphenated, 2 * capitals > len(captions)
+        style = written, joints, 2 * capitals > len(captions)
         return cls([*SPECIAL, *words], max_words, *style)
 
     @property
@@ -200,32 +240,33 @@ class CaptionTokenizer:
             `"Axial CT of the neck. No mass."`; without full stop at the end where there is no
             `<end>`.
         """
-        texts, last, ended = [""], "", False
+        found: list[list[str]] = [[]]
+        ended = False
         for token in tokens:
             if token == END:
                 ended = True
                 break
-            if token <= UNKNOWN:
-                continue
-            word = self.words[token]
-            if word == STOP:
-                texts.append("")
-            elif texts[-1]:
-                joint = "-" if f"{last}-{word}" in self.hyphenated else " "
-                texts[-1] += joint + self.written.get(word, word)
-            else:
-                texts[-1] = self.written.get(word, word)
-            last = word
-        texts = list(filter(None, texts))
+            if token > UNKNOWN:
+                if self.words[token] == STOP:
+                    found.append([])
+                else:
+                    found[-1].append(self.words[token])
+        texts = [self._sentence(words) for words in found if words]
         if not self.as_sentences:
             return f"{STOP} ".join(texts)
         text = f"{STOP} ".join(map(_capitalised, texts))
         return text + STOP if ended and text else text
 
+    def _sentence(self, words: list[str]) -> str:
+        joints = [self.joints.get(f"{a} {b}", " ") for a, b in pairwise(words)]
+        joints = _balanced([*joints, self.joints.get(f"{words[-1]} ", "")])
+        written = [self.written.get(word, word) for word in words]
+        return "".join(word + joint for word, joint in zip(written, joints, strict=True))
+
     def save(self, path: str | os.PathLike) -> None:
         """Write the vocabulary as JSON."""
         value = {"max_words": self.max_words, "words": self.words}
-        value |= {"written": self.written, "hyphenated": sorted(self.hyphenated)}
+        value |= {"written": self.written, "joints": self.joints}
         value |= {"as_sentences": self.as_sentences}
         write_json(path, value, sealed=True)
 
@@ -240,11 +281,11 @@ class CaptionTokenizer:
         try:
             words, max_words = value["words"], value["max_words"]
             # files of before have no more
-            written, hyphenated = value.get("written", {}), value.get("hyphenated", [])
-            texts = [*words, *written, *written.values(), *hyphenated]
+            written, joints = value.get("written", {}), value.get("joints", {})
+            texts = [*words, *written, *written.values(), *joints, *joints.values()]
             if not all(isinstance(text, str) for text in texts) or not isinstance(max_words, int):
                 raise TypeError("words must be texts, max_words a whole number")
-            return cls(words, max_words, written, hyphenated, value.get("as_sentences") is True)
+            return cls(words, max_words, written, joints, value.get("as_sentences") is True)
         except (KeyError, TypeError, AttributeError, UserError) as error:
             raise UserError(f"{path} holds no caption vocabulary ({error}).") from error
 

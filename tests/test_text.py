@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from roco_caption.files import UserError
-from roco_caption.text import END, PAD, START, UNKNOWN, CaptionTokenizer, clean, sentences
+from roco_caption.text import END, PAD, SPECIAL, START, UNKNOWN, CaptionTokenizer, clean, sentences
 
 ROCO_TEXT = Path(__file__).parents[2] / "shared" / "roco_text"
 
@@ -53,10 +53,10 @@ def test_round_trip_through_numbers_and_through_the_file(tmp_path):
     tokenizer.save(tmp_path / "tokenizer.json")
     loaded = CaptionTokenizer.load(tmp_path / "tokenizer.json")
     assert loaded.words == tokenizer.words and loaded.max_words == 20
-    assert (loaded.written, loaded.hyphenated) == (tokenizer.written, tokenizer.hyphenated)
+    assert (loaded.written, loaded.joints) == (tokenizer.written, tokenizer.joints)
     assert loaded.as_sentences
     decoded = [loaded.decode(row[1:]) for row in loaded.encode(captions)]
-    assert decoded == ["Axial CT shows a mass arrow.", "Axial MR shows no mass."] * 3
+    assert decoded == ["Axial CT shows a mass (arrow).", "Axial MR shows no mass."] * 3
 
 
 @pytest.mark.parametrize(
@@ -87,13 +87,28 @@ def test_captions_come_back_as_sentences_with_the_capitals_that_words_have():
     assert (again == rows).all()
 
 
-def test_words_that_captions_join_are_joined():
-    captions = ["A T2-weighted image, left-sided.", "Image: T2-weighted", "T2 weighted, left sided"]
-    tokenizer = CaptionTokenizer.fit([*captions, "4-10 4-10"], min_frequency=1, max_words=9)
-    assert tokenizer.hyphenated == {"t2-weighted"}  # left-sided: not more often than without
-    (row,) = tokenizer.encode(captions[2:])
-    assert tokenizer.decode(row[1:]) == "T2-weighted left sided."
-    assert (tokenizer.encode([tokenizer.decode(row[1:])]) == row).all()
+def test_punctuation_comes_back_where_most_captions_have_it():
+    captions = ["T2-weighted image: a mass (arrow), one-sided.", "A mass (white arrow) on CT/MR"]
+    captions = captions * 3 + ["T2 weighted CT, MR"] * 2 + ["one sided"] * 3 + ["MR (CT) 4-10 4-10"]
+    tokenizer = CaptionTokenizer.fit(captions, min_frequency=1, max_words=20)
+    assert tokenizer.joints == {
+        "t2 weighted": "-", "image a": ": ", "mass arrow": " (", "arrow one": "), ",
+        "mass white": " (", "arrow on": ") ", "ct mr": "/",
+    }  # fmt: skip
+    rows = tokenizer.encode([*captions, "A mass arrow, image: a mass white", "arrow on arrow on"])
+    texts = [tokenizer.decode(row[1:]) for row in rows]
+    assert texts[0] == "T2-weighted image: a mass (arrow), one sided."
+    assert texts[1] == "A mass (white arrow) on CT/MR."
+    assert texts[-2] == "A mass arrow image: a mass (white)."  # closed where the sentence ends
+    assert texts[-1] == "Arrow on arrow on."  # none is closed that was not opened
+    assert (tokenizer.encode(texts) == rows).all()
+
+
+def test_a_bracket_that_would_never_close_is_not_opened():
+    tokenizer = CaptionTokenizer([*SPECIAL, *"abcdef"], 9, joints={"a b": ", (", "e f": ") "})
+    assert tokenizer.decode([4, 5, 6, 7, 8, 9, 9, 9]) == "a, (b c d e) f f f"
+    assert tokenizer.decode([4, 5, 6, 7, 9, 9, 9, 9]) == "a, b c d f f f f"
+    assert tokenizer.decode([4, 5]) == "a, (b)"
 
 
 def test_captions_without_capitals_stay_without():
