@@ -13,7 +13,6 @@ from roco_caption.phantom_drawing import SIZE
 from roco_caption.phantom_reading import finding_word
 from roco_caption.phantoms import BOX
 from roco_caption.plots import draw_image
-from roco_caption.text import STOP
 
 PIXELS = 320  # side of a heat map, as of the images that plots shows
 FAINTLY = 0.25  # of the strongest word's evidence: less would hardly be seen, and gets no map
@@ -23,7 +22,7 @@ FUNCTION_WORDS = {
     "a", "an", "the", "of", "on", "in", "with", "by", "to", "from", "at", "for", "and", "or",
     "is", "are", "that", "which", "this", "as", "over", "into", "along", "through", "beside",
     "near", "keeping", "shows", "showing", "demonstrates", "demonstrating", "reveals", "seen",
-    "visible", "consistent", "suggesting", "sided", "<unk>", STOP,
+    "visible", "consistent", "suggesting", "sided", "<unk>",
 }  # fmt: skip
 
 

@@ -72,7 +72,7 @@ def match_length(
 
 
 def _mean_words(tokens: np.ndarray) -> float:
-    """Return how many words captions have on average; a stop between sentences is one, too."""
+    """Return how many words captions have on average."""
     return float((tokens > END).sum(axis=1).mean())
 
 

@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -17,7 +17,7 @@ PAD, START, END, UNKNOWN = range(4)
 MOST_WORDS = 100_000  # of a caption; more would be memory for nothing
 SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
 
-STOP = "."  # the word between two sentences
+STOP = ". "  # between two sentences
 SEEN = 3  # times two words must stand together before what stands between them is believed
 BRACKETED = 4  # words in brackets at most
 
@@ -27,7 +27,7 @@ _WORD = re.compile(r"\d+(?:[.,]\d+)*[^\W_]*|[^\W\d_][^\W_]*|[%°±<>]")
 _NUMBERS = re.compile(r"[\d.,]+ [\d.,]*")
 _UNIT = re.compile(r"(?<=\d)(mm|cm|ml|cc|mg|kg|hu)\b", re.IGNORECASE)
 # Where the next sentence begins with a capital; not after "L.", "e.g.", "vs.", "Fig.", "Dr.".
-_STOP = re.compile(
+_NEXT_SENTENCE = re.compile(
     r"""(?<!\b[^\W\d_])(?<!\bvs)(?<!\bfig)(?<!\bdr)[.!?;](?=["')\]]*\s+["'(\[]*(?-i:[^\W\d_a-z]))""",
     re.IGNORECASE,
 )
@@ -49,31 +49,11 @@ def clean(caption: str) -> list[str]:
     return _WORD.findall(_UNIT.sub(r" \1", text))
 
 
-def sentences(caption: str) -> list[list[str]]:
-    """Split a caption into sentences, and each into the words of `clean`.
-
-    Args:
-        caption: any text.
-
-    Returns:
-        `"CT of the neck. No mass."` → `[["ct", "of", "the", "neck"], ["no", "mass"]]`.
-    """
-    parts = map(clean, _STOP.split(unicodedata.normalize("NFKC", caption)))
-    return [words for words in parts if words]
-
-
-def _with_stops(caption: str) -> list[str]:
-    words: list[str] = []
-    for sentence in sentences(caption):
-        words += [STOP, *sentence] if words else sentence
-    return words
-
-
 def _usually_written(captions: Iterable[str]) -> dict[str, str]:
     """Return each word as it stands most often within sentences, where that has capitals."""
     counts: dict[str, Counter] = {}
     for caption in captions:
-        for sentence in _STOP.split(unicodedata.normalize("NFKC", caption)):
+        for sentence in _NEXT_SENTENCE.split(unicodedata.normalize("NFKC", caption)):
             written = _WORD.findall(_UNIT.sub(r" \1", sentence))
             # what begins with a capital may do so for being first
             first = written[0][1:] != written[0][1:].lower() if written else False
@@ -84,42 +64,59 @@ def _usually_written(captions: Iterable[str]) -> dict[str, str]:
 
 
 def _usually_between(captions: Iterable[str]) -> dict[str, str]:
-    """Return what stands between two words most often, and after a sentence's last one.
+    """Return what stands most often between two words, and after a caption's last one.
 
     Returns:
-        `{"t2 weighted": "-", "mass arrow": " (", "arrow ": ")"}`; pairs are left out that are
-        rarer than `SEEN` or mostly stand beside each other.
+        `{"t2 weighted": "-", "mass arrow": " (", "arrow ": ")", " there": ". "}`, the latter
+        before a word that mostly begins a sentence, whatever word was before. Pairs are left out
+        that are rarer than `SEEN`, and those between which a space is what stands anyway.
     """
-    counts: dict[str, Counter] = {}
+    pairs: dict[str, Counter] = {}
     for caption in captions:
-        for sentence in _STOP.split(unicodedata.normalize("NFKC", caption)):
-            text = _UNIT.sub(r" \1", sentence.lower())
-            words = list(_WORD.finditer(text))
-            for left, right in zip(words, [*words[1:], None], strict=True):
-                after = text[left.end() : right.start() if right else None]
-                pair = f"{left[0]} {right[0] if right else ''}"
-                counts.setdefault(pair, Counter())[_joint(after, last=right is None)] += 1
-    usual = {}
-    for pair, joints in counts.items():
-        joint, count = joints.most_common(1)[0]
-        if 2 * count > joints.total() >= SEEN and joint.strip() and not _NUMBERS.fullmatch(pair):
-            usual[pair] = joint
-    return usual
+        for left, joint, right in _joined(caption):
+            pairs.setdefault(f"{left} {right}", Counter())[joint] += 1
+            if right:
+                pairs.setdefault(f" {right}", Counter())[STOP if STOP in joint else " "] += 1
+    most = {
+        pair: joint
+        for pair, joints in pairs.items()
+        for joint, count in joints.most_common(1)
+        if 2 * count > joints.total() >= SEEN and not _NUMBERS.fullmatch(pair)
+    }
+    begins = {pair for pair, joint in most.items() if pair[0] == " " and joint == STOP}
+    return {
+        pair: joint
+        for pair, joint in most.items()
+        if joint.strip() or f" {pair.partition(' ')[2]}" in begins
+    }
 
 
-def _joint(between: str, last: bool) -> str:
-    """Return what stands between two words, reduced to what is written again."""
+def _joined(caption: str) -> Iterator[tuple[str, str, str]]:
+    """Yield each of a caption's words, what follows it, and the word after that or ""."""
+    last, joint = "", ""
+    for sentence in _NEXT_SENTENCE.split(unicodedata.normalize("NFKC", caption)):
+        text = _UNIT.sub(r" \1", sentence.lower())
+        words = list(_WORD.finditer(text))
+        if words and last:
+            yield last, joint + STOP, words[0][0]
+        for left, right in pairwise(words):
+            yield left[0], _joint(text[left.end() : right.start()]), right[0]
+        if words:
+            last, joint = words[-1][0], ")" if ")" in text[words[-1].end() :] else ""
+    if last:
+        yield last, joint, ""
+
+
+def _joint(between: str) -> str:
+    """Return what stands between two words of a sentence, reduced to what is written again."""
     if between in ("-", "\u2010", "\u2011", "/"):
         return "/" if between == "/" else "-"
-    closed = ")" if ")" in between else ""
-    if last:
-        return closed
     pause = ":" if ":" in between else "," if "," in between or ";" in between else ""
-    return f"{closed}{pause} {'(' if '(' in between else ''}"
+    return f"{')' if ')' in between else ''}{pause} {'(' if '(' in between else ''}"
 
 
 def _balanced(joints: list[str]) -> list[str]:
-    """Return what follows each word of a sentence with brackets in pairs, a few words in each."""
+    """Return what follows each word with brackets in pairs, a few words of a sentence in each."""
     kept = [re.sub(r"[()]", "", joint) for joint in joints]
     start = None
     for i, joint in enumerate(joints):
@@ -127,6 +124,8 @@ def _balanced(joints: list[str]) -> list[str]:
         if start is not None and ends and i - start <= BRACKETED:
             kept[start] += "("
             kept[i] = f"){kept[i]}"
+            start = None
+        if STOP in joint:
             start = None
         if "(" in joint:
             start = i
@@ -141,11 +140,12 @@ class CaptionTokenizer:
 
     Attributes:
         words: the vocabulary in the order of its numbers; the first four are
-            `<pad>` 0, `<start>` 1, `<end>` 2, `<unk>` 3. `STOP` between sentences is a word.
+            `<pad>` 0, `<start>` 1, `<end>` 2, `<unk>` 3.
         max_words: words kept of a caption.
         written: words that are written with capitals: `{"ct": "CT"}`.
-        joints: what is written between two words but a space, and after a sentence's last one:
-            `{"t2 weighted": "-", "mass arrow": " (", "arrow ": ")"}`.
+        joints: what is written between two words but a space, after the last one, and between
+            any word and one that begins a sentence, in this order:
+            `{"t2 weighted": "-", "mass arrow": " (", "arrow ": ")", " there": ". "}`.
         as_sentences: whether captions begin with a capital and end with a full stop.
     """
 
@@ -182,7 +182,7 @@ class CaptionTokenizer:
             UserError: no word is that frequent.
         """
         captions = list(captions)
-        counts = Counter(word for caption in captions for word in _with_stops(caption))
+        counts = Counter(word for caption in captions for word in clean(caption))
         # by frequency, then alphabet, so that the numbers do not depend on the captions' order
         ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         words = [word for word, count in ranked if count >= min_frequency]
@@ -223,7 +223,7 @@ class CaptionTokenizer:
         """
         tokens = np.zeros((len(captions), self.length), np.int32)
         for row, caption in zip(tokens, captions, strict=True):
-            words = _with_stops(caption)
+            words = clean(caption)
             numbers = [START, *(self._number.get(word, UNKNOWN) for word in words), END]
             if len(numbers) > self.length:
                 numbers = numbers[: self.length - 1]
@@ -240,28 +240,25 @@ class CaptionTokenizer:
             `"Axial CT of the neck. No mass."`; without full stop at the end where there is no
             `<end>`.
         """
-        found: list[list[str]] = [[]]
+        words = []
         ended = False
         for token in tokens:
             if token == END:
                 ended = True
                 break
             if token > UNKNOWN:
-                if self.words[token] == STOP:
-                    found.append([])
-                else:
-                    found[-1].append(self.words[token])
-        texts = [self._sentence(words) for words in found if words]
-        if not self.as_sentences:
-            return f"{STOP} ".join(texts)
-        text = f"{STOP} ".join(map(_capitalised, texts))
-        return text + STOP if ended and text else text
-
-    def _sentence(self, words: list[str]) -> str:
-        joints = [self.joints.get(f"{a} {b}", " ") for a, b in pairwise(words)]
-        joints = _balanced([*joints, self.joints.get(f"{words[-1]} ", "")])
-        written = [self.written.get(word, word) for word in words]
-        return "".join(word + joint for word, joint in zip(written, joints, strict=True))
+                words.append(self.words[token])
+        if not words:
+            return ""
+        usual = self.joints.get
+        joints = [usual(f"{a} {b}", usual(f" {b}", " ")) for a, b in pairwise(words)]
+        joints = _balanced([*joints, usual(f"{words[-1]} ", "")])
+        text, begins = "", self.as_sentences
+        for word, joint in zip(words, joints, strict=True):
+            written = self.written.get(word, word)
+            text += (_capitalised(written) if begins else written) + joint
+            begins = self.as_sentences and STOP in joint
+        return f"{text}." if ended and self.as_sentences else text
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the vocabulary as JSON."""
@@ -290,7 +287,7 @@ class CaptionTokenizer:
             raise UserError(f"{path} holds no caption vocabulary ({error}).") from error
 
 
-def _capitalised(sentence: str) -> str:
+def _capitalised(word: str) -> str:
     """Return it with a capital first, unless that would be another letter when read again."""
-    first = sentence[:1].upper()
-    return first + sentence[1:] if first.lower() == sentence[:1] else sentence
+    first = word[:1].upper()
+    return first + word[1:] if first.lower() == word[:1] else word

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from roco_caption.files import UserError
-from roco_caption.text import END, PAD, SPECIAL, START, UNKNOWN, CaptionTokenizer, clean, sentences
+from roco_caption.text import END, PAD, SPECIAL, START, UNKNOWN, CaptionTokenizer, clean
 
 ROCO_TEXT = Path(__file__).parents[2] / "shared" / "roco_text"
 
@@ -60,23 +60,31 @@ def test_round_trip_through_numbers_and_through_the_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("caption", "parts"),
+    ("caption", "back"),
     [
-        ("CT of the neck. No mass.", ["ct of the neck", "no mass"]),
-        ('"Both eyes!" (Left.) Note 1.6 cm.', ["both eyes", "left", "note 1.6 cm"]),
-        ("L. kidney vs. Right, e.g. CT; see Fig. 2", None),
-        ("scan. of 5. cm 2. 3. ...", None),  # no capital begins a sentence
-        ("Siemens MRI. 3 T", None),
-        ("", []),
+        ("CT of the neck. No mass.", None),
+        ("Both eyes! (Left.) Note 1.6 cm", "Both eyes. Left. Note 1.6 cm."),
+        ("L. kidney vs. Right, e.g. CT, see Fig. 2", "L kidney vs Right, e g CT, see Fig 2."),
+        ("Scan. of 5. cm 2. 3. ...", "Scan of 5 cm 2 3."),  # no capital begins a sentence
+        ("A mass (white arrow). It grows (arrow).", None),
     ],
 )
-def test_sentences_end_where_a_capital_begins_the_next(caption, parts):
-    found = [" ".join(words) for words in sentences(caption)]
-    assert found == ([" ".join(clean(caption))] if parts is None else parts)
+def test_sentences_end_where_a_capital_begins_the_next(caption, back):
+    tokenizer = CaptionTokenizer.fit([caption] * 3, min_frequency=1, max_words=20)
+    (row,) = tokenizer.encode([caption])
+    assert tokenizer.decode(row[1:]) == (back or caption)
+
+
+def test_a_word_that_mostly_begins_sentences_begins_one_after_any_word():
+    captions = ["A mass. There is edema.", "A cyst. There is none", "A mass and there is a cyst"]
+    tokenizer = CaptionTokenizer.fit(captions * 3, min_frequency=1, max_words=20)
+    rows = tokenizer.encode(["edema there is a mass there is a mass and there"])
+    assert tokenizer.decode(rows[0][1:]) == "Edema. There is a mass. There is a mass and there."
 
 
 def test_captions_come_back_as_sentences_with_the_capitals_that_words_have():
     captions = ["Axial CT of the neck. A mass on T2 MRI.", "MRI of the Neck. No mass on ct or CT"]
+    captions *= 3
     tokenizer = CaptionTokenizer.fit(captions, min_frequency=1, max_words=20)
     assert tokenizer.written == {"ct": "CT", "mri": "MRI", "t2": "T2"}  # neck: both, as often
     rows = tokenizer.encode(captions)
@@ -159,7 +167,7 @@ def test_real_captions_survive_the_round_trip():
     decoded = pd.Series([tokenizer.decode(row[1:]) for row in rows])
     assert not (rows == UNKNOWN).any()
     assert (decoded.map(clean) == pd.Series(captions).map(clean)).all()
-    assert decoded.str.contains(r"[.] [A-Z].*[.]$").mean() > 0.2  # of several sentences
+    assert decoded.str.contains(r"[.] [A-Z].*[.]$").mean() > 0.05  # of several sentences
     assert (
         decoded.str.contains(r"\bCT\b").mean() > 0.1 and not decoded.str.contains(r"\bct\b").any()
     )
