@@ -49,7 +49,7 @@ VARIANTS: dict[str, dict] = {
     "no mentions": {"build": {"mentions": 0.0}},
     "mentions 3": {"build": {"mentions": 3.0}},
     "greedy": {"search": {"beams": 1, "no_repeat": 0, "neighbours": 0}},
-    "3 beams, no neighbours": {"search": {"beams": 3, "neighbours": 0}},
+    "3 beams; no neighbours": {"search": {"beams": 3, "neighbours": 0}},
     "length not matched": {"match": False},
     "dropout 0.3": {"build": {"dropout": 0.3}},
     "512 units": {"build": {"units": 512}},
@@ -58,7 +58,7 @@ VARIANTS: dict[str, dict] = {
     "attention": {"build": {"attention": True}},
     "attention; mentions 1": {"build": {"attention": True, "mentions": 1.0}},
     "attention; no concepts": {"build": {"attention": True, "concepts": 0}},
-    "attention; 3 beams, no neighbours": {
+    "attention; 3 beams; no neighbours": {
         "build": {"attention": True},
         "search": {"beams": 3, "neighbours": 0},
     },

@@ -44,3 +44,11 @@ def test_training_and_decoding_are_measured(short, capsys):
     for row in found:
         assert {"ours", "classic", "unit", "ratio", "limit", "share_of_limit"} <= set(row)
         assert row["ratio"] == pytest.approx(row["ours"] / row["classic"], rel=1e-2)
+
+
+def test_experiments_have_names_that_can_be_listed():
+    """`ROCO_VARIANTS` and `ROCO_FINAL` are lists with commas."""
+    from benchmarks import experiments
+
+    assert list(experiments.VARIANTS) == experiments.NAMES
+    assert set(experiments.FINAL) <= set(experiments.VARIANTS)
