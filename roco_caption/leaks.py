@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from roco_caption.text import clean
+from roco_caption.cleaning import clean
 
 TRAIN = "train"
 PROJECTED = 256  # dimensions are enough: the nearer two rows, the less a projection errs
