@@ -16,27 +16,27 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from roco_caption.backend import compiled, quiet_tensorflow
-from roco_caption.runtime import detect, setting
+from roco_caption.core.backend import compiled, quiet_tensorflow
+from roco_caption.core.machine import detect, setting
 
 quiet_tensorflow()
 
-import keras  # noqa: E402
-import numpy as np  # noqa: E402
-import pandas as pd  # noqa: E402
+import keras
+import numpy as np
+import pandas as pd
 
-from benchmarks import classic  # noqa: E402
-from roco_caption import training  # noqa: E402
-from roco_caption.batches import plan  # noqa: E402
-from roco_caption.captioner import Captioner, Search  # noqa: E402
-from roco_caption.dataset import read_dataset  # noqa: E402
-from roco_caption.encoders import build_encoder  # noqa: E402
-from roco_caption.images import image_batches  # noqa: E402
-from roco_caption.model import Captioning, build_captioning  # noqa: E402
-from roco_caption.phantoms import make_phantoms  # noqa: E402
-from roco_caption.replicas import Replicas  # noqa: E402
-from roco_caption.scaling import fit_scaler  # noqa: E402
-from roco_caption.text import PAD, CaptionTokenizer, clean  # noqa: E402
+from benchmarks import classic
+from roco_caption.data.images import image_batches
+from roco_caption.data.phantoms.dataset import make_phantoms
+from roco_caption.data.roco import read_dataset
+from roco_caption.decoder.model import Decoder, build_decoder
+from roco_caption.decoder.scaler import fit_scaler
+from roco_caption.features.encoder import build_encoder
+from roco_caption.search.captioner import Captioner, Search
+from roco_caption.text.tokenizer import PAD, CaptionTokenizer
+from roco_caption.text.words import clean
+from roco_caption.training import loop as training
+from roco_caption.training.batches import Replicas, plan
 
 SECONDS = setting("SECONDS", 30.0)
 MAX_WORDS = setting("MAX_WORDS", 50)
@@ -128,12 +128,12 @@ def flops(words: float, vocab_size: int, embedding: int = 256, units: int = 256)
     return 2.0 * words * (4 * units * (embedding + units) + units * units + units * vocab_size)
 
 
-def train(features: np.ndarray, tokens: np.ndarray, sizes: dict) -> Captioning:
+def train(features: np.ndarray, tokens: np.ndarray, sizes: dict) -> Decoder:
     """Captions a second in training, each of our batch sizes against the better classic one."""
     slow = {}
     words = int((tokens != PAD).sum()) - len(tokens)
     for batch_size in (32, 64):
-        model = classic.model(build_captioning(**sizes).next_word)
+        model = classic.model(build_decoder(**sizes).next_word)
         model.compile(keras.optimizers.AdamW(1e-3), "categorical_crossentropy", jit_compile=False)
 
         def steps(model: keras.Model = model, batch_size: int = batch_size) -> Iterable[int]:
@@ -148,9 +148,9 @@ def train(features: np.ndarray, tokens: np.ndarray, sizes: dict) -> Captioning:
     for precision, batch_size in itertools.product(PRECISIONS, BATCHES):
         product = products[precision]
         limit = len(tokens) * product / (3 * flops(words, sizes["vocab_size"]))
-        captioning = build_captioning(**sizes, mentions=1.0)
-        captioning.next_word.get_layer("scaler").set_weights(fit_scaler(features))
-        model = captioning.every_word
+        decoder = build_decoder(**sizes)
+        decoder.next_word.get_layer("scaler").set_weights(fit_scaler(features))
+        model = decoder.every_word
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
         model.compile(keras.optimizers.AdamW(2e-3), loss, jit_compile=False)
         replicas, seconds = Replicas(model, precision=precision), []
@@ -167,12 +167,12 @@ def train(features: np.ndarray, tokens: np.ndarray, sizes: dict) -> Captioning:
             classic_batch=max(slow, key=slow.get), vocab_size=sizes["vocab_size"],
             words_a_caption=words / len(tokens), matrix_gflops=product / 1e9,
         )  # fmt: skip
-    return captioning
+    return decoder
 
 
 def decode(captioner: Captioner, features: np.ndarray, product: float) -> None:
     """Words a second in decoding, ends counted."""
-    tokenizer, model = captioner.tokenizer, captioner.captioning.next_word
+    tokenizer, model = captioner.tokenizer, captioner.decoder.next_word
     loops = again(lambda: classic.greedy(model, features, tokenizer.max_words))
     slow = rate(len(words) for words in loops)
     for name, search in {
@@ -216,9 +216,9 @@ def main() -> None:
         tokens = tokenizer.encode(captions)
         features = np.random.default_rng(0).normal(size=(len(tokens), 4096)).astype(np.float16)
         sizes = {"vocab_size": tokenizer.vocab_size, "max_len": max_words + 1}
-        captioning = train(features, tokens, sizes)
+        decoder = train(features, tokens, sizes)
         if "decoding" in STAGES:
-            captioner = Captioner(captioning, tokenizer, sizes=sizes, encoder={})
+            captioner = Captioner(decoder, tokenizer, sizes=sizes, encoder={})
             decode(captioner, features, matrix_product())
 
 

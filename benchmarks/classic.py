@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from roco_caption.text import END, PAD, START, UNKNOWN
+from roco_caption.text.tokenizer import END, PAD, START, UNKNOWN
 
 
 def extract(encoder: keras.Model, paths: Sequence[Path]) -> Iterator[np.ndarray]:

@@ -23,25 +23,19 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import pandas as pd
 
-from roco_caption import baselines
-from roco_caption.captioner import Search
-from roco_caption.consensus import Consensus
-from roco_caption.dataset import cases_of, locate_dataset, read_dataset
-from roco_caption.ensemble import Ensemble
-from roco_caption.evaluation import score_table
-from roco_caption.features import (
-    extract_features,
-    read_features_file,
-    with_features,
-    with_grid_file,
-)
-from roco_caption.lengths import match_length
-from roco_caption.model import build_captioning, fit_scalers
-from roco_caption.phantom_reading import shares_right
-from roco_caption.runtime import detect, set_seeds, setting
-from roco_caption.searching import FeatureCaptioner
-from roco_caption.text import CaptionTokenizer
-from roco_caption.training import Captions, train
+from roco_caption.core.machine import detect, set_seeds, setting
+from roco_caption.data.roco import cases_of, locate_dataset, read_dataset
+from roco_caption.decoder.model import Ensemble, build_decoder, fit_scalers
+from roco_caption.features.extract import extract_features
+from roco_caption.features.given import read_features_file, with_grid_file
+from roco_caption.features.table import with_features
+from roco_caption.scores import baselines
+from roco_caption.scores.phantoms import shares_right
+from roco_caption.scores.table import score_table
+from roco_caption.search.captioner import Captioner, Search
+from roco_caption.search.rerank import Consensus, match_length
+from roco_caption.text.tokenizer import CaptionTokenizer
+from roco_caption.training.loop import CaptionData, train
 
 # What differs from the notebook's settings: in the decoder, in training, in the search.
 VARIANTS: dict[str, dict] = {
@@ -120,7 +114,7 @@ class Data:
 
 def fitted(
     data: Data, variant: dict, seed: int, learn: pd.DataFrame, tune: pd.DataFrame, folder: Path
-) -> FeatureCaptioner:
+) -> Captioner:
     """Train a variant and find its length, both as the notebook does."""
     build, options = variant.get("build", {}), variant.get("train", {})
     attention = build.get("attention", False)
@@ -132,25 +126,25 @@ def fitted(
     if attention:
         sizes["grid_size"] = known[1].shape[1:]
     set_seeds(seed)
-    captioning = build_captioning(vocab_size=tokenizer.vocab_size, **sizes)
-    fit_scalers([captioning], known, tokenizer.encode(learn.caption), cases_of(learn.id))
+    decoder = build_decoder(vocab_size=tokenizer.vocab_size, **sizes)
+    fit_scalers([decoder], known, tokenizer.encode(learn.caption), cases_of(learn.id))
     digest = hashlib.sha256(json.dumps([build, options, seed]).encode()).hexdigest()[:12]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         train(
-            captioning, Captions(known, tokenizer.encode(learn.caption)),
-            Captions(inner, tokenizer.encode(tune.caption)), folder / digest, seed=seed,
+            decoder, CaptionData(known, tokenizer.encode(learn.caption)),
+            CaptionData(inner, tokenizer.encode(tune.caption)), folder / digest, seed=seed,
             precision=PRECISION, **options,
         )  # fmt: skip
     search = Search(**{"beams": 20, "neighbours": 10} | variant.get("search", {}))
-    captioner = FeatureCaptioner(captioning, tokenizer, search)
+    captioner = Captioner(decoder, tokenizer, search)
     if search.neighbours:
-        captioner.consensus = Consensus.fit(captioning, known, tokenizer.encode(learn.caption))
+        captioner.consensus = Consensus.fit(decoder, known, tokenizer.encode(learn.caption))
     if variant.get("match", True) and captioner.search.beams > 1:
         captioner.search = match_length(captioner, inner, tokenizer.encode(tune.caption))
     return captioner
 
 
-def texts(captioner: FeatureCaptioner, features: object) -> list[str]:
+def texts(captioner: Captioner, features: object) -> list[str]:
     """Return the captions' texts."""
     return [caption.text for caption in captioner.caption_features(features)]
 
@@ -197,10 +191,10 @@ def final(data: Data, name: str, folder: Path) -> pd.DataFrame:
     ]
     tune_inputs = data.inputs(tune.id, attention)
 
-    def ensemble(members: list[FeatureCaptioner]) -> FeatureCaptioner:
+    def ensemble(members: list[Captioner]) -> Captioner:
         one = members[0]
         decoder = Ensemble([member.captioning for member in members])
-        captioner = FeatureCaptioner(decoder, one.tokenizer, one.search)
+        captioner = Captioner(decoder, one.tokenizer, one.search)
         if one.search.neighbours:
             known = data.inputs(learn.id, attention), one.tokenizer.encode(learn.caption)
             captioner.consensus = Consensus.fit(decoder, *known)

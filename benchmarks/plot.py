@@ -16,7 +16,7 @@ matplotlib.use("Agg")
 
 from matplotlib.figure import Figure
 
-from roco_caption.figures import BLUE, GREY, INK, ORANGE
+from roco_caption.show.figures import BLUE, GREY, INK, ORANGE
 
 
 def _rounded(value: float) -> str:

@@ -19,7 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import pandas as pd
 
-from roco_caption.runtime import detect, setting
+from roco_caption.core.machine import detect, setting
 
 TRAINING, TEST = 65_450, 8_180  # ROCO's radiology images that can be read
 
@@ -30,8 +30,8 @@ def captions(count: int) -> list[str]:
     if path:
         known = list(pd.read_csv(path, sep="\t", header=None, quoting=3).iloc[:, -1])
     else:
-        from roco_caption.dataset import read_dataset
-        from roco_caption.phantoms import make_phantoms
+        from roco_caption.data.phantoms.dataset import make_phantoms
+        from roco_caption.data.roco import read_dataset
 
         with tempfile.TemporaryDirectory() as folder:
             root = make_phantoms(folder, train=600, validation=8, test=8, progress=False)
@@ -43,12 +43,11 @@ def rehearse(share: float) -> dict[str, float]:
     """Train an epoch and decode as the notebook does; return seconds, and gigabytes at most."""
     import resource
 
-    from roco_caption.consensus import Consensus
-    from roco_caption.lengths import match_length
-    from roco_caption.model import build_captioning, fit_scalers
-    from roco_caption.searching import FeatureCaptioner, Search
-    from roco_caption.text import CaptionTokenizer
-    from roco_caption.training import Captions, train
+    from roco_caption.decoder.model import build_decoder, fit_scalers
+    from roco_caption.search.captioner import Captioner, Search
+    from roco_caption.search.rerank import Consensus, match_length
+    from roco_caption.text.tokenizer import CaptionTokenizer
+    from roco_caption.training.loop import CaptionData, train
 
     rng, n = np.random.default_rng(0), int(TRAINING * share)
     features = np.empty((n, 4096), np.float16)
@@ -64,20 +63,20 @@ def rehearse(share: float) -> dict[str, float]:
     tokens = tokenizer.encode(texts)
     timed("words", start)
     start = time.perf_counter()
-    captioning = build_captioning(vocab_size=tokenizer.vocab_size, max_len=51, mentions=1.0)
-    fit_scalers([captioning], features, tokens)
+    decoder = build_decoder(vocab_size=tokenizer.vocab_size, max_len=51, mentions=1.0)
+    fit_scalers([decoder], features, tokens)
     timed("scaler", start)
-    few = Captions(features[:1024], tokens[:1024])
+    few = CaptionData(features[:1024], tokens[:1024])
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        learn, precision = Captions(features, tokens), detect().precision
-        train(captioning, learn, few, folder, epochs=1, batch_size=256, precision=precision)
+        learn, precision = CaptionData(features, tokens), detect().precision
+        train(decoder, learn, few, folder, epochs=1, batch_size=256, precision=precision)
     timed("epoch", start)
     start = time.perf_counter()
-    consensus = Consensus.fit(captioning, features, tokens)
+    consensus = Consensus.fit(decoder, features, tokens)
     timed("consensus", start)
     start = time.perf_counter()
-    captioner = FeatureCaptioner(captioning, tokenizer, Search(20, neighbours=10), consensus)
+    captioner = Captioner(decoder, tokenizer, Search(20, neighbours=10), consensus)
     captioner.search = match_length(captioner, few.features, few.tokens)
     timed("length", start)
     test = features[: int(TEST * share)]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as benchmarks
-from roco_caption.captioner import Captioner
-from roco_caption.text import CaptionTokenizer
+from roco_caption.search.captioner import Captioner
+from roco_caption.text.tokenizer import CaptionTokenizer
 
 
 @pytest.fixture
@@ -28,8 +28,8 @@ def test_training_and_decoding_are_measured(short, capsys):
     tokens = tokenizer.encode(captions)
     features = np.random.default_rng(0).normal(size=(40, 4096)).astype(np.float16)
     sizes = {"vocab_size": tokenizer.vocab_size, "max_len": 7}
-    captioning = benchmarks.train(features, tokens, sizes)
-    captioner = Captioner(captioning, tokenizer, sizes=sizes, encoder={})
+    decoder = benchmarks.train(features, tokens, sizes)
+    captioner = Captioner(decoder, tokenizer, sizes=sizes, encoder={})
     benchmarks.decode(captioner, features, 1e11)
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line[:1] == "{"]
     assert [row["name"] for row in found] == [

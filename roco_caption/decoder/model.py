@@ -1,0 +1,295 @@
+"""The merge decoder `image_captioning`: its layers, its forward pass, and ensembles of it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from roco_caption.decoder.concepts import SAMPLE, Concepts, fit_concepts
+from roco_caption.decoder.layers import LSTM, GridCells, LastWord, WordAttention, open_gates
+from roco_caption.decoder.scaler import FeatureScaler, fit_scaler
+from roco_caption.features.table import arrays_of, sampled
+
+BLOCK = 256  # images processed at once
+Step = Callable[[Any, Any, Any], tuple[Any, Any]]
+
+
+class Decoder:
+    """One set of layers in two views, and its step from word to word.
+
+    In the merge architecture (Tanti, Gatt, Camilleri 2018, "Where to put the Image in an Image
+    Caption Generator") the image never enters the LSTM, so the LSTM's state after a word is the
+    same whether it read the words up to there or the whole caption. One pass over a caption
+    therefore trains what one sample per prefix trains, at a fraction of the work.
+
+    Attributes:
+        next_word: `image_captioning`, the view of the README's table: `input_img` (n, d),
+            `input_txt` (n, t) → probabilities of the next word (n, vocab_size).
+        every_word: the training view: the same inputs → logits (n, t, vocab_size), row i for the
+            word after `input_txt[:, : i + 1]`.
+
+    With attention each has a second input, `input_grid` (n, cells, channels).
+
+    Args:
+        parts: the layers by name.
+        images: the shapes of an image's features, and with attention of its grid.
+        max_len: columns of `next_word`'s `input_txt`.
+    """
+
+    def __init__(
+        self, parts: dict[str, layers.Layer], images: Sequence[tuple[int, ...]], max_len: int
+    ) -> None:
+        self.parts = parts
+        names = ("input_img", "input_grid")
+        inputs = [keras.Input(s, name=n) for n, s in zip(names, images, strict=False)]
+        image = self.describe(tuple(inputs))
+        words = keras.Input((max_len,), dtype="int32", name="input_txt")
+        last = parts["drop_lstm"](parts["last_word"](self._read(words), words))
+        probabilities = parts["softmax"](parts["one_word"](self.speak(last, image)))
+        self.next_word = keras.Model([*inputs, words], probabilities, name="image_captioning")
+        words = keras.Input((None,), dtype="int32", name="input_txt")
+        logits = self.speak(parts["drop_lstm"](self._read(words)), image)
+        self.every_word = keras.Model([*inputs, words], logits, name="image_captioning_training")
+
+    @property
+    def members(self) -> list[Decoder]:
+        """Itself, as the only member; see `Ensemble`."""
+        return [self]
+
+    @property
+    def rates_cells(self) -> bool:
+        """Whether its concepts tell which parts of the image support a word."""
+        return "concepts_grid" in self.parts
+
+    def describe(self, features: Any, *, blank: bool = False) -> tuple[Any, ...]:
+        """Encode images for `speak`.
+
+        Args:
+            features: float (n, d); with attention a pair of them and the grids.
+            blank: whether to describe the average training image instead.
+
+        Returns:
+            What is added to the LSTM's outputs, (n, units), and with attention the cells,
+            (n, cells, units).
+        """
+        parts, names = self.parts, ("scaler", "scaler_grid")
+        scaled = [parts[n](array) for n, array in zip(names, arrays_of(features), strict=False)]
+        if blank:
+            scaled = [ops.zeros_like(array) for array in scaled]
+        described, *grid = scaled
+        if self.rates_cells:
+            rated = parts["concepts"](described), parts["concepts_grid"](parts["flat"](*grid))
+            described = parts["both_concepts"](rated)
+        vector = parts["image"](parts["drop_image"](described))
+        if not grid:
+            return (vector,)
+        return parts["drop_pooled"](vector), parts["cells"](parts["drop_grid"](*grid))
+
+    def vector(self, features: Any) -> Any:
+        """Return what is added to the LSTM's outputs for each image, float32 (n, units)."""
+        return self.describe(features)[0]
+
+    def _read(self, words: Any) -> Any:
+        parts = self.parts
+        return parts["lstm"](parts["drop_words"](parts["embedding"](words)))
+
+    def speak(self, outputs: Any, image: tuple[Any, ...]) -> Any:
+        """Map the LSTM's outputs (n, t, units) and `describe`'s arrays to logits (n, t, words)."""
+        parts, (vector, *cells) = self.parts, image
+        merged = parts["merge"]([outputs, parts["per_word"](vector)])
+        if cells:
+            merged = parts["merge_attended"]([merged, parts["attention"](merged, *cells)])
+        return parts["dense"](parts["hidden"](merged))
+
+    def start(self, features: Any, *, blank: bool = False) -> tuple[Step, Any, Any]:
+        """Return the step from word to word, and what a search starts from.
+
+        Args:
+            features: as `describe` takes them.
+            blank: as `describe` takes it.
+
+        Returns:
+            The step, `(tokens int (m, k), state, image) → (logits (m, k, vocab_size), state)`,
+            for `k` captions of each of `m` images; the LSTM's initial state, h and c, each
+            (n, units), which the step takes as (m, k, units); and `describe`'s arrays, which the
+            step takes for its `m` images.
+        """
+        image, cell = self.describe(features, blank=blank), self.parts["lstm"].cell
+        # the gates' input is one word and nothing else, so its projection is looked up
+        projected = ops.matmul(self.parts["embedding"].embeddings, cell.kernel) + cell.bias
+
+        def step(tokens: Any, state: Any, image: Any) -> tuple[Any, Any]:
+            h, c = state
+            gates = ops.take(projected, tokens, axis=0) + ops.matmul(h, cell.recurrent_kernel)
+            h, c, _ = open_gates(gates, c)
+            return self.speak(h, image), (h, c)
+
+        rest = ops.zeros_like(image[0])
+        return step, (rest, rest), image
+
+
+def build_decoder(
+    *,
+    vocab_size: int,
+    max_len: int,
+    feature_size: int = 4096,
+    components: int = 256,
+    embedding_size: int = 256,
+    units: int = 256,
+    dropout: float = 0.5,
+    image_dropout: float = 0.1,
+    attention: bool = False,
+    grid_size: Sequence[int] = (49, 512),
+    grid_components: int = 128,
+    concepts: int = 512,
+    pooled_dropout: float = 0.2,
+) -> Decoder:
+    """Build the decoder.
+
+    Args:
+        vocab_size: tokens, the special ones included.
+        max_len: columns of `input_txt`: the start token and the words.
+        feature_size: length d of an image's features.
+        components: principal components of them that the scaler keeps.
+        embedding_size: length of a word's embedding.
+        units: of the LSTM, and of the image's vector that is added to its output.
+        dropout: of the embeddings and of the LSTM's output.
+        image_dropout: of the image's components, which are hardly redundant.
+        attention: whether to attend to the image's grid at every word.
+        grid_size: cells of an image's grid, and channels of each.
+        grid_components: principal components of the channels that are kept.
+        concepts: with attention, the number of words rated from the features, and again from the
+            whole grid, to describe the image, see `Concepts`; 0 uses the features' components.
+        pooled_dropout: with attention, share of the images whose vector is dropped in training, or
+            the attention would not be trained.
+
+    Returns:
+        The `Decoder`. Padding is 0 and only on the right; the LSTM gets no mask, so that cuDNN's
+        LSTM is used on NVIDIA cards.
+    """
+    parts: dict[str, layers.Layer] = {}
+
+    def add(layer: layers.Layer, *shape: int) -> None:
+        parts[layer.name] = layer
+        if shape:
+            layer.build((None, *shape))
+
+    add(FeatureScaler(components, name="scaler"), feature_size)
+    if attention:
+        add(FeatureScaler(grid_components, name="scaler_grid"), *grid_size)
+        if concepts:
+            # all cells at once, each with weights of its own: so sides and sizes can be told
+            add(layers.Flatten(name="flat"))
+            add(Concepts(concepts, name="concepts_grid"), grid_size[0] * grid_components)
+            add(Concepts(concepts, name="concepts"), components)
+            add(layers.Concatenate(name="both_concepts"))
+    add(layers.Dense(units, name="image"))
+    add(layers.Dropout(image_dropout, name="drop_image"))
+    add(layers.Embedding(vocab_size, embedding_size, name="embedding"))
+    add(LSTM(units, name="lstm"))
+    add(layers.Dropout(dropout, name="drop_words"))
+    add(layers.Dropout(dropout, name="drop_lstm"))
+    add(LastWord(name="last_word"))
+    add(layers.Reshape((1, units), name="per_word"))
+    add(layers.Add(name="merge"))
+    # what a side or a size looks like depends on the finding, which a sum alone cannot express
+    add(layers.Dense(units, activation="tanh", name="hidden"))
+    add(layers.Dense(vocab_size, name="dense"))
+    add(layers.Reshape((vocab_size,), name="one_word"))
+    add(layers.Softmax(name="softmax"))
+    if attention:
+        add(WordAttention(units, name="attention"))
+        add(layers.Dropout(pooled_dropout, noise_shape=(None, 1), name="drop_pooled"))
+        add(layers.Dropout(image_dropout, name="drop_grid"))
+        add(GridCells(units, name="cells"))
+        add(layers.Add(name="merge_attended"))
+    images = [(feature_size,), tuple(grid_size)] if attention else [(feature_size,)]
+    return Decoder(parts, images, max_len)
+
+
+class Ensemble:
+    """Decoders of one vocabulary, trained from different seeds, used in place of one `Decoder`.
+
+    Before each word their probabilities are averaged, which is better than each, as their errors
+    differ (Hansen and Salamon 1990, "Neural Network Ensembles"). Training and decoding cost as many
+    times more as there are members.
+
+    Args:
+        members: one or more; all with attention or all without.
+    """
+
+    def __init__(self, members: Sequence[Decoder]) -> None:
+        self.members = list(members)
+
+    @property
+    def rates_cells(self) -> bool:
+        """As `Decoder.rates_cells`."""
+        return self.members[0].rates_cells
+
+    def vector(self, features: Any) -> Any:
+        """Return the members' vectors side by side, float32 (n, members * units)."""
+        return ops.concatenate([member.vector(features) for member in self.members], axis=1)
+
+    def start(self, features: Any, *, blank: bool = False) -> tuple[Step, Any, Any]:
+        """Return the members' joint step and what it starts from; see `Decoder.start`."""
+        steps, states, images = zip(
+            *(member.start(features, blank=blank) for member in self.members), strict=True
+        )
+
+        def step(tokens: Any, state: Any, image: Any) -> tuple[Any, Any]:
+            results = [
+                step(tokens, *parts) for step, *parts in zip(steps, state, image, strict=True)
+            ]
+            log_ps = ops.stack([ops.log_softmax(logits, axis=-1) for logits, _ in results])
+            mean = ops.logsumexp(log_ps, axis=0) - math.log(len(steps))
+            return mean, tuple(state for _, state in results)
+
+        return step, states, images
+
+
+def combine(members: Sequence[Decoder]) -> Decoder | Ensemble:
+    """Return the one decoder, or the `Ensemble` of several."""
+    return members[0] if len(members) == 1 else Ensemble(members)
+
+
+def member_folder(folder: str | os.PathLike, k: int) -> Path:
+    """Return the folder of member `k`'s training; the first member's is the run's own folder."""
+    return Path(folder) / f"member{k + 1}" if k else Path(folder)
+
+
+def fit_scalers(
+    decoder: Decoder | Ensemble,
+    features: Any,
+    tokens: np.ndarray,
+    cases: Sequence[Any] | None = None,
+) -> None:
+    """Fit the scaler, and with attention the concepts, to the training images.
+
+    Args:
+        decoder: of `build_decoder`, or an ensemble of decoders of the same sizes.
+        features: float (n, d); with attention a pair of them and the grids.
+        tokens: the training captions, int32 (n, t).
+        cases: with attention, the patient or article of each image, see `data.roco.cases_of`.
+    """
+
+    def set_weights(name: str, weights: Sequence[np.ndarray]) -> None:
+        for member in decoder.members:
+            member.parts[name].set_weights(weights)
+
+    parts = decoder.members[0].parts
+    rows = np.arange(len(tokens))[sampled(len(tokens), SAMPLE)]
+    for kind, array in zip(("", "_grid"), arrays_of(features), strict=False):
+        scaler, concepts = parts[f"scaler{kind}"], parts.get(f"concepts{kind}")
+        set_weights(scaler.name, fit_scaler(array, scaler.components))
+        if concepts is not None:
+            blocks = [rows[i : i + BLOCK] for i in range(0, len(rows), BLOCK)]
+            scaled = np.concatenate([scaler(array[block].astype(np.float32)) for block in blocks])
+            of_rows = None if cases is None else np.asarray(cases)[rows]
+            set_weights(concepts.name, fit_concepts(scaled, tokens[rows], concepts.count, of_rows))

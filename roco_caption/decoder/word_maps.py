@@ -1,0 +1,97 @@
+"""Heat maps: how much each part of the image supports each word of a caption."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from roco_caption.core.errors import UserError
+from roco_caption.decoder.model import BLOCK, Decoder, Ensemble
+from roco_caption.features.table import arrays_of
+from roco_caption.text.tokenizer import END, PAD, CaptionTokenizer
+
+WINDOW = 1.8  # cells: standard deviation of the window that smooths a map
+PIXELS = 320  # side of a heat map
+
+
+def word_maps(
+    decoder: Decoder | Ensemble,
+    tokenizer: CaptionTokenizer,
+    features: Any,
+    captions: Sequence[str],
+) -> list[tuple[list[str], np.ndarray]]:
+    """Return how much each grid cell supports each word of its image's caption.
+
+    With attention, concepts rate words from the grid, each by a sum over all cells. The terms of
+    that sum are a word's map, without estimation or another pass (class activation maps: Zhou et
+    al. 2016, "Learning Deep Features for Discriminative Localization", with weights per cell). As
+    neighbouring cells see much the same and share a word's weights at random, the terms are
+    smoothed by a Gaussian window. Attention weights say less: attention can look at one place while
+    the word comes from another.
+
+    Args:
+        decoder: with attention and concepts.
+        tokenizer: its vocabulary.
+        features: a pair of float (n, d) and the grids, an array or `LazyRows` (n, cells, channels)
+            whose cells are those of a square, row by row.
+        captions: n texts in the same order, generated or not.
+
+    Returns:
+        For each caption its words as the decoder knows them, and by how many standard deviations
+        each cell raises each word's rating, float32 (words, cells); zeros for words that no
+        concept rates, such as most function words.
+
+    Raises:
+        UserError: the decoder has no attention, or no concepts.
+    """
+    if not decoder.rates_cells:
+        raise UserError(
+            "This captioner was trained without attention, so it has no heat maps. Train one with "
+            "ATTENTION = True."
+        )
+    parts = decoder.members[0].parts  # all members have the same concepts
+    offset, projection, rated = parts["concepts_grid"].get_weights()
+    column = {int(word): k for k, word in enumerate(rated) if word != PAD}
+    grids, maps = arrays_of(features)[1], []
+    cells = grids.shape[1]
+    offset = offset.reshape(cells, -1)
+    slopes = projection.reshape(*offset.shape, -1)
+    window = _window(cells)
+    tokens = tokenizer.encode(captions)
+    for start in range(0, len(tokens), BLOCK):
+        block = np.asarray(grids[start : start + BLOCK], np.float32)
+        centred = np.asarray(parts["scaler_grid"](block)) - offset
+        for grid, row in zip(centred, tokens[start : start + BLOCK], strict=True):
+            row = row[row > END]
+            weights = np.zeros((len(row), cells), np.float32)
+            for k, word in enumerate(row.tolist()):
+                if word in column:
+                    weights[k] = window @ (grid * slopes[:, :, column[word]]).sum(axis=1)
+            maps.append(([tokenizer.words[token] for token in row], weights))
+    return maps
+
+
+def _window(cells: int) -> np.ndarray:
+    """Return the Gaussian weight of each cell of a square for each other, float32 (cells, cells)."""
+    side = round(cells**0.5)
+    place = np.stack(np.divmod(np.arange(cells), side), axis=1)
+    distance = ((place[:, None] - place) ** 2).sum(axis=-1)
+    return np.exp(-distance / (2 * WINDOW**2)).astype(np.float32)
+
+
+def upsampled(weights: np.ndarray, size: int = PIXELS) -> np.ndarray:
+    """Return one word's map as a smooth picture, negative values set to 0.
+
+    Args:
+        weights: float (cells,), the cells of a square grid row by row.
+        size: side of the picture in pixels.
+
+    Returns:
+        float32 (size, size), at least 0.
+    """
+    side = round(len(weights) ** 0.5)
+    grid = Image.fromarray(np.asarray(weights, np.float32).reshape(side, side))
+    return np.maximum(np.asarray(grid.resize((size, size), Image.Resampling.BICUBIC)), 0)

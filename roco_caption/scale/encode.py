@@ -1,0 +1,215 @@
+"""Images of a folder or an object store to one shard of features: what each worker does."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from roco_caption.core import machine as runtime
+from roco_caption.core.errors import UserError, first_line
+from roco_caption.core.files import lock, remove_leftovers
+from roco_caption.core.progress import progress_bar
+from roco_caption.data.images import ImageError, read_image
+from roco_caption.features.encoder import build_encoder, describe
+from roco_caption.features.extract import encode_files, on_each_device
+from roco_caption.features.shards import INSTALL, filesystem, is_local, read_shards, write_shard
+from roco_caption.features.table import Features, to_float16
+
+SUFFIXES = "", ".bmp", ".dcm", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"
+FETCHES = 64  # images fetched from an object store at once, by each worker
+
+
+def find_images(url: str) -> dict[str, str]:
+    """Return the image files at or below a folder or URL, {id: path}, in the order of their paths.
+
+    Raises:
+        UserError: there is none, or two have one id.
+    """
+    fs, place = filesystem(url)
+    found: dict[str, str] = {}
+    for path in sorted(fs.find(place)):
+        name = PurePosixPath(path)
+        if name.suffix.lower() not in SUFFIXES or name.name.startswith("."):
+            continue
+        if name.stem in found:
+            raise UserError(f"{path} and {found[name.stem]} have one id. Rename one of them.")
+        found[name.stem] = path
+    if not found:
+        raise UserError(f"No image files ({', '.join(SUFFIXES[1:])}) below {url}.")
+    return found
+
+
+class ShardWorker:
+    """What one worker does: reads and encodes images as one machine would, writes a shard."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        machine = runtime.detect()
+        header = options["header"]
+        wanted, precision = header["requested"], options["precision"] or machine.precision
+        with lock(
+            Path(tempfile.gettempdir()) / "roco-caption-weights" / ".lock", "loading weights"
+        ):
+            self.models = on_each_device(
+                lambda: build_encoder(
+                    header["name"], **wanted, precision=precision, with_grid="grid" in header
+                )
+            )
+        self.options = options
+        fs, _ = filesystem(options["images"])
+        self.reading = {} if is_local(fs) else {"read": fetching(fs), "workers": FETCHES}
+
+    def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
+        ids, options = list(task["ids"]), self.options
+        try:
+            arrays: list[list[np.ndarray]] = [[], []]
+            kept: list[str] = []
+            skipped: dict[str, str] = {}
+            batches = encode_files(
+                self.models, list(task["paths"]), options["batch_size"], **self.reading
+            )
+            for positions, outputs, reasons in batches:
+                kept += [ids[i] for i in positions]
+                skipped |= {ids[i]: reason for i, reason in reasons.items()}
+                for some, output in zip(arrays, outputs, strict=False):
+                    some.append(to_float16(output))
+            whole = [np.concatenate(some) for some in arrays if some]
+            write_shard(options["shards"], kept, whole, options["header"], skipped)
+            return {"images": len(ids), "error": ""}
+        except Exception as error:  # the other shards are made all the same
+            return {"images": len(ids), "error": f"{type(error).__name__}: {first_line(error)}"}
+
+
+def fetching(fs: Any) -> Callable[..., np.ndarray]:
+    """Return what reads an image as `read_image` does, from another file system.
+
+    An image that is not there or cannot be decoded raises `ImageError`; a network that fails
+    raises its own error, so that nothing is left out for that.
+    """
+
+    def read(path: str, size: int) -> np.ndarray:
+        with tempfile.NamedTemporaryFile() as file:
+            try:
+                fs.get_file(path, file.name)
+                return read_image(file.name, size)
+            except FileNotFoundError:
+                raise ImageError(f"{path} is missing.") from None
+            except ImageError as error:
+                raise ImageError(str(error).replace(file.name, path)) from None
+
+    return read
+
+
+RETRIES = 4  # of a shard whose worker was lost: an image may be what kills them
+
+
+def extract_shards(
+    images: str,
+    shards: str,
+    *,
+    encoder: str = "vgg16",
+    encoder_weights: str = "imagenet",
+    seed: int = 0,
+    precision: str = "",
+    batch_size: int = 32,
+    attention: bool = False,
+    shard_size: int = 1024,
+    workers: int = 0,
+) -> Features:
+    """Encode images with many workers, and write their features in shards.
+
+    What the shards that are there hold is not made again; a worker that is lost costs the shard
+    that it was at, which another makes; when this process is lost, its next call goes on.
+
+    Args:
+        images: a folder or fsspec URL, all image files below which are taken, such as
+            `s3://bucket/all_data`. An image's id is its file name without the extension.
+        shards: a folder or URL, seen by all machines.
+        encoder: a key of `ENCODERS`.
+        encoder_weights: as in `build_encoder`; a path must be there on every machine.
+        seed: of random weights.
+        precision: Keras dtype policy; what each worker's machine is fastest in when empty.
+        batch_size: images encoded at once.
+        attention: whether to keep the encoder's grids too.
+        shard_size: images a shard, a multiple of `batch_size`.
+        workers: encoding at once; when 0 as many as the cluster has GPUs, or machines.
+
+    Returns:
+        The `Features` of all shards, left where they are.
+
+    Raises:
+        UserError: Ray is missing, two images have one id, or some shards could not be made.
+    """
+    requested = {"weights": encoder_weights, "seed": seed}
+    header = describe(encoder, encoder_weights, seed, with_grid=attention)
+    header |= {"requested": requested}
+    fs, place = filesystem(shards)
+    local = is_local(fs)
+    with lock(Path(place) / ".lock", "encoding images") if local else nullcontext():
+        if local:
+            remove_leftovers(Path(place) / "*.arrow")
+        files = find_images(images)
+        known = read_shards(shards, header, mend=True)
+        todo = [name for name in files if name not in known and name not in known.skipped]
+        print(f"{len(files):,} images found, {len(files) - len(todo):,} of them in {shards}.")
+        if not todo:
+            return known
+        parts = [todo[i : i + shard_size] for i in range(0, len(todo), shard_size)]
+        tasks = [{"ids": part, "paths": [files[name] for name in part]} for part in parts]
+        options = {
+            "images": images, "shards": shards, "header": header, "precision": precision,
+            "batch_size": batch_size,
+        }  # fmt: skip
+        failed = []
+        with progress_bar(total=len(todo), desc="encoding", unit="image") as bar:
+            for done in _on_workers(tasks, options, workers):
+                bar.update(done["images"])
+                failed += [done["error"]] if done["error"] else []
+        if failed:
+            raise UserError(
+                f"{len(failed)} of {len(tasks)} shards could not be made, the first because: "
+                f"{failed[0]}. Run this again when that is put right: it makes only those."
+            )
+        return read_shards(shards, header)
+
+
+def _on_workers(tasks: list[dict], options: dict, workers: int) -> Iterator[dict[str, Any]]:
+    ray = _ray("ray.data")
+    cluster = ray.cluster_resources()
+    gpus, cpus = int(cluster.get("GPU", 0)), int(cluster["CPU"])
+    workers = min(workers or gpus or len(ray.nodes()), len(tasks))
+    each = {"num_gpus": 1} if gpus else {"num_cpus": max(1, cpus // workers)}
+    # a block is a task, so that a lost worker costs one
+    data = ray.data.from_items(tasks, override_num_blocks=len(tasks))
+    pool = ray.data.ActorPoolStrategy(size=workers)
+    made = data.map(
+        ShardWorker, fn_constructor_args=(options,), compute=pool, max_task_retries=RETRIES, **each
+    )
+    try:
+        yield from made.iter_rows()
+    except ray.exceptions.RayError as error:
+        raise UserError(
+            f"Workers were lost {RETRIES + 1} times over one shard, or could not start "
+            f"({first_line(error)}). Its images are the next to be made: look for one that crashes "
+            "or a machine short of memory, then run this again; finished shards are kept."
+        ) from error
+
+
+def _ray(module: str) -> Any:
+    try:
+        __import__(module)
+    except ImportError as error:
+        raise UserError(f"{module} is missing ({first_line(error)}). {INSTALL}") from error
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(logging_level="warning")  # joins the cluster of `ray start`, or RAY_ADDRESS's
+    if module == "ray.data":
+        ray.data.DataContext.get_current().enable_progress_bars = False  # ours counts images
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+    return ray

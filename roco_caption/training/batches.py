@@ -1,0 +1,251 @@
+"""Batches of captions of like length; which ones is a pure function of seed and epoch."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from roco_caption.core.backend import multiplied_in
+from roco_caption.core.errors import UserError
+from roco_caption.features.table import arrays_of
+from roco_caption.text.tokenizer import PAD
+from roco_caption.training.checkpoint import Progress, variables_of
+
+Batch = tuple[tuple[np.ndarray, ...], np.ndarray]
+
+
+def plan(lengths: np.ndarray, *, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """Divide the captions into batches of nearly equal length, differently in every epoch.
+
+    Captions are shuffled, sorted by length within stretches of 32 batches, cut into batches, and
+    the batches shuffled: little padding, and hardly two epochs with the same batch.
+
+    Args:
+        lengths: tokens of each caption, int (n,).
+        batch_size: captions a batch; the last one may be smaller.
+        seed: the run's seed.
+        epoch: counted from 0.
+
+    Returns:
+        One int64 array of positions a batch; together each position once.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(len(lengths))
+    stretch = 32 * batch_size
+    batches = []
+    for start in range(0, len(order), stretch):
+        part = order[start : start + stretch]
+        part = part[np.argsort(lengths[part], kind="stable")]
+        batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def take(features: Any, tokens: np.ndarray, rows: np.ndarray, multiple: int = 1) -> Batch:
+    """Return one batch, cut to its longest caption.
+
+    Args:
+        features: image features, float (n, ...), or a tuple of several kinds.
+        tokens: encoded captions, int32 (n, length): start, words, end, padding 0.
+        rows: which captions, int (b,).
+        multiple: the number of columns is rounded up to it: more for few different shapes, one
+            for little padding.
+
+    Returns:
+        `((features float32 (b, ...), tokens_in int32 (b, t)), tokens_out int32 (b, t))`, the
+        features being as many arrays as were given; `tokens_out[:, i]` is the word that follows
+        `tokens_in[:, : i + 1]`.
+    """
+    tokens = tokens[rows]
+    longest = int((tokens != PAD).sum(axis=1).max()) - 1
+    columns = min(-(-longest // multiple) * multiple, tokens.shape[1] - 1)
+    inputs, outputs = tokens[:, :columns], tokens[:, 1 : columns + 1]
+    images = (array[rows].astype(np.float32, copy=False) for array in arrays_of(features))
+    return (*images, inputs), outputs
+
+
+class Replicas:
+    """The devices that share a training: of this machine, of several, or one alone.
+
+    Each has the same weights, computes loss and gradients of its part of a batch, and adds them up
+    with the others'; then the optimizer runs as on one device. Clipping and AdamW see the whole
+    batch's gradients, which Keras' own `fit` under a strategy clips part by part. No variable is
+    made under the strategy: all stay plain ones, which are saved and taken up as ever.
+
+    Args:
+        model: compiled, its optimizer built.
+        strategy: a `tf.distribute.MirroredStrategy` for the devices of this machine, a
+            `MultiWorkerMirroredStrategy` for several machines (each runs the same program, told by
+            the environment variable `TF_CONFIG` which one it is); None for one device.
+        precision: that training multiplies matrices in; see `multiplied_in`.
+    """
+
+    def __init__(
+        self, model: keras.Model, strategy: Any = None, precision: str = "float32"
+    ) -> None:
+        self.model, self.strategy, self.precision = model, strategy, precision
+        self.step, self.test_on_batch = model.train_on_batch, model.test_on_batch
+        self.multiple = 4 if model.jit_compile else 1  # XLA compiles anew for every length
+        self.rank, self.local, self.count = rank_of(strategy), 1, 1
+        if strategy is not None:
+            import tensorflow as tf
+
+            self.tf = tf
+            cluster = strategy.cluster_resolver and strategy.cluster_resolver.cluster_spec()
+            machines = cluster.num_tasks("worker") if cluster else 1
+            self.count = strategy.num_replicas_in_sync
+            self.local = self.count // machines
+            self.step, self.test_on_batch = self._training_step(), self._evaluation_step()
+        self.chief = self.rank == 0  # who alone reads and writes the run's folder
+
+    def batch(self, features: Any, tokens: np.ndarray, rows: np.ndarray) -> tuple[Batch, int]:
+        """Return this machine's part of a batch, and the words of the whole batch.
+
+        Args:
+            features: of all captions; only this machine's part is read.
+            tokens: of all captions, int32 (n, length).
+            rows: the batch's captions.
+
+        Returns:
+            What `take` returns, with as many rows for each device: where they do not go evenly,
+            captions without words fill up. And the number of words that count.
+        """
+        # as long on every machine: compiled in step
+        (inputs,), targets = take((), tokens, rows, self.multiple)
+        each = -(-len(rows) // self.count) * self.local
+        places = np.arange(self.rank * each, (self.rank + 1) * each)
+        part = places % len(rows)
+        mine = np.where(places[:, None] < len(rows), targets[part], PAD)
+        images = (array[rows[part]].astype(np.float32, copy=False) for array in arrays_of(features))
+        return ((*images, inputs[part]), mine), int((targets != PAD).sum())
+
+    def train_on_batch(self, *batch: Any) -> Any:
+        """Move the weights; return the batch's loss, as `keras.Model.train_on_batch` does."""
+        with multiplied_in(self.precision):
+            return self.step(*batch)
+
+    def _training_step(self) -> Callable:
+        tf, model = self.tf, self.model
+        weights = model.trainable_variables
+
+        def gradients(inputs: Any, targets: Any, counts: Any) -> list[Any]:
+            with tf.GradientTape() as tape:
+                loss = model.loss(targets, model(inputs, training=True), sample_weight=counts)
+                loss += sum(model.losses) / self.count  # a mean over this device's captions
+            found = tape.gradient(loss, [weight.value for weight in weights])
+            return self._sum([loss, *found])
+
+        def step(*arrays: Any) -> Any:
+            loss, *summed = self._on_each(gradients, arrays)
+            model.optimizer.apply(summed, weights)
+            return loss
+
+        return tf.function(step, autograph=False, reduce_retracing=True)
+
+    def _evaluation_step(self) -> Callable:
+        tf, model = self.tf, self.model
+
+        def losses(inputs: Any, targets: Any, counts: Any) -> list[Any]:
+            return self._sum([model.loss(targets, model(inputs), sample_weight=counts)])
+
+        def step(*arrays: Any) -> Any:
+            return self._on_each(losses, arrays)[0]
+
+        return tf.function(step, autograph=False, reduce_retracing=True)
+
+    def follow(self, progress: Progress) -> Progress:
+        """Give every machine the state of the first, which alone has read it.
+
+        Args:
+            progress: of the first one; of the others, its settings alone count.
+
+        Returns:
+            The first one's; the others lack its best weights.
+
+        Raises:
+            UserError: this machine was started with other settings or data than the first.
+        """
+        if self.count == self.local:
+            return progress
+        notes = {name: value for name, value in vars(progress).items() if name != "weights"}
+        text = np.frombuffer(json.dumps(notes).encode(), np.uint8)
+        size = int(self._from_first(np.array([len(text)]))[0])
+        text = self._from_first(text if self.chief else np.zeros(size))
+        self.follow_weights(variables_of(self.model))
+        if self.chief:
+            return progress
+        first = Progress(**json.loads(text.astype(np.uint8).tobytes()))
+        mine = progress.settings
+        if other := [name for name in mine if first.settings.get(name) != mine[name]]:
+            raise UserError(
+                f"Machine {self.rank} has other {', '.join(other)} than machine 0. Start all with "
+                "the same command, code and data."
+            )
+        for variable in self.model.variables:  # the parts of a batch are not to lose the same words
+            if variable.dtype == "uint32":
+                variable.assign(np.asarray(variable) + np.array([self.rank, 0], np.uint32))
+        return first
+
+    def follow_weights(self, variables: list[Any]) -> None:
+        """Give every machine the first one's values of these variables."""
+        if self.count == self.local:
+            return
+        mine = [np.asarray(variable) for variable in variables]
+        whole = self._from_first(np.concatenate([array.ravel() for array in mine], dtype=float))
+        ends = np.cumsum([array.size for array in mine])[:-1]
+        for variable, old, new in zip(variables, mine, np.split(whole, ends), strict=True):
+            variable.assign(new.reshape(old.shape).astype(old.dtype))
+
+    def _from_first(self, array: np.ndarray) -> np.ndarray:
+        """Return the first machine's array as float64, which is exact for all that is sent."""
+        tf = self.tf
+        value = np.asarray(array, float) if self.chief else np.zeros(len(array))
+        value = np.concatenate([value, np.zeros(len(value) * (self.local - 1))])  # of one device
+        share = tf.function(lambda a: self._on_each(lambda part: self._sum([part]), [a])[0])
+        return np.asarray(share(tf.constant(value)))
+
+    def _on_each(self, function: Callable, arrays: Any) -> list[Any]:
+        """Call a function on each device with its part of this machine's rows; return the sums."""
+        tf = self.tf
+
+        def part() -> list[Any]:
+            context = tf.distribute.get_replica_context()
+            place = context.replica_id_in_sync_group - self.rank * self.local
+            return function(*tf.nest.map_structure(lambda a: _part(a, place), arrays))
+
+        def _part(array: Any, place: int) -> Any:
+            rows = tf.shape(array)[0] // self.local
+            return array[place * rows : (place + 1) * rows]
+
+        sums = self.strategy.run(part)  # alike on every device
+        return [self.strategy.experimental_local_results(one)[0] for one in sums]
+
+    def _sum(self, tensors: list[Any]) -> list[Any]:
+        context = self.tf.distribute.get_replica_context()
+        return context.all_reduce(self.tf.distribute.ReduceOp.SUM, tensors)
+
+
+def rank_of(strategy: Any) -> int:
+    """Return which machine of a strategy's this is, counted from 0; the first reads and writes."""
+    cluster = strategy and strategy.cluster_resolver
+    return cluster.task_id if cluster and cluster.cluster_spec() else 0
+
+
+def find_strategy() -> Any:
+    """Return a strategy for what training finds: machines, accelerators, or None for one device.
+
+    Machines are those of the environment variable `TF_CONFIG`, and then this is called before
+    anything else of TensorFlow; without it, this machine's accelerators count.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    if "TF_CONFIG" in os.environ:
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    several = len(tf.config.list_physical_devices("GPU")) > 1
+    return tf.distribute.MirroredStrategy() if several else None

@@ -1,0 +1,186 @@
+"""Where training stands: saved as it goes, checked, and taken up again exactly there."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from roco_caption.core.errors import DamagedFile, UserError
+from roco_caption.core.files import atomic_open, atomic_path, set_aside
+from roco_caption.core.pickles import seal, verify
+
+WEIGHTS = "captioner.weights.h5"
+STATE = "training_state.npz"
+PREVIOUS = "training_state.previous.npz"  # one save older, for when the newest is damaged
+
+
+@dataclass
+class Progress:
+    """Where training stands, as far as the model and its optimizer do not say.
+
+    Attributes:
+        settings: what makes it this very training.
+        epoch: finished ones.
+        step: finished ones of the epoch under way.
+        loss: summed over the words of this epoch so far, in nats.
+        words: of this epoch so far.
+        best: least validation loss of an epoch, in nats a word.
+        waited: epochs since then.
+        finished: whether there is nothing left to do.
+        history: a row an epoch.
+        weights_file: checksum of the weights file of the best epoch.
+        weights: the model's weights of that epoch, as `keras.Model.get_weights` returns them. The
+            weights file is a copy for the captioner; this is the one that counts, so that weights
+            and history can't come from two trainings.
+    """
+
+    settings: dict[str, Any]
+    epoch: int = 0
+    step: int = 0
+    loss: float = 0.0
+    words: int = 0
+    best: float = math.inf
+    waited: int = 0
+    finished: bool = False
+    history: list[dict[str, float]] = field(default_factory=list)
+    weights_file: str = ""
+    weights: list[np.ndarray] = field(default_factory=list)
+
+
+def variables_of(model: keras.Model) -> list[Any]:
+    """Return all that training changes; the dropout layers' random state is among it."""
+    optimizer = getattr(model, "optimizer", None)
+    return [*model.variables, *(optimizer.variables if optimizer else ())]
+
+
+def save_state(model: keras.Model, folder: Path, progress: Progress) -> None:
+    """Write all that training goes on from; the state before stays as an older one.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written to; the older state is kept.
+    """
+    arrays = {f"now_{i}": np.asarray(v) for i, v in enumerate(variables_of(model))}
+    arrays |= {f"best_{i}": array for i, array in enumerate(progress.weights)}
+    notes = {name: value for name, value in vars(progress).items() if name != "weights"}
+    size = sum(array.nbytes for array in arrays.values())
+    with atomic_open(folder / STATE, size=size) as file:
+        np.savez(file, progress=np.array(json.dumps(notes)), **arrays)
+        file.flush()  # a full disk shows before the older state gives up its name
+        with contextlib.suppress(FileNotFoundError):
+            (folder / STATE).replace(folder / PREVIOUS)
+
+
+def save_best(model: keras.Model, folder: Path, progress: Progress) -> None:
+    """Keep the model's weights as the best so far, in `progress` and in the captioner's file.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written to; the older file is kept.
+    """
+    progress.weights = model.get_weights()
+    path = folder / WEIGHTS
+    size = sum(np.asarray(v).nbytes for v in variables_of(model))  # Keras adds the optimizer's
+    with atomic_path(path, size=size, ending=".weights.h5") as aside:
+        _prove_room(aside, size)
+        model.save_weights(aside)
+        progress.weights_file = seal(aside)
+
+
+def _prove_room(path: Path, size: int) -> None:
+    """Raise an OSError unless a weights file fits: HDF5 crashes Python where a disk fills under it.
+
+    Args:
+        path: of the file, made as large for a moment.
+        size: bytes of the weights; HDF5 adds some kilobytes a layer.
+    """
+    left = size + size // 20 + (256 << 10)
+    with open(path, "wb") as file:  # not posix_fallocate, which some network drives lack
+        while left > 0:
+            left -= file.write(bytes(min(left, 1 << 20)))
+
+
+def load_best(model: keras.Model, folder: Path, progress: Progress) -> None:
+    """Give the model the best weights, and write the captioner's file anew if it is not theirs.
+
+    Raises:
+        UserError: no epoch was the best, or the file is not whole and could not be written.
+    """
+    if not progress.weights:
+        raise UserError(
+            f"No epoch in {folder} had a validation loss that is a number: lower LEARNING_RATE, "
+            "look for odd features in the validation images, then train anew with RETRAIN."
+        )
+    model.set_weights(progress.weights)
+    path = folder / WEIGHTS
+    remedy = f"It is written again from {STATE}."
+    try:
+        if verify(path) == progress.weights_file:
+            return
+        print(f"{path} is of another training. {remedy}")
+    except DamagedFile as error:
+        set_aside(path, error.why, remedy)
+    except UserError as error:
+        print(f"{error} {remedy}")
+    save_best(model, folder, progress)
+    save_state(model, folder, progress)
+
+
+def resume(model: keras.Model, folder: Path, settings: dict[str, Any], retrain: bool) -> Progress:
+    """Load the state of this very training if it was begun before, and say what happens.
+
+    Args:
+        model: compiled, its optimizer built; it takes the state's values.
+        folder: of the run.
+        settings: what makes it this very training.
+        retrain: begin anew in any case.
+
+    Returns:
+        Where training stands; at its beginning where there is no such state.
+    """
+    found = [path for path in (folder / STATE, folder / PREVIOUS) if path.exists()]
+    if found and retrain:
+        print("RETRAIN is on: training begins anew.")
+        found = []
+    for path in found:
+        try:
+            progress, arrays = _read(path, model, settings)
+        except Exception as error:  # a damaged file can raise nearly anything
+            older = path != found[-1]
+            remedy = "The state before it is used." if older else "Training begins anew."
+            set_aside(path, f"{type(error).__name__}: {error}", remedy)
+            continue
+        if changed := [key for key in settings if progress.settings.get(key) != settings[key]]:
+            print(f"Other {', '.join(changed)} than in {folder}: training begins anew.")
+            break
+        for variable, array in zip(variables_of(model), arrays, strict=True):
+            variable.assign(array)
+        what = "Training was finished and is reused" if progress.finished else "Training continues"
+        print(f"{what}: {progress.epoch} epochs done, best validation loss {progress.best:.3f}.")
+        return progress
+    return Progress(settings)
+
+
+def _read(
+    path: Path, model: keras.Model, settings: dict[str, Any]
+) -> tuple[Progress, list[np.ndarray]]:
+    """Return a state's progress and the values of the variables; zip's CRC-32 guards each."""
+    with np.load(path, allow_pickle=False) as file:
+        progress = Progress(**json.loads(str(file["progress"])))
+        now = [file[name] for name in file.files if name.startswith("now_")]
+        progress.weights = [file[name] for name in file.files if name.startswith("best_")]
+    if progress.settings == settings:
+        _must_fit(now, variables_of(model))
+        if progress.weights or progress.history:
+            _must_fit(progress.weights, model.weights)
+    return progress, now
+
+
+def _must_fit(arrays: list[np.ndarray], variables: list[Any]) -> None:
+    if [array.shape for array in arrays] != [tuple(variable.shape) for variable in variables]:
+        raise ValueError("it holds the values of other variables")

@@ -1,0 +1,280 @@
+"""Trains the decoder, saves its state as it goes, and resumes exactly where it was stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+
+from roco_caption.core.errors import UserError, first_line, memory_for
+from roco_caption.core.files import lock, make_folder, remove_leftovers, write_text
+from roco_caption.core.progress import Row, progress_bar
+from roco_caption.decoder.model import Decoder
+from roco_caption.features.table import LazyRows, arrays_of
+from roco_caption.text.tokenizer import PAD
+from roco_caption.training.batches import Batch, Replicas, plan
+from roco_caption.training.checkpoint import (
+    STATE,
+    WEIGHTS,
+    Progress,
+    load_best,
+    resume,
+    save_best,
+    save_state,
+)
+
+SAVE_SECONDS = 20  # a kill loses at most this much
+HISTORY = "history.csv"
+
+
+@dataclass(frozen=True)
+class CaptionData:
+    """Images and their captions as the decoder takes them.
+
+    Attributes:
+        features: float (n, d), one row per caption, in memory or a `LazyRows` that reads them from
+            disk; with attention a pair of them and a `LazyRows`.
+        tokens: int32 (n, length), of `CaptionTokenizer.encode`.
+    """
+
+    features: Any
+    tokens: np.ndarray
+
+    def digest(self) -> str:
+        """Return a SHA-256 of features and tokens, in hexadecimal."""
+        digest = hashlib.sha256()
+        for array in arrays_of(self.features):
+            lazy = isinstance(array, LazyRows)
+            digest.update(array.digest() if lazy else np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(self.tokens))
+        return digest.hexdigest()
+
+
+def train(
+    decoder: Decoder,
+    training: CaptionData,
+    validation: CaptionData,
+    folder: str | os.PathLike,
+    *,
+    epochs: int = 30,
+    batch_size: int = 32,
+    learning_rate: float = 2e-3,
+    weight_decay: float = 0.5,
+    patience: int = 6,
+    seed: int = 0,
+    retrain: bool = False,
+    callbacks: Iterable[Callable[[Row], None]] = (),
+    precision: str = "float32",
+    strategy: Any = None,
+) -> pd.DataFrame:
+    """Train the decoder, keep the weights of the lowest validation loss, and load them.
+
+    Whole captions are trained in one pass, with AdamW and a cosine decay of the learning rate to
+    zero. Stopped at any moment, the next call continues with the same batches, dropout and
+    optimizer state; finished, the next call reuses the result. A damaged state is set aside for
+    the one before it, damaged weights are written again. A second process on the folder waits until
+    the first is done.
+
+    With a strategy a batch is divided over several devices or machines; losses are those of one
+    device up to rounding and the random draws of dropout. Only the first machine reads and writes
+    the folder.
+
+    Args:
+        decoder: of `build_decoder`, its scaler fitted.
+        training: images and captions to learn from.
+        validation: images and captions to choose the best epoch by.
+        folder: for this run's files.
+        epochs: passes over the training captions.
+        batch_size: captions per step.
+        learning_rate: its maximum.
+        weight_decay: of AdamW.
+        patience: epochs without improvement after which training stops.
+        seed: of the batches' order.
+        retrain: train from scratch even if this training was begun or finished before.
+        callbacks: each is called with the row of every epoch, those finished earlier first; one
+            that fails is not called again.
+        precision: of matrix products, see `multiplied_in`; changing it alone does not start the
+            training again.
+        strategy: as `Replicas` takes it; None for one device.
+
+    Returns:
+        One row per epoch: `loss` and `val_loss` (nats per word), `learning_rate`.
+
+    Raises:
+        UserError: the loss is no longer finite, out of memory, or a file cannot be written.
+    """
+    model = decoder.every_word
+    steps = math.ceil(len(training.tokens) / batch_size)
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps)
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay, global_clipnorm=1.0)
+    optimizer.build(model.trainable_variables)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
+    model.compile(optimizer, loss, jit_compile=keras.backend.backend() == "jax")
+    replicas = Replicas(model, strategy, precision)
+    settings = {
+        "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
+        "weight_decay": weight_decay, "patience": patience, "seed": seed,
+        "model": _signature(model), "training data": training.digest(),
+        "validation data": validation.digest(),
+    }  # fmt: skip
+    run = _Run(model, training, validation, Path(folder), replicas, list(callbacks))
+    if not replicas.chief:
+        progress = replicas.follow(Progress(settings))
+        if not progress.finished:
+            run.go_on(progress)
+        replicas.follow_weights(model.weights)
+        return _table(progress)
+    folder = make_folder(folder)
+    with lock(folder / ".lock", "training"):
+        for name in (STATE, WEIGHTS):
+            remove_leftovers(folder / name)
+        progress = replicas.follow(resume(model, folder, settings, retrain))
+        if not progress.finished:
+            run.go_on(progress)
+        load_best(model, folder, progress)
+        replicas.follow_weights(model.weights)
+    return _table(progress)
+
+
+def _table(progress: Progress) -> pd.DataFrame:
+    return pd.DataFrame(progress.history).set_index("epoch")
+
+
+def _signature(model: keras.Model) -> list[Any]:
+    """What distinguishes a decoder from others: its layers, their dropout rates and shapes."""
+    return [
+        [layer.name, getattr(layer, "rate", None), [list(w.shape) for w in layer.weights]]
+        for layer in model.layers
+    ]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One call's training of a compiled model, see `train`."""
+
+    model: keras.Model
+    training: CaptionData
+    validation: CaptionData
+    folder: Path
+    replicas: Replicas
+    callbacks: list[Callable[[Row], None]]
+
+    def go_on(self, progress: Progress) -> None:
+        """Train from where `progress` is to the end."""
+        epochs, batch_size = progress.settings["epochs"], progress.settings["batch_size"]
+        steps = math.ceil(len(self.training.tokens) / batch_size)
+        done = progress.epoch * steps + progress.step
+        remedy = (
+            "Training continues from the last saved state. If that is not enough, lower BATCH_SIZE "
+            "or MAX_WORDS; that trains from scratch."
+        )
+        with (
+            memory_for(f"training (batch size {batch_size})", remedy),
+            progress_bar(total=epochs * steps, initial=done, unit="step") as bar,
+        ):
+            for row in progress.history:
+                self._notify(row)
+            while not progress.finished:
+                bar.set_description(f"epoch {progress.epoch + 1}/{epochs}")
+                self._run_epoch(progress, bar)
+                row = self._end_epoch(progress)
+                losses = {name: f"{row[name]:.3f}" for name in ("loss", "val_loss")}
+                bar.set_postfix(**losses, refresh=False)
+
+    def _run_epoch(self, progress: Progress, bar: Any) -> None:
+        settings, data = progress.settings, self.training
+        lengths = (data.tokens != PAD).sum(axis=1)
+        batches = plan(
+            lengths, batch_size=settings["batch_size"], seed=settings["seed"], epoch=progress.epoch
+        )
+        saved = time.monotonic()
+        for rows in batches[progress.step :]:
+            batch = self.replicas.batch(data.features, data.tokens, rows)
+            loss, words = _step(self.replicas.train_on_batch, self.model, *batch)
+            if not math.isfinite(loss):
+                raise UserError(
+                    f"The loss is {loss} in epoch {progress.epoch + 1}. The best weights so far "
+                    f"are kept in {self.folder}. Lower LEARNING_RATE, and check the features for "
+                    "outliers."
+                )
+            progress.loss += loss * words
+            progress.words += words
+            progress.step += 1
+            if self.replicas.chief and time.monotonic() - saved > SAVE_SECONDS:
+                save_state(self.model, self.folder, progress)
+                saved = time.monotonic()
+            bar.update()
+
+    def _end_epoch(self, progress: Progress) -> Row:
+        """Validate, save, and return the epoch's row."""
+        model, settings = self.model, progress.settings
+        val_loss = evaluate_loss(model, self.validation, replicas=self.replicas)
+        row = {"epoch": progress.epoch + 1, "loss": progress.loss / progress.words}
+        row |= {"val_loss": val_loss, "learning_rate": float(model.optimizer.learning_rate)}
+        progress.history.append(row)
+        if val_loss < progress.best:
+            progress.best, progress.waited = val_loss, 0
+            if self.replicas.chief:
+                save_best(model, self.folder, progress)
+        else:
+            progress.waited += 1
+        progress.epoch, progress.step = progress.epoch + 1, 0
+        progress.loss, progress.words = 0.0, 0
+        progress.finished = (
+            progress.epoch == settings["epochs"] or progress.waited == settings["patience"]
+        )
+        if self.replicas.chief:
+            # last, so that after a kill no file is older than the state says
+            history = pd.DataFrame(progress.history)
+            write_text(self.folder / HISTORY, history.to_csv(index=False))
+            save_state(model, self.folder, progress)
+            self._notify(row)
+        return row
+
+    def _notify(self, row: Row) -> None:
+        for callback in list(self.callbacks):
+            try:
+                callback(row)
+            except Exception as error:  # never worth a training
+                self.callbacks.remove(callback)
+                name = getattr(callback, "__qualname__", type(callback).__name__).split(".")[0]
+                print(f"NOTE: the callback {name} failed ({first_line(error)}) and is not called "
+                      "again; the training goes on.")  # fmt: skip
+
+
+def _step(on_batch: Any, model: keras.Model, batch: Batch, words: int) -> tuple[float, int]:
+    """Return a batch's mean loss per word, and its words; padding does not count."""
+    inputs, targets = batch
+    model.reset_metrics()
+    return float(on_batch(list(inputs), targets, (targets != PAD) / np.float32(words))), words
+
+
+def evaluate_loss(
+    model: keras.Model, data: CaptionData, batch_size: int = 256, replicas: Replicas | None = None
+) -> float:
+    """Return the mean loss in nats per word, without dropout.
+
+    Args:
+        model: the compiled training view.
+        data: to measure on.
+        batch_size: captions per step.
+        replicas: the devices that share the work; one device when None.
+    """
+    replicas = replicas or Replicas(model)
+    order = np.argsort((data.tokens != PAD).sum(axis=1), kind="stable")
+    total, count = 0.0, 0
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        batch = replicas.batch(data.features, data.tokens, rows)
+        loss, words = _step(replicas.test_on_batch, model, *batch)
+        total, count = total + loss * words, count + words
+    return total / count

@@ -1,0 +1,85 @@
+"""Keras' backend compiles once, multiplies as it is asked to, and is quiet but for what matters."""
+
+import os
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from roco_caption.core import machine as runtime
+from roco_caption.core.backend import chatter_left_out, compiled, multiplied_exactly, multiplied_in
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="nothing is compiled there")
+def test_a_compiled_function_is_traced_once():
+    traced = []
+
+    def double(x):
+        traced.append(x.shape)
+        return keras.ops.sum(x) * 2
+
+    fast = compiled(double)
+    for factor in (1, 2, 3):
+        assert float(fast(keras.ops.full((3,), factor, "float32"))) == 6 * factor
+    assert len(traced) == 1
+
+
+@pytest.mark.tensorflow("its rewriting of graphs")
+@pytest.mark.parametrize("precision", ["float32", "mixed_float16", "mixed_bfloat16"])
+def test_products_are_in_bfloat16_only_meanwhile_and_only_if_asked(precision):
+    import tensorflow as tf
+
+    # what float32 tells apart and bfloat16, with 8 binary digits, does not
+    matrix = np.eye(256, dtype="f4") * (1 + 2**-12)
+
+    def product():
+        return np.asarray(tf.function(lambda a: tf.matmul(a + 0, a))(matrix))[0, 0]
+
+    whole = product()
+    assert whole == pytest.approx(1 + 2**-11, abs=2**-20)
+    with pytest.raises(KeyboardInterrupt), multiplied_in(precision):
+        halved = precision == "mixed_bfloat16" == runtime._precision(())
+        assert product() == (1 if halved else whole)
+        raise KeyboardInterrupt
+    assert product() == whole
+
+
+def test_gpus_are_told_to_multiply_in_full_only_meanwhile():
+    """What a GPU does then can only be seen on one; here, what it is told."""
+
+    def told():
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            return tf.config.experimental.tensor_float_32_execution_enabled()
+        if keras.backend.backend() == "jax":
+            import jax
+
+            return jax.config.jax_default_matmul_precision
+        return None
+
+    before = told()
+    with pytest.raises(KeyboardInterrupt), multiplied_exactly():
+        assert told() == {"tensorflow": False, "jax": "float32"}.get(keras.backend.backend())
+        raise KeyboardInterrupt
+    assert told() == before
+
+
+def test_only_chatter_is_left_out(capfd):
+    with chatter_left_out():
+        os.write(2, b"I0000 00:00:1 port.cc:153] oneDNN custom operations are on.\n")
+        os.write(2, b"E0000 00:00:1 util.cc:131] oneDNN supports DT_INT64 only on platforms.\n")
+        os.write(2, b"E0000 00:00:1 cuda.cc:9] the driver is too old\n")
+        print("a warning of Python's", file=sys.stderr)
+    os.write(2, b"after\n")
+    assert sorted(capfd.readouterr().err.splitlines()) == [
+        "E0000 00:00:1 cuda.cc:9] the driver is too old", "a warning of Python's", "after"
+    ]  # fmt: skip
+
+
+def test_what_an_import_said_is_shown_where_it_failed(capfd):
+    with pytest.raises(ImportError), chatter_left_out():
+        os.write(2, b"libcuda is missing\n")
+        raise ImportError
+    assert capfd.readouterr().err == "libcuda is missing\n"

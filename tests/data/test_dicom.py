@@ -1,0 +1,265 @@
+"""DICOM is shown as it asks to be, and says nothing of its patient."""
+
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from helpers.dicom_files import SECRET, item, write_dicom
+from pydicom.data import get_testdata_file
+from pydicom.pixels import apply_voi
+
+from roco_caption.data import dicom
+from roco_caption.data.images import ImageError, image_batches, read_image, read_with_note
+
+RAMP = np.arange(0, 4096, 16, dtype=np.uint16).reshape(16, 16)
+ROOT = Path(__file__).parents[2]
+
+
+def shown(path, **elements):
+    """Return the grey values, 0 to 1, that a file of RAMP is shown with, and the note."""
+    array, note = dicom.read_dicom(write_dicom(path, RAMP, **elements), 10**6)
+    assert array.dtype == np.uint8 and array.shape == (16, 16)
+    return array / 255, note
+
+
+def test_known_by_its_content_not_by_its_name(tmp_path):
+    assert dicom.is_dicom(write_dicom(tmp_path / "scan.jpg", RAMP))
+    (tmp_path / "scan.dcm").write_bytes(b"\xff\xd8\xff\xe0" + b"\0" * 200)
+    assert not dicom.is_dicom(tmp_path / "scan.dcm")
+    (tmp_path / "short").write_bytes(b"DICM")
+    assert not dicom.is_dicom(tmp_path / "short")
+    assert read_image(tmp_path / "scan.jpg", 32).shape == (32, 32, 3)
+
+
+@pytest.mark.parametrize(
+    ("function", "low", "high"),
+    [
+        ("LINEAR", 1000 - 0.5 - 199 / 2, 1000 - 0.5 + 199 / 2),
+        ("LINEAR_EXACT", 900, 1100),
+    ],
+)
+def test_the_window_lies_over_rescaled_values(tmp_path, function, low, high):
+    grey, note = shown(
+        tmp_path / "a", RescaleSlope=2, RescaleIntercept=-1024, WindowCenter=1000, WindowWidth=200,
+        VOILUTFunction=function,
+    )  # fmt: skip
+    expected = np.clip((RAMP * 2.0 - 1024 - low) / (high - low), 0, 1)
+    np.testing.assert_allclose(grey, expected, atol=0.5 / 255 + 1e-9)
+    assert note == "DICOM CT, window 1000 ± 100"
+    assert (grey == 0).any() and (grey == 1).any() and ((grey > 0) & (grey < 1)).any()
+
+
+def test_a_sigmoid_window(tmp_path):
+    grey, _ = shown(tmp_path / "a", WindowCenter=2000, WindowWidth=1000, VOILUTFunction="SIGMOID")
+    expected = 1 / (1 + np.exp(-4 * (RAMP - 2000.0) / 1000))
+    np.testing.assert_allclose(grey, expected, atol=0.5 / 255 + 1e-9)
+
+
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+def test_windows_are_those_of_pydicom(tmp_path, function):
+    path = write_dicom(
+        tmp_path / "a", RAMP, WindowCenter=1500, WindowWidth=900, VOILUTFunction=function
+    )
+    theirs = apply_voi_window(pydicom.dcmread(path))
+    np.testing.assert_allclose(dicom.read_dicom(path, 999)[0] / 255, theirs, atol=0.51 / 255)
+
+
+def apply_voi_window(dataset):
+    from pydicom.pixels import apply_windowing
+
+    return apply_windowing(dataset.pixel_array, dataset) / 65535  # its range is that of the bits
+
+
+def test_of_several_windows_the_first(tmp_path):
+    one, _ = shown(tmp_path / "a", WindowCenter=1000, WindowWidth=200)
+    several, note = shown(tmp_path / "b", WindowCenter=[1000, 40], WindowWidth=[200, 80])
+    np.testing.assert_array_equal(one, several)
+    assert note.endswith("window 1000 ± 100")
+
+
+def test_without_a_window_the_full_range_without_padding(tmp_path):
+    grey, note = shown(tmp_path / "a", RescaleSlope=-1, RescaleIntercept=7)  # a falling slope
+    assert note == "DICOM CT, its full range of values"
+    np.testing.assert_allclose(grey, 1 - RAMP / RAMP.max(), atol=0.5 / 255 + 1e-9)
+    padded = RAMP.copy() + 1000
+    padded[0] = 0
+    path = write_dicom(tmp_path / "b", padded, PixelPaddingValue=0)
+    array, _ = dicom.read_dicom(path, 999)
+    assert (array[0] == 0).all() and array[1].max() <= 25 and array[-1, -1] == 255
+
+
+def test_monochrome1_is_inverted(tmp_path):
+    window = {"WindowCenter": 2000, "WindowWidth": 1000}
+    plain, _ = shown(tmp_path / "a", **window)
+    inverted, _ = shown(tmp_path / "b", PhotometricInterpretation="MONOCHROME1", **window)
+    np.testing.assert_allclose(inverted, 1 - plain, atol=1 / 255)
+    assert inverted[0, 0] == 1 and plain[0, 0] == 0
+
+
+def test_look_up_tables_of_both_kinds(tmp_path):
+    small = np.arange(256, dtype="<u2").reshape(16, 16)
+    modality = item(LUTDescriptor=[256, 0, 16], LUTData=(small**2).tobytes(), ModalityLUTType="US")
+    voi = item(LUTDescriptor=[256, 0, 8], LUTData=(255 - small).tobytes())
+    path = write_dicom(
+        tmp_path / "a", small, ModalityLUTSequence=[modality], WindowCenter=32768,
+        WindowWidth=65536,
+    )  # fmt: skip
+    array, _ = dicom.read_dicom(path, 999)
+    np.testing.assert_allclose(array / 255, small.astype(float) ** 2 / 65535, atol=1 / 255)
+    path = write_dicom(tmp_path / "b", small, VOILUTSequence=[voi], WindowCenter=9, WindowWidth=2)
+    array, note = dicom.read_dicom(path, 999)  # the table is preferred to the window
+    np.testing.assert_array_equal(array, 255 - small)
+    np.testing.assert_array_equal(array, apply_voi(small, pydicom.dcmread(path)))
+    assert note == "DICOM CT, its own VOI LUT"
+
+
+@pytest.mark.parametrize(("frames", "middle"), [(1, 1), (2, 2), (5, 3), (30, 16)])
+def test_of_several_frames_the_middle_one_and_that_is_said(tmp_path, frames, middle):
+    pixels = np.zeros((frames, 16, 16), np.uint16)
+    pixels += np.arange(1, frames + 1, dtype=np.uint16)[:, None, None]
+    path = write_dicom(tmp_path / "a", pixels, WindowCenter=16, WindowWidth=32)
+    array, note = dicom.read_dicom(path, 999)
+    assert np.allclose(array, 255 * ((middle - 15.5) / 31 + 0.5), atol=1)
+    assert (f"frame {middle} of {frames}" in note) == (frames > 1)
+
+
+def test_frames_with_settings_of_their_own(tmp_path):
+    """Enhanced CT and MR keep rescaling and windows in groups, one shared, one for each frame."""
+    rescale = item(RescaleSlope=1, RescaleIntercept=-1000)
+    shared = item(PixelValueTransformationSequence=[rescale])
+    voi = [[item(WindowCenter=c, WindowWidth=101)] for c in (10, 500, 10)]
+    each = [item(FrameVOILUTSequence=window) for window in voi]
+    pixels = np.full((3, 16, 16), 1500, np.uint16)
+    path = write_dicom(
+        tmp_path / "a", pixels, SharedFunctionalGroupsSequence=[shared],
+        PerFrameFunctionalGroupsSequence=each,
+    )  # fmt: skip
+    array, note = dicom.read_dicom(path, 999)
+    assert note == "DICOM CT, frame 2 of 3, window 500 ± 50.5" and (abs(array - 128.0) <= 1).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "note", "colour"),
+    [
+        ("CT_small.dcm", "DICOM CT, its full range of values", False),
+        ("MR_small.dcm", "DICOM MR, window 600 ± 800", False),
+        ("MR_small_RLE.dcm", "DICOM MR, window 600 ± 800", False),
+        ("MR_small_bigendian.dcm", "DICOM MR, window 600 ± 800", False),
+        ("image_dfl.dcm", "DICOM OT, its full range of values", False),
+        ("rtdose.dcm", "DICOM RTDOSE, frame 8 of 15, its full range of values", False),
+        ("SC_rgb_rle_16bit_2frame.dcm", "DICOM OT, frame 2 of 2, in colour", True),
+        ("SC_ybr_full_422_uncompressed.dcm", "DICOM OT, in colour", True),
+        ("examples_palette.dcm", "DICOM US, in colour", True),
+    ],
+)
+def test_the_files_that_pydicom_ships(name, note, colour):
+    array, said = read_with_note(get_testdata_file(name, download=False), 64)
+    assert said == note and array.shape == (64, 64, 3) and np.ptp(array) > 100
+    assert (array[..., 0] != array[..., 2]).any() == colour
+    if name.startswith("MR_small_"):
+        plain = read_image(get_testdata_file("MR_small.dcm", download=False), 64)
+        np.testing.assert_array_equal(array, plain)
+
+
+def test_compression_without_its_decoder_names_the_package(monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("all plugins are missing dependencies")
+
+    monkeypatch.setattr("pydicom.pixels.pixel_array", refuse)
+    path = get_testdata_file("MR_small_jpeg_ls_lossless.dcm", download=False)
+    with pytest.raises(
+        ImageError, match=r'JPEG-LS Lossless.*`pip install "pylibjpeg\[all\]"`'
+    ) as caught:
+        read_image(path)
+    assert "PNG" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("test-SR.dcm", "without an image (Comprehensive SR Storage)"),
+        ("DICOMDIR-bigEnd", "without an image (Media Storage Directory Storage)"),
+        ("MR_truncated.dcm", "damaged or cut short"),
+        ("badVR.dcm", "damaged DICOM file"),
+    ],
+)
+def test_what_holds_no_whole_image_says_so(name, reason):
+    path = next(Path(pydicom.data.__file__).parent.rglob(name))
+    with pytest.raises(ImageError) as caught:
+        read_image(path)
+    assert reason in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_too_many_pixels_and_a_missing_pydicom(tmp_path, monkeypatch):
+    path = write_dicom(tmp_path / "a.dcm", RAMP)
+    with pytest.raises(dicom.DicomError, match="256 pixels are too many"):
+        dicom.read_dicom(path, 255)
+    assert dicom.read_dicom(path, 256)
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with pytest.raises(ImageError, match="pip install pydicom"):
+        read_image(path)
+
+
+def test_pydicom_is_imported_only_for_dicom(tmp_path):
+    from PIL import Image
+
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    write_dicom(tmp_path / "a.dcm", RAMP)
+    code = (
+        "import sys; from roco_caption.images import read_image\n"
+        f"read_image({str(tmp_path / 'a.png')!r}); assert 'pydicom' not in sys.modules\n"
+        f"read_image({str(tmp_path / 'a.dcm')!r}); assert 'pydicom' in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def spoilt(path: Path, how: str) -> None:
+    """Damage a file in a way that makes pydicom complain of it."""
+    content = path.read_bytes()
+    if how == "cut":
+        path.write_bytes(content[:-40])
+    elif how == "cut in the patient":
+        path.write_bytes(content[: content.index(SECRET.encode()) + 3])
+    elif how == "bad number":
+        at = content.index(b"16\\") if b"16\\" in content else content.index(b"IS") + 4
+        path.write_bytes(content[:at] + SECRET.encode()[:2] + content[at + 2 :])
+    elif how == "bad kind":
+        path.write_bytes(content.replace(b"PN", b"QQ", 1))
+
+
+@pytest.mark.parametrize(
+    "how", ["whole", "cut", "cut in the patient", "bad number", "bad kind", "window", "unknown"]
+)
+def test_nothing_of_the_patient_is_shown(tmp_path, capfd, caplog, how):
+    caplog.set_level(0)
+    elements = {"BurnedInAnnotation": "YES", "NumberOfFrames": 1}
+    elements |= {"VOILUTSequence": [item(LUTExplanation=SECRET)]} if how == "window" else {}
+    elements |= {"PhotometricInterpretation": SECRET.upper()} if how == "unknown" else {}
+    path = write_dicom(tmp_path / "a.dcm", RAMP, **elements)
+    spoilt(path, how)
+    told = []
+    try:
+        _, note = read_with_note(path, 32)
+        told.append(note)
+        assert "text is burned into it" in note
+    except ImageError as error:
+        told += [str(error), "".join(traceback.format_exception(error))]
+    list(image_batches([path], size=32))
+    captured = capfd.readouterr()
+    told += [captured.out, captured.err, caplog.text]
+    assert any(told) and not [text for text in told if SECRET.lower() in text.lower()]
+    assert "19010203" not in "".join(told)
+    if how == "whole":
+        assert SECRET in str(pydicom.dcmread(path))  # so the search can find it
+    if how in ("cut", "window"):
+        assert "damaged" in told[0]
+
+
+def test_identifiers_are_not_even_read(tmp_path):
+    dataset, _, _ = dicom._read(write_dicom(tmp_path / "a.dcm", RAMP))
+    assert "Rows" in dataset and SECRET not in str(dataset)
+    assert "PatientName" not in dataset and "PatientID" not in dataset

@@ -1,0 +1,360 @@
+"""The embedded data set: the same for everyone, in ROCO's layout, and true to its captions."""
+
+import csv
+import itertools
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from roco_caption.core.errors import UserError
+from roco_caption.core.files import read_json
+from roco_caption.data.phantoms import dataset as phantoms
+from roco_caption.data.phantoms.canvas import SIZE, Lesion
+from roco_caption.data.phantoms.dataset import make_phantoms, patient
+from roco_caption.data.phantoms.patient import _FRAMES, _WORDINGS, FINDINGS, draw, write_caption
+from roco_caption.scores.phantoms import AMBIGUOUS, attributes_of
+
+SMALL = {"train": 5, "validation": 2, "test": 3, "progress": False}
+
+
+def captions(number, split="train"):
+    """Return (patient, caption) of the first patients of a split."""
+    people = [patient(split, index) for index in range(number)]
+    rng = np.random.default_rng(0)
+    return [(who, write_caption(*who[:2], rng, arrow=who.arrow)) for who in people]
+
+
+def contents(folder):
+    """Return the bytes of every file below a folder, by relative path."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def rows(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    return make_phantoms(tmp_path_factory.mktemp("phantoms") / "set", **SMALL)
+
+
+# ------------------------------------------------------------------------------------- the folder
+
+
+@pytest.mark.parametrize(("split", "table"), phantoms.TABLES.items())
+def test_layout_is_rocos(drawn, split, table):
+    folder = drawn / "all_data" / split / "radiology"
+    listed = rows(folder / table)
+    assert len(listed) == SMALL[split]
+    assert list(listed[0]) == ["id", "name", "caption"]
+    lines = (folder / "captions.txt").read_text("utf-8").splitlines()
+    assert lines == [f"{row['id']}\t {row['caption']}" for row in listed]
+    assert {path.name for path in (folder / "images").iterdir()} == {row["name"] for row in listed}
+    for row in listed:
+        with Image.open(folder / "images" / row["name"]) as image:
+            assert (image.format, image.mode, image.size) == ("JPEG", "L", (SIZE, SIZE))
+
+
+def test_attributes_are_what_the_captions_say(drawn):
+    truth = {row.pop("id"): row for row in rows(drawn / "attributes.csv")}
+    assert len(truth) == 10
+    for split, table in phantoms.TABLES.items():
+        for row in rows(drawn / "all_data" / split / "radiology" / table):
+            said = {"split": split, **attributes_of(row["caption"])}
+            assert said.items() <= truth[row["id"]].items()
+
+
+def box_of(row):
+    return tuple(int(row[name]) for name in phantoms.BOX)
+
+
+def test_the_table_says_where_each_finding_lies(drawn):
+    for row in rows(drawn / "attributes.csv"):
+        x0, y0, x1, y1 = box_of(row)
+        assert 0 <= x0 < x1 <= SIZE and 0 <= y0 < y1 <= SIZE
+        assert (x0 + x1 < SIZE) == (row["side"] == "right")
+
+
+def test_images_depend_on_seed_split_and_index_alone(drawn, tmp_path):
+    first = contents(drawn)
+    assert contents(make_phantoms(tmp_path / "same", **SMALL)) == first
+    other = contents(make_phantoms(tmp_path / "more", **{**SMALL, "train": 3, "test": 5}))
+    shared = {name for name in first.keys() & other.keys() if name.endswith(".jpg")}
+    assert len(shared) == 3 + 2 + 3
+    assert all(first[name] == other[name] for name in shared)
+    assert len({first[name] for name in first if name.endswith(".jpg")}) == 10
+    seeded = contents(make_phantoms(tmp_path / "seeded", **SMALL, seed=1))
+    assert not any(first[name] == seeded[name] for name in shared)
+
+
+def test_a_complete_set_is_reused(drawn, monkeypatch):
+    monkeypatch.setattr(phantoms, "draw", None)  # would fail if called
+    times = {path: path.stat().st_mtime_ns for path in drawn.rglob("*")}
+    assert make_phantoms(drawn, **SMALL) == drawn
+    assert {path: path.stat().st_mtime_ns for path in drawn.rglob("*")} == times
+
+
+def test_an_interrupted_drawing_is_completed(drawn, tmp_path, monkeypatch):
+    seen = []
+
+    def interrupted(*args, **settings):
+        seen.append(args)
+        if len(seen) > limit:
+            raise KeyboardInterrupt
+        return draw(*args, **settings)
+
+    limit = 4
+    monkeypatch.setattr(phantoms, "draw", interrupted)
+    monkeypatch.setattr(phantoms.os, "cpu_count", lambda: 1)
+    with pytest.raises(KeyboardInterrupt):
+        make_phantoms(tmp_path, **SMALL)
+    assert len(list(tmp_path.rglob("*.jpg"))) == 4
+    assert read_json(tmp_path / "phantoms.json")["complete"] is False
+    left = next(tmp_path.rglob("*.jpg")).with_name(".PHANTOM_train_00002.jpg.12-ab.tmp")
+    left.write_bytes(b"half")  # as a kill leaves it
+    seen.clear()
+    limit = 99
+    make_phantoms(tmp_path, **SMALL)
+    assert len(seen) == 6
+    assert contents(tmp_path) == contents(drawn)
+
+
+def test_what_is_missing_is_made_again(tmp_path):
+    make_phantoms(tmp_path, **SMALL)
+    before = contents(tmp_path)
+    for name in ("PHANTOM_train_00003.jpg", "PHANTOM_test_00000.jpg", "valdata.csv"):
+        next(tmp_path.rglob(name)).unlink()
+    make_phantoms(tmp_path, **SMALL)
+    assert contents(tmp_path) == before
+    next(tmp_path.rglob("captions.txt")).unlink()
+    make_phantoms(tmp_path, **SMALL)
+    assert contents(tmp_path) == before
+
+
+def test_a_damaged_record_is_set_aside_and_the_set_drawn_again(drawn, tmp_path, capsys):
+    make_phantoms(tmp_path, **SMALL)
+    record = tmp_path / "phantoms.json"
+    record.write_text(record.read_text().replace('"seed": 0', '"seed": 8'))
+    make_phantoms(tmp_path, **SMALL)
+    assert "set aside as phantoms.json.damaged" in capsys.readouterr().out
+    (tmp_path / "phantoms.json.damaged").unlink()
+    assert contents(tmp_path) == contents(drawn)
+
+
+def test_other_settings_replace_the_set(tmp_path):
+    make_phantoms(tmp_path, **SMALL)
+    make_phantoms(tmp_path, train=1, validation=0, test=1, seed=3, progress=False)
+    names = {path.name for path in tmp_path.rglob("*.jpg")}
+    assert names == {"PHANTOM_train_00000.jpg", "PHANTOM_test_00000.jpg"}
+
+
+def test_another_data_set_is_left_alone(tmp_path):
+    other = tmp_path / "all_data" / "train" / "radiology" / "traindata.csv"
+    other.parent.mkdir(parents=True)
+    other.write_text("id,name,caption\n")
+    with pytest.raises(UserError, match="another data set"):
+        make_phantoms(tmp_path, **SMALL)
+    assert contents(tmp_path) == {"all_data/train/radiology/traindata.csv": b"id,name,caption\n"}
+
+
+@pytest.mark.parametrize("wrong", [{"train": -1}, {"test": -5}, {"seed": -1}])
+def test_negative_numbers_are_refused(tmp_path, wrong):
+    with pytest.raises(UserError, match="at least 0"):
+        make_phantoms(tmp_path / "set", **{**SMALL, **wrong})
+    assert not (tmp_path / "set").exists()
+
+
+def test_every_case_comes_up_equally_often():
+    number = len(phantoms.CASES)
+    assert number == 4 * 3 * 2 * 2
+    for start in (0, number):
+        people = [patient("test", index) for index in range(start, start + number)]
+        assert {(who.modality, who.lesion) for who in people} == set(phantoms.CASES)
+    arrows = [patient("train", index).arrow for index in range(1000)]
+    assert 0.3 < np.mean(arrows) < 0.5
+
+
+def test_drawing_needs_no_deep_learning_library():
+    code = "import sys, roco_caption.phantoms as p; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert not {"keras", "tensorflow", "torch", "jax", "pandas"} & set(loaded.stdout.split())
+
+
+# ------------------------------------------------------------------------------------- the images
+
+
+@pytest.mark.parametrize(
+    ("modality", "finding", "brighter"),
+    [
+        ("chest radiograph", "pleural effusion", True),
+        ("chest radiograph", "pneumothorax", False),
+        ("chest radiograph", "lung mass", True),
+        ("abdominal CT", "renal mass", True),
+        ("brain MRI", "infarct", True),
+        ("brain MRI", "subdural hematoma", True),
+        ("pelvic ultrasound", "solid adnexal mass", True),
+        ("pelvic ultrasound", "dermoid", False),
+    ],
+)
+def test_the_patients_right_is_on_the_images_left(modality, finding, brighter):
+    for side, sign in (("right", 1), ("left", -1)):
+        lean = 0.0
+        for seed in range(4):
+            lesions = [Lesion(finding, side, "large")]
+            image = np.asarray(draw(modality, lesions, np.random.default_rng(seed)), float)
+            lean += image[:, : SIZE // 2].mean() - image[:, SIZE // 2 :].mean()
+        assert (lean * sign > 0) == brighter
+
+
+@pytest.mark.parametrize("modality", FINDINGS)
+def test_boxes_hold_the_finding(modality):
+    """There an image is less like its mirror image than elsewhere."""
+    for finding, size in itertools.product(FINDINGS[modality], ("small", "large")):
+        unlike = []
+        for seed, side in itertools.product(range(6), ("right", "left")):
+            lesions = [Lesion(finding, side, size)]
+            picture = draw(modality, lesions, np.random.default_rng(seed))
+            ((x0, y0, x1, y1),) = picture.info["boxes"]
+            assert 0.004 < (x1 - x0) * (y1 - y0) / SIZE**2 < 0.35
+            pixels = np.asarray(picture, float)
+            away = np.abs(pixels - pixels[:, ::-1])
+            unlike.append(away[y0:y1, x0:x1].mean() / away.mean())
+        assert np.mean(unlike) > 1.15, (finding, size)
+
+
+def test_boxes_are_the_findings_own():
+    lesions = [Lesion("renal cyst", "left", "small"), Lesion("renal mass", "right", "large")]
+    cyst, mass = draw("abdominal CT", lesions, np.random.default_rng(0)).info["boxes"]
+    assert mass.x1 < SIZE / 2 < cyst.x0 and mass.x1 - mass.x0 > cyst.x1 - cyst.x0
+    assert draw("abdominal CT", [], np.random.default_rng(0)).info["boxes"] == []
+
+
+@pytest.mark.parametrize("modality", FINDINGS)
+def test_no_finding_and_several_can_be_drawn(modality):
+    first, second, _ = FINDINGS[modality]
+    cases = ([], [Lesion(first, "left", "small"), Lesion(second, "right", "large")])
+    for lesions in cases:
+        picture = np.asarray(draw(modality, lesions, np.random.default_rng(0), arrow=True))
+        assert picture.shape == (SIZE, SIZE)
+        assert picture.min() < 20 and picture.max() > 180 and picture.std() > 20
+
+
+@pytest.mark.parametrize("modality", FINDINGS)
+def test_the_arrow_changes_little_else(modality):
+    for finding in FINDINGS[modality]:
+        lesions = [Lesion(finding, "left", "small")]
+        plain, pointed = (
+            np.asarray(draw(modality, lesions, np.random.default_rng(5), arrow=arrow), int)
+            for arrow in (False, True)
+        )
+        changed = (plain != pointed)[40:]  # the inscription above moves
+        assert 60 < changed.sum() < 400
+        assert pointed[40:][changed].max() == 250
+
+
+def test_no_two_patients_are_alike():
+    lesions = [Lesion("lung mass", "right", "large")]
+    films = [
+        np.asarray(draw("chest radiograph", lesions, np.random.default_rng(seed)), float)
+        for seed in range(6)
+    ]
+    apart = [np.abs(one - other).mean() for one in films for other in films if one is not other]
+    assert min(apart) > 4
+
+
+# ----------------------------------------------------------------------------------- the captions
+
+
+def test_captions_say_exactly_what_was_drawn():
+    for who, caption in captions(2500):
+        bare = " ".join(re.findall(r"[a-z0-9]+", caption.lower()))
+        assert attributes_of(caption) == attributes_of(bare) == who.attributes(), caption
+
+
+def test_every_phrasing_can_be_read_back():
+    for finding, wording in _WORDINGS.items():
+        for sentence in _FRAMES + wording.sentences:
+            for size in (*wording.small, *wording.large):
+                said = sentence.format(
+                    view="",
+                    shows="shows",
+                    n=size,
+                    size=size,
+                    side="left",
+                    name=wording.name,
+                    arrow="",
+                )
+                read = attributes_of(said)
+                assert (read["finding"], read["side"]) == (finding, "left"), said
+                assert read["size"] == ("small" if size in wording.small else "large"), said
+
+
+def test_captions_are_varied():
+    said = [caption for _, caption in captions(900)]
+    lengths = [len(caption.split()) for caption in said]
+    assert len(set(said)) > 0.9 * len(said)
+    assert min(lengths) >= 5 and max(lengths) <= 30 and 10 < np.median(lengths) < 18
+    assert all(len(_FRAMES + wording.sentences) >= 5 for wording in _WORDINGS.values())
+    assert set(_WORDINGS) == {finding for findings in FINDINGS.values() for finding in findings}
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("", ("", "", "", "")),
+        ("axial ct shows", ("abdominal CT", "", "", "")),
+        ("Large mass in the right kidney", ("", "renal mass", "right", "large")),
+        (
+            "chest xray small left effusion",
+            ("chest radiograph", "pleural effusion", "left", "small"),
+        ),
+        ("mri with left glioma and mass effect", ("brain MRI", "glioma", "left", "")),
+        (
+            "ultrasound right dermoid cyst of the ovary",
+            ("pelvic ultrasound", "dermoid", "right", ""),
+        ),
+        ("left and right pleural effusion", ("", "pleural effusion", AMBIGUOUS, "")),
+        ("bilateral small pneumothorax", ("", "pneumothorax", AMBIGUOUS, "small")),
+        ("left pneumothorax with left pleural effusion", ("", AMBIGUOUS, "left", "")),
+        ("renal cyst and mass on the left", ("", AMBIGUOUS, "left", "")),
+        ("mass in the lung and the ovary", ("", AMBIGUOUS, "", "")),
+        ("ct and mri", (AMBIGUOUS, "", "", "")),
+        ("ct of the chest", (AMBIGUOUS, "", "", "")),
+        ("t2 weighted mri of the pelvis", (AMBIGUOUS, "", "", "")),
+        ("small to large infarct", ("", "infarct", "", AMBIGUOUS)),
+        ("no pleural effusion", ("", "", "", "")),
+        ("right pneumothorax without left effusion", ("", "pneumothorax", "right", "")),
+        ("brightness of upright massively enlarged", ("", "", "", "")),
+        ("a mass", ("", "", "", "")),
+    ],
+)
+def test_captions_of_others_are_read_with_care(caption, expected):
+    read = attributes_of(caption)
+    assert tuple(read[key] for key in ("modality", "finding", "side", "size")) == expected
+    assert read["arrow"] == "no"
+
+
+def test_arrows_are_read():
+    assert attributes_of("left glioma (arrows)")["arrow"] == "yes"
+    assert attributes_of("narrowed")["arrow"] == "no"
+
+
+def test_shares_right_counts_each_attribute_and_all_together():
+    truth = ["Chest radiograph shows a small left pleural effusion."] * 4
+    said = [
+        "chest radiograph shows a small left pleural effusion",
+        "chest radiograph shows a large left pleural effusion",
+        "chest radiograph shows a small right pleural effusion",
+        "",
+    ]
+    shares = phantoms.shares_right(truth, said)
+    assert shares["modality"] == shares["finding"] == 0.75 and shares["side"] == 0.5
+    assert shares["modality, finding and side"] == 0.5 and shares["all four"] == 0.25

@@ -1,0 +1,314 @@
+"""ROCO's folders are found wherever they lie, and what cannot be used is counted, not guessed."""
+
+import csv
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from roco_caption.core import machine as places
+from roco_caption.core.errors import UserError
+from roco_caption.data import roco as dataset
+from roco_caption.data.roco import cases_of, locate_dataset, read_dataset, read_split
+
+MEDPIX = Path(__file__).parents[3] / "shared" / "medpix"
+TABLES = {"train": "traindata.csv", "validation": "valdata.csv", "test": "testdata.csv"}
+
+
+def make_split(
+    root: Path, split: str, rows, *, present=None, beside=False, header=("id", "name", "caption")
+):
+    """Write one split of rows (name, caption); all images exist unless `present` is given."""
+    folder = root / "all_data" / split / "radiology"
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    names = [name.strip() for name, _ in rows] if present is None else present
+    for name in filter(None, names):
+        (folder / "images" / name).write_bytes(b"pixels")
+    path = folder.parent / f"radiology{TABLES[split]}" if beside else folder / TABLES[split]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows((f"ROCO_{i:05d}", *row) for i, row in enumerate(rows))
+    return path
+
+
+def make_roco(root: Path) -> Path:
+    for split in TABLES:
+        make_split(
+            root, split, [(f"PMC{split}{i}.jpg", f" Caption {i} of {split}.") for i in range(4)]
+        )
+    return root
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_fetched_or_drawn(monkeypatch):
+    """A wrong choice fails at once instead of downloading 6.2 GB."""
+
+    def unexpected(*args, **options):
+        pytest.fail("neither a download nor phantoms were called for")
+
+    monkeypatch.setattr(dataset, "download_roco", unexpected)
+    monkeypatch.setattr(dataset, "make_phantoms", unexpected)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_both_places_of_the_table_are_read(tmp_path, beside):
+    make_split(tmp_path, "train", [("a.jpg", "one"), ("b.jpg", "two")], beside=beside)
+    frame, reasons = read_split(tmp_path, "train")
+    assert frame.id.tolist() == ["a", "b"] and frame.caption.tolist() == ["one", "two"]
+    assert all(Path(image).is_file() for image in frame.image) and (reasons == "").all()
+
+
+def test_stray_spaces_newlines_and_quotes_are_put_right(tmp_path):
+    make_split(
+        tmp_path, "train", [(" a.jpg \n", ' Axial\n"T2"  image,\tleft. '), ("b.c.jpg", "NA")]
+    )
+    frame, _ = read_split(tmp_path, "train")
+    assert frame.id.tolist() == ["a", "b.c"]
+    assert frame.caption.tolist() == ['Axial "T2" image, left.', "NA"]
+
+
+def test_what_is_left_out_is_counted_by_its_reason(tmp_path):
+    make_roco(tmp_path)
+    rows = [
+        ("a.jpg", "one"),
+        ("a.jpg", "again"),
+        ("gone.jpg", "x"),
+        ("b.jpg", "  "),
+        ("", "y"),
+        ("c.jpg", "z"),
+    ]
+    make_split(tmp_path, "train", rows, present=["a.jpg", "b.jpg", "c.jpg"])
+    frames, counts = read_dataset(tmp_path)
+    assert frames["train"].id.tolist() == ["a", "c"]
+    row = counts.loc["train"].to_dict()
+    assert row == {
+        "listed": 6, "used": 2, "listed twice": 1, "image file missing": 2, "no caption": 1,
+    }  # fmt: skip
+    assert counts.loc["test", "used"] == 4 and counts.loc["test", "no caption"] == 0
+
+
+def test_a_limit_takes_the_first_and_says_how_many_are_over_it(tmp_path):
+    frames, counts = read_dataset(make_roco(tmp_path), limit=3)
+    for split, frame in frames.items():
+        assert frame.id.tolist() == [f"PMC{split}{i}" for i in range(3)]
+    assert (counts["over the limit"] == 1).all() and (counts.used == 3).all()
+
+
+def test_bytes_that_are_no_utf8_do_not_stop_the_reading(tmp_path):
+    path = make_split(tmp_path, "train", [("a.jpg", "30 degrees")])
+    path.write_bytes(path.read_bytes().replace(b"degrees", b"\xb0 left"))
+    assert read_split(tmp_path, "train")[0].caption.tolist() == ["30 � left"]
+
+
+def test_an_image_of_another_folder_cannot_be_named(tmp_path):
+    make_split(
+        tmp_path, "train", [("a.jpg", "one"), ("../../secret.jpg", "two")], present=["a.jpg"]
+    )
+    (tmp_path / "all_data" / "train" / "secret.jpg").write_bytes(b"x")
+    assert read_split(tmp_path, "train")[0].id.tolist() == ["a"]
+
+
+def test_missing_and_odd_tables_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"radiology/traindata\.csv nor .*radiologytraindata\.csv"):
+        read_split(tmp_path, "train")
+    path = make_split(tmp_path, "train", [("a.jpg", "one")], header=("id", "file", "caption"))
+    with pytest.raises(UserError, match=r"traindata\.csv has the columns .'id', 'file', 'caption'"):
+        read_split(tmp_path, "train")
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"traindata\.csv is no readable table"):
+        read_split(tmp_path, "train")
+
+
+def test_a_split_of_which_nothing_can_be_used_says_why(tmp_path):
+    make_split(tmp_path, "train", [("a.jpg", "one"), ("b.jpg", "")], present=["b.jpg"])
+    with pytest.raises(UserError, match=r"No image of .*train.*image file missing.*unpacked"):
+        read_split(tmp_path, "train")
+    make_split(tmp_path, "test", [])
+    with pytest.raises(UserError, match=r"No image of .*test"):
+        read_split(tmp_path, "test")
+
+
+def test_a_given_folder_comes_first_and_a_wrong_one_is_an_error(tmp_path):
+    make_roco(tmp_path / "mine")
+    for platform, wish in (("colab", "auto"), ("local", "kaggle"), ("kaggle", "phantoms")):
+        source = locate_dataset(
+            tmp_path, data_dir=str(tmp_path / "mine"), source=wish, platform=platform
+        )
+        assert source.root == tmp_path / "mine" and not source.synthetic
+        assert str(source) == (
+            f"Data: {tmp_path / 'mine'}\n"
+            "Chosen because DATA_DIR names it; empty, DATA_SOURCE decides."
+        )
+    with pytest.raises(UserError, match="which does not contain all_data/train/radiology"):
+        locate_dataset(tmp_path, data_dir=str(tmp_path / "none"))
+
+
+def test_folders_of_the_same_name_do_not_share_caches(tmp_path):
+    names = []
+    for place in ("one", "other"):
+        make_roco(tmp_path / place / "roco")
+        names.append(locate_dataset(tmp_path, data_dir=str(tmp_path / place / "roco")).name)
+    again = locate_dataset(tmp_path, data_dir=f"{tmp_path}/one/../one/roco").name
+    assert names[0] == again != names[1] and again.startswith("roco-")
+
+
+@pytest.mark.parametrize("place", ["roco-dataset", "datasets/virajbagal/roco-dataset"])
+def test_on_kaggle_the_attached_data_set_is_found_however_nested(tmp_path, monkeypatch, place):
+    monkeypatch.setattr(places, "KAGGLE_INPUT", tmp_path / "input")
+    make_roco(tmp_path / "input" / place)
+    (tmp_path / "input" / "another").mkdir()
+    source = locate_dataset(tmp_path / "working", platform="kaggle")
+    assert source.root == tmp_path / "input" / place and source.name == "roco"
+    assert str(source.root) in str(source) and "attached" in str(source)
+    assert "DATA_SOURCE = 'phantoms'" in str(source) and not (tmp_path / "working").exists()
+
+
+def test_on_kaggle_without_it_the_remedies_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(places, "KAGGLE_INPUT", tmp_path / "input")
+    with pytest.raises(UserError, match=r"Add Input.*'kaggle'.*'phantoms'"):
+        locate_dataset(tmp_path, platform="kaggle")
+
+
+@pytest.mark.parametrize(
+    ("platform", "source", "chosen", "why"),
+    [
+        ("colab", "auto", "download", "the default in Colab"),
+        ("colab", "kaggle", "download", "ROCO from Kaggle"),
+        ("local", "kaggle", "download", "ROCO from Kaggle"),
+        ("kaggle", "kaggle", "download", "ROCO from Kaggle"),
+        ("local", "auto", "phantoms", "the default outside Colab and Kaggle"),
+        ("local", "phantoms", "phantoms", "as DATA_SOURCE asks"),
+        ("colab", "phantoms", "phantoms", "as DATA_SOURCE asks"),
+        ("kaggle", "phantoms", "phantoms", "as DATA_SOURCE asks"),
+    ],
+)
+def test_the_choice_and_how_to_choose_otherwise(
+    tmp_path, monkeypatch, platform, source, chosen, why
+):
+    calls = []
+
+    def download(folder):
+        calls.append("download")
+        return folder
+
+    def phantoms(folder, **options):
+        calls.append("phantoms")
+        assert options == {"train": 5, "validation": 6, "test": 7, "seed": 3}
+        return folder
+
+    monkeypatch.setattr(dataset, "download_roco", download)
+    monkeypatch.setattr(dataset, "make_phantoms", phantoms)
+    found = locate_dataset(
+        tmp_path, source=source, platform=platform, phantom_counts=(5, 6, 7), seed=3
+    )
+    assert calls == [chosen] and found.synthetic == (chosen == "phantoms")
+    name, otherwise = {
+        "download": ("roco", "DATA_SOURCE = 'phantoms'"),
+        "phantoms": ("phantoms-5-6-7-seed3", "DATA_SOURCE = 'kaggle'"),
+    }[chosen]
+    assert found.name == name and found.root == tmp_path / name
+    first, second = str(found).splitlines()
+    assert first == f"Data: {found.root}" and why in second and otherwise in second
+    assert ("default" in second) == (source == "auto")
+    assert ("synthetic" in second) == ("DATA_DIR" in second) == found.synthetic
+
+
+@pytest.mark.skipif(not MEDPIX.exists(), reason="the real images are not at hand")
+def test_real_images_in_rocos_layout():
+    frames, counts = read_dataset(MEDPIX)
+    assert {split: len(frame) for split, frame in frames.items()} == {
+        "train": 1481, "validation": 197, "test": 172,
+    }  # fmt: skip
+    assert (counts.listed == counts.used).all()
+
+
+def test_a_listing_that_cannot_be_used_does_not_hide_the_next(tmp_path):
+    make_split(tmp_path, "train", [("a.jpg", ""), ("a.jpg", "one")])
+    frame, reasons = read_split(tmp_path, "train")
+    assert frame.caption.tolist() == ["one"] and reasons.tolist() == ["no caption", ""]
+
+
+def test_a_row_that_ends_early_has_no_caption(tmp_path):
+    path = make_split(tmp_path, "train", [("a.jpg", "one"), ("b.jpg", "two")])
+    path.write_text("id,name,caption\n0,a.jpg,one\n1,b.jpg\n2\n")
+    frame, reasons = read_split(tmp_path, "train")
+    assert frame.id.tolist() == ["a"] and reasons.tolist() == ["", "no caption", "no caption"]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path):
+    path = make_split(tmp_path, "train", [("a.jpg", "one")])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_split(tmp_path, "train")[0].id.tolist() == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b'id,name,caption\n0,a.jpg,"never closed\n', "is no readable table"),
+        (b"id,name,caption\n0,a.jpg,one\n1,b.jpg,two,parts\n", "is no readable table"),
+        ("id,name,caption\n0,a.jpg,one\n".encode("utf-16"), "has the columns"),
+        (b"PK\x03\x04\x00\x00", "has the columns"),
+    ],
+)
+def test_what_is_no_table_is_named(tmp_path, content, says):
+    make_split(tmp_path, "train", [("a.jpg", "one")]).write_bytes(content)
+    with pytest.raises(UserError, match=rf"traindata\.csv {says}"):
+        read_split(tmp_path, "train")
+
+
+def test_images_that_were_not_unpacked_are_named_by_their_folder(tmp_path):
+    images = make_split(tmp_path, "train", [("a.jpg", "one")]).parent / "images"
+    images.rename(images.with_name("pictures"))
+    with pytest.raises(UserError, match="radiology/images is missing: unpack"):
+        read_split(tmp_path, "train")
+
+
+@pytest.mark.parametrize(("limit", "used", "over"), [(1, 1, 1), (2, 2, 0), (9, 2, 0)])
+def test_with_a_limit_too_every_line_is_counted_once(tmp_path, limit, used, over):
+    make_roco(tmp_path)
+    rows = [("a.jpg", "one"), ("gone.jpg", "two"), ("a.jpg", "three"), ("b.jpg", "four")]
+    make_split(tmp_path, "train", rows, present=["a.jpg", "b.jpg"])
+    _, counts = read_dataset(tmp_path, limit)
+    assert counts.loc["train", ["used", "over the limit"]].tolist() == [used, over]
+    assert (counts.drop(columns="listed").sum(axis=1) == counts.listed).all()
+
+
+def test_a_read_only_mount_is_read_and_left_as_it_is(tmp_path, monkeypatch):
+    mount = make_roco(tmp_path / "input" / "roco-dataset").parent
+    monkeypatch.setattr(places, "KAGGLE_INPUT", mount)
+    paths = [mount, *mount.rglob("*")]
+    modes = [path.stat().st_mode for path in paths]
+    for path, mode in zip(paths, modes, strict=True):
+        path.chmod(mode & 0o555)
+    changed = [path.stat().st_mtime_ns for path in paths]
+    try:
+        frames, _ = read_dataset(locate_dataset(tmp_path / "working", platform="kaggle").root)
+        assert all(len(frame) == 4 for frame in frames.values())
+        # root may write to what is read-only, so that is looked at
+        assert [path.stat().st_mtime_ns for path in [mount, *mount.rglob("*")]] == changed
+    finally:
+        for path, mode in zip(paths, modes, strict=True):
+            path.chmod(mode)
+
+
+def test_a_given_folder_may_begin_at_home_and_hold_the_data_deeper(tmp_path, monkeypatch):
+    make_roco(tmp_path / "archive" / "x-rays")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    source = locate_dataset("unused", data_dir="~/archive")
+    assert source.root == tmp_path / "archive" / "x-rays" and source.name.startswith("x-rays-")
+
+
+@pytest.mark.parametrize(
+    ("ids", "cases"),
+    [
+        (["PMC1_a_001", "PMC1_b_002", "PMC22_a_001"], ["PMC1", "PMC1", "PMC22"]),
+        (["MPX1_synpic4", "MPX2_synpic5"], ["MPX1", "MPX2"]),
+        (["scan 1", "scan 2"], ["scan 1", "scan 2"]),
+        (["ROCO_00001", "ROCO_00002"], None),
+        ([f"ct_{i}" for i in range(30)] + [f"mr_{i}" for i in range(30)], None),
+    ],
+)
+def test_an_id_names_its_case_where_it_tells_one(ids, cases):
+    ids = pd.Series(ids)
+    assert cases_of(ids).tolist() == (list(ids) if cases is None else cases)

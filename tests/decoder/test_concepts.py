@@ -1,0 +1,162 @@
+"""Words that features can tell are rated by them; what only memory could tell is not."""
+
+import keras
+import numpy as np
+import pytest
+
+from roco_caption.decoder import concepts
+from roco_caption.decoder.concepts import Concepts, fit_concepts
+from roco_caption.decoder.model import build_decoder, fit_scalers
+from roco_caption.text.tokenizer import START
+
+SEEN, OTHER, RARE = 4, 5, 6
+
+
+def rated(described, tokens, count=3, **options):
+    weights = fit_concepts(described, tokens, count, **options)
+    flat = described.reshape(len(described), -1)
+    layer = Concepts(count)
+    layer.build(flat.shape)
+    layer.set_weights(weights)
+    return np.asarray(layer(flat))
+
+
+def captions(*words):
+    """Captions that hold each word where its row of bools says so."""
+    rows = [[w if said else 0 for w, said in zip((SEEN, OTHER, RARE), row, strict=False)]
+            for row in zip(*words, strict=True)]  # fmt: skip
+    rows = [[START, *sorted(row, reverse=True)] for row in rows]
+    return np.array([[*row, 0] for row in rows], np.int32)
+
+
+def test_a_word_that_features_tell_is_rated_and_others_are_not():
+    rng = np.random.default_rng(0)
+    described = rng.normal(size=(400, 12)).astype(np.float32) + 5
+    told = described[:, 3] + 0.3 * rng.normal(size=400) > 5.5
+    untold = rng.random(400) > 0.5
+    numbers = rng.integers(10, 400, (400, 1)).astype(np.int32)  # no two captions are the same
+    tokens = np.hstack([captions(told, untold), numbers])
+    found = rated(described, tokens)
+    assert np.corrcoef(found[:, 0], told)[0, 1] > 0.7
+    assert found[:, 0].std() < 1  # shrunk, as a prediction is
+    assert (found[:, 1:] == 0).all()
+    assert fit_concepts(described, tokens, 3)[2].tolist() == [SEEN, 0, 0]
+
+
+def test_a_word_that_every_caption_has_is_no_concept():
+    rng = np.random.default_rng(0)
+    described = rng.normal(size=(200, 6)).astype(np.float32)
+    tokens = captions(np.full(200, True), described[:, 0] > 0)
+    assert fit_concepts(described, np.hstack([tokens, np.arange(10, 210)[:, None]]), 9)[2][
+        :2
+    ].tolist() == [OTHER, 0]
+
+
+def test_each_cell_is_whitened_by_itself():
+    """What differs little in one cell is told beside what differs a hundred times as much."""
+    rng = np.random.default_rng(0)
+    grids = rng.normal(size=(400, 9, 6)).astype(np.float32)
+    grids[:, [2, 7]] *= 100
+    grids += rng.normal(size=(9, 6)).astype(np.float32)
+    told = grids[:, 4, 1] > grids[:, 4, 1].mean()
+    tokens = np.hstack([captions(told), rng.integers(10, 400, (400, 1)).astype(np.int32)])
+    by_cell = rated(grids, tokens, 1)[:, 0]
+    assert np.corrcoef(by_cell, told)[0, 1] > 0.7
+    _, projection, words = fit_concepts(grids, tokens, 1)
+    terms = (grids - grids.mean(axis=0)) * projection.reshape(9, 6)
+    assert words.tolist() == [SEEN] and terms.sum(axis=2).std(axis=0).argmax() == 4
+
+
+def test_a_whitened_cell_is_white_but_for_the_floor():
+    rng = np.random.default_rng(0)
+    rows = (rng.normal(size=(500, 3, 4)) * [30, 10, 3, 0.001]) @ rng.normal(size=(4, 4))
+    rows -= rows.mean(axis=0)
+    floor = 1e-5
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(concepts, "FLOOR", floor)
+        whitening = concepts._fit_cells(rows)
+    white = concepts._by_cells(rows.reshape(500, -1), whitening).reshape(500, 3, 4)
+    for cell, before in zip(white.swapaxes(0, 1), rows.swapaxes(0, 1), strict=True):
+        variances = np.linalg.eigvalsh(before.T @ before / 500)
+        wanted = variances / (variances + floor * variances.mean())
+        np.testing.assert_allclose(
+            np.linalg.eigvalsh(cell.T @ cell / 500), np.sort(wanted), atol=1e-3
+        )
+
+
+@pytest.mark.parametrize("groups", [[], [np.array([2, 7, 11])]])
+def test_errors_left_out_are_those_of_regressions_without_the_images(groups):
+    rng = np.random.default_rng(1)
+    n, penalty = 30, 0.3
+    x = rng.normal(size=(n, 5)) * [3, 2, 1, 1, 0.5]
+    y = x @ rng.normal(size=(5, 4)) + rng.normal(size=(n, 4))
+    centred, wanted = x - x.mean(axis=0), y - y.mean(axis=0)
+    axes, values = concepts.largest_components(centred.astype(np.float64), 5)
+    white, variance = centred @ (axes / np.sqrt(values / n)), values / n
+    kept = variance / (variance + penalty)
+    found = concepts._error_left_out(white, wanted, white.T @ wanted / n, kept, groups)
+    missed = np.empty_like(y)
+    alone = [np.array([i]) for i in range(n) if not any(i in group for group in groups)]
+    for rows in alone + groups:
+        others = np.delete(np.arange(n), rows)
+        design = np.hstack([x[others], np.ones((len(others), 1))])
+        ridge = design.T @ design + n * penalty * np.diag([1, 1, 1, 1, 1, 0])
+        slopes = np.linalg.solve(ridge, design.T @ y[others])
+        missed[rows] = y[rows] - np.hstack([x[rows], np.ones((len(rows), 1))]) @ slopes
+    np.testing.assert_allclose(found, (missed**2).mean(axis=0), rtol=1e-6)
+
+
+def test_images_of_one_caption_do_not_give_each_others_words_away():
+    """Pairs of nearly the same image have the same caption, which nothing else foretells."""
+    rng = np.random.default_rng(2)
+    described = np.repeat(rng.normal(size=(60, 200)), 2, axis=0)
+    described = (described + 0.1 * rng.normal(size=described.shape)).astype(np.float32)
+    word = np.repeat(rng.random(60) > 0.5, 2)
+    numbers = np.repeat(rng.permutation(60) + 10, 2).astype(np.int32)[:, None]
+    same = np.hstack([captions(word), numbers])
+    assert (rated(described, same, 1) == 0).all()
+    differing = np.hstack([same, np.arange(100, 220, dtype=np.int32)[:, None]])
+    assert np.abs(rated(described, differing, 1)).max() > 0.1  # as it would be, each left out alone
+    names = np.array([f"patient {i}" for i in range(60)], object)
+    assert (rated(described, differing, 1, cases=np.repeat(names, 2)) == 0).all()
+    # where each image is a case of its own, captions still tell
+    assert (rated(described, same, 1, cases=np.arange(120)) == 0).all()
+
+
+def test_the_decoder_fits_both_kinds_and_does_without_attention_as_well():
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(300, 16)).astype(np.float16)
+    grids = rng.normal(size=(300, 4, 8)).astype(np.float16)
+    lit, side = rng.random(300) > 0.5, rng.random(300) > 0.5
+    features[:, 2] += 3 * lit
+    grids[:, 3, 5] += 3 * side  # only at this place
+    tokens = np.hstack([captions(lit, side), rng.integers(10, 300, (300, 1)).astype(np.int32)])
+    sizes = {"vocab_size": 300, "max_len": 6, "feature_size": 16, "components": 16, "units": 8}
+    built = build_decoder(**sizes, attention=True, grid_size=(4, 8), grid_components=8, concepts=5)
+    fit_scalers([built], (features, grids), tokens)
+    layer = built.next_word.get_layer
+    by_features = layer("concepts")(layer("scaler")(features.astype(np.float32)))
+    assert abs(np.corrcoef(np.asarray(by_features)[:, 0], lit)[0, 1]) > 0.6
+    by_grid = layer("concepts_grid")(layer("laid_out")(layer("scaler_grid")(grids.astype("f4"))))
+    assert abs(np.corrcoef(np.asarray(by_grid)[:, 0], side)[0, 1]) > 0.6
+    plain = build_decoder(**sizes)
+    fit_scalers([plain], features, tokens)
+    assert not any(layer.name.startswith("concepts") for layer in plain.next_word.layers)
+
+
+@pytest.mark.parametrize("same", ["images", "captions", "only one", "cases"])
+def test_where_all_is_the_same_nothing_is_told(same):
+    rng = np.random.default_rng(0)
+    described = rng.normal(size=(20, 6)).astype(np.float32)
+    tokens = np.array([[START, SEEN + i % 3, 0] for i in range(20)], np.int32)
+    if same == "images":
+        described[:] = described[0]
+    elif same == "captions":
+        tokens[:] = tokens[0]
+    elif same == "only one":
+        described, tokens = described[:1], tokens[:1]
+    cases = ["a"] * 20 if same == "cases" else None
+    assert (rated(described, tokens, cases=cases) == 0).all()
+    grids = described.reshape(len(described), 3, 2)
+    assert (rated(grids, tokens, cases=cases) == 0).all()

@@ -1,0 +1,100 @@
+from pathlib import Path
+
+import pytest
+
+from roco_caption.core.errors import UserError
+from roco_caption.scores.clinical import modality_of, region_of, slips
+
+ROCO = Path(__file__).parents[3] / "shared" / "roco_text"
+
+
+@pytest.mark.parametrize(
+    ("caption", "modality"),
+    [
+        ("Axial contrast-enhanced CT scan.", "CT"),
+        ("Multidetector computed tomography of the chest", "CT"),
+        ("CT angiography of the aorta", "CT"),
+        ("Cone-beam computed tomography", "CT"),
+        ("MR angiogram", "MR"),
+        ("Sagittal T2-weighted image", "MR"),
+        ("Chest X ray before the CT", "radiograph"),
+        ("Orthopantomogram (OPG)", "radiograph"),
+        ("Transthoracic echocardiogram", "ultrasound"),
+        ("Endoscopic ultrasound", "ultrasound"),
+        ("18F-FDG PET/CT image", "nuclear"),
+        ("Coronary angiography", "angiography"),
+        ("Barium swallow", "fluoroscopy"),
+        ("Mammography of the left breast", "mammography"),
+        ("A mass (arrow) in direct contact", ""),
+        ("", ""),
+    ],
+)
+def test_modality(caption, modality):
+    assert modality_of(caption) == modality
+    assert modality_of(caption.lower()) == modality
+
+
+@pytest.mark.parametrize(
+    ("caption", "region"),
+    [
+        ("Chest X-ray with pleural effusion", "chest"),
+        ("CT of the head of the pancreas and the liver", "abdomen"),
+        ("MRI of the lumbar spine at L4-L5", "spine"),
+        ("Panoramic radiograph of the mandible", "teeth and jaws"),
+        ("Brain MRI", "head"),
+        ("Fracture of the distal radius", "arm"),
+        ("Left hip", "leg"),
+        ("CT scan showing the lesion", ""),
+    ],
+)
+def test_region(caption, region):
+    assert region_of(caption) == region
+
+
+def share(reference, hypothesis, slip):
+    found = slips([reference], [hypothesis])
+    assert set(found.index) == {"modality", "side", "negation", "number"}
+    return found[slip]
+
+
+@pytest.mark.parametrize(
+    ("slip", "reference", "hypothesis", "is_one"),
+    [
+        ("modality", "Chest CT", "chest x-ray", True),
+        ("modality", "Chest CT", "computed tomography", False),
+        ("modality", "A mass", "chest x-ray", False),
+        ("side", "The left lung", "right-sided effusion", True),
+        ("side", "Left and right lung", "right lung", False),
+        ("side", "Bilateral effusions", "left effusion", False),
+        ("side", "The left lung", "", False),
+        ("negation", "No evidence of fracture.", "showing a fracture", True),
+        ("negation", "No evidence of fracture.", "no fracture", False),
+        ("negation", "Fluid without mass. A mass elsewhere", "a mass", False),
+        ("negation", "No mass in the liver", "the liver", False),
+        ("negation", "Absence of the right kidney", "right kidney", True),
+        ("negation", "Case no. 4: a fracture", "a fracture", False),
+        ("number", "A 5 mm nodule", "a 7 mm nodule", True),
+        ("number", "A 5 mm nodule", "a 5 mm nodule", False),
+        ("number", "A 2.5 cm mass", "2,5 cm mass", False),
+        ("number", "Spine MRI", "t2-weighted mri at l5 in 3d", False),
+        ("number", "A man", "a 45-year-old man", True),
+        ("number", "A 5 mm nodule", "a nodule", False),
+    ],
+)
+def test_slips(slip, reference, hypothesis, is_one):
+    assert share(reference, hypothesis, slip) == is_one
+
+
+def test_slips_are_shares_of_all_captions():
+    found = slips(["Chest CT", "Chest CT", "", "Left knee"], ["x-ray", "CT", "", "right knee"])
+    assert (found["modality"], found["side"], found["number"]) == (0.25, 0.25, 0)
+    with pytest.raises(UserError, match="1 hypotheses for 2"):
+        slips(["a", "b"], ["a"])
+
+
+@pytest.mark.skipif(not ROCO.exists(), reason="ROCO's captions are not at hand")
+def test_most_of_rocos_captions_say_both():
+    lines = (ROCO / "test/radiology/captions.txt").read_text("utf-8").splitlines()
+    captions = [line.split("\t", 1)[1] for line in lines if "\t" in line]
+    assert sum(modality_of(caption) != "" for caption in captions) / len(captions) > 0.75
+    assert sum(region_of(caption) != "" for caption in captions) / len(captions) > 0.75

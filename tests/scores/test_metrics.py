@@ -1,0 +1,171 @@
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from pycocoevalcap.bleu.bleu import Bleu
+
+from roco_caption.scores.metrics import (
+    bleu,
+    bleu_counts,
+    image_counts,
+    image_scores,
+    meteor,
+    meteor_counts,
+    scores,
+    tokenized,
+    wording,
+)
+
+
+def bleu_of(reference, hypothesis):
+    counts = bleu_counts([reference], [hypothesis])
+    return counts.iloc[0], bleu(counts).iloc[0]
+
+
+def test_bleu_clips_repeated_words_as_in_papineni_2002():
+    # Example 2 there: "the" is given 7 times and stands twice in the reference: 2/7.
+    counts, scores = bleu_of("the cat is on the mat", "the the the the the the the")
+    assert (counts["right_1"], counts["tried_1"]) == (2, 7)
+    assert scores["BLEU-1"] == pytest.approx(2 / 7)
+    assert scores["BLEU-2"] == 0
+
+
+def test_bleu_punishes_brevity_as_in_papineni_2002():
+    # "of the" against a long reference is precise; exp(1 - 18/2) makes it worth next to nothing.
+    reference = "it is the practical guide for the army always to heed the directions of the party"
+    _, scores = bleu_of(reference, "of the")
+    assert scores["BLEU-1"] == pytest.approx(np.exp(1 - len(reference.split()) / 2))
+
+
+def test_bleu_is_pycocoevalcaps_over_a_corpus():
+    references = ["chest ct showing a mass", "x-ray of the left hand", "an mri", "axial ct scan"]
+    hypotheses = ["ct showing a mass in the chest", "x-ray of the hand", "", "axial ct"]
+    wanted, written = ({i: [t] for i, t in enumerate(x)} for x in (references, hypotheses))
+    theirs = Bleu(4).compute_score(wanted, written, verbose=0)[0]
+    ours = bleu(bleu_counts(references, hypotheses).sum().to_frame().T)
+    assert ours.iloc[0].tolist() == pytest.approx(theirs, abs=1e-6)
+
+
+def test_rouge_l_of_the_police_killed_the_gunman():
+    # Lin 2004, section 3: LCS is 3 of 4 words for the one, 2 of 4 for the other; as lengths are
+    # equal, precision = recall = F.
+    scores = image_scores(
+        ["police killed the gunman"] * 3,
+        ["police kill the gunman", "the gunman kill police", "the gunman police killed"],
+    )
+    assert scores["ROUGE-L"].tolist() == pytest.approx([3 / 4, 2 / 4, 2 / 4])
+    assert scores["ROUGE-1"].tolist() == pytest.approx([3 / 4, 3 / 4, 1])
+
+
+def test_rouge_l_weighs_recall_by_beta_1_2():
+    # LCS 2, precision 2/2, recall 2/4: (1 + β²) P R / (R + β² P).
+    score = image_scores(["a b c d"], ["a b"])["ROUGE-L"][0]
+    assert score == pytest.approx((1 + 1.44) * 1 * 0.5 / (0.5 + 1.44))
+
+
+def test_cider_of_a_reference_itself_is_ten_and_of_another_zero():
+    references = ["one two three four", "five six seven eight", "nine ten eleven twelve"]
+    assert image_scores(references, references)["CIDEr"].tolist() == pytest.approx([10] * 3)
+    assert image_scores(references, references[::-1])["CIDEr"].tolist() == pytest.approx([0, 10, 0])
+
+
+def test_cider_gives_no_credit_for_words_of_every_reference():
+    references = ["showing lung", "showing liver"]
+    assert image_scores(references, ["showing", "showing"])["CIDEr"].tolist() == [0, 0]
+
+
+def test_cider_by_hand():
+    # Unigrams: idf is log 2 for each; cosine of (a, x) with (a, b) is 1/2. No bigram is shared, and
+    # the lengths are equal. Mean over four orders, times 10: 10 * (1/2) / 4.
+    assert image_scores(["a b", "c d"], ["a x", "c d"])["CIDEr"][0] == pytest.approx(1.25)
+
+
+def test_an_empty_hypothesis_scores_zero_even_where_the_reference_is_empty():
+    assert (image_scores(["", "a b"], ["", ""]) == 0).all(axis=None)
+
+
+@pytest.mark.parametrize(
+    ("caption", "share"),
+    [("wall wall wall", 1), ("axial axial ct", 1 / 2), ("a b a b a", 2 / 4), ("a", 0), ("", 0)],
+)
+def test_repeated_bigrams(caption, share):
+    assert wording([caption])["repeated"][0] == pytest.approx(share)
+
+
+def test_a_resample_scores_as_its_images_do():
+    # The sums' promise: weighing images 2, 0, 1 is scoring the first twice and the last once.
+    references = ["ct of the chest", "mri of the knee", "x-ray of a hand"]
+    hypotheses = ["ct of a chest", "mri", "x-ray of the left hand"]
+    counts = image_counts(references, hypotheses)
+    resampled = scores((counts.T @ [2, 0, 1]).to_frame().T).iloc[0]
+    picked = [0, 0, 2]
+    again = bleu(
+        bleu_counts([references[i] for i in picked], [hypotheses[i] for i in picked])
+        .sum()
+        .to_frame()
+        .T
+    ).iloc[0]
+    assert resampled[again.index].tolist() == pytest.approx(again.tolist())
+    assert resampled["ROUGE-1"] == pytest.approx(counts["ROUGE-1"][picked].mean())
+    assert resampled["CIDEr"] == pytest.approx(counts["CIDEr"][picked].mean())
+
+
+# What pycocoevalcap's Meteor() (Java) answered: the last two pairs are alike word for word.
+METEOR_PAIRS = {
+    ("ct of the chest showing a mass", "ct shows masses in the chest"): 0.21058227419372014,
+    ("the scan of lung", "lungs scans of the"): 0.21219924522770764,
+    ("an x-ray", ""): 0.0,
+    ("chest scans", "chest scan"): 0.8,
+    ("mri of the left knee", "mri of the left knee"): 1.0,
+}
+METEOR_COUNTS = [
+    [6, 7, 2, 3, 2, 2, 1, 1, 0, 0, *[0] * 10, 2, 3, 3],
+    [4, 4, 2, 2, 0, 0, 2, 2, 1, 1, *[0] * 10, 2, 3, 3],
+    [0, 3, 0, 1, 0, 0, 0, 0, 0, 0, *[0] * 10, 0, 0, 0],
+    [2, 2, 0, 0, 1, 1, 0, 0, 1, 1, *[0] * 10, 0, 2, 2],
+    [5, 5, 2, 2, 3, 3, 2, 2, 0, 0, *[0] * 10, 0, 5, 5],
+]
+
+
+def meteor_table(rows):
+    return pd.DataFrame(rows, columns=[f"meteor_{i}" for i in range(23)], dtype=float)
+
+
+def test_meteor_is_javas_own_for_each_pair_and_for_the_corpus():
+    counts = meteor_table(METEOR_COUNTS)
+    assert meteor(counts).tolist() == pytest.approx(list(METEOR_PAIRS.values()))
+    assert meteor(counts.sum().to_frame().T)[0] == pytest.approx(0.30549583538721253)
+
+
+@pytest.mark.skipif(shutil.which("java") is None, reason="there is no Java runtime")
+def test_meteor_counts_come_from_java():
+    references, hypotheses = zip(*METEOR_PAIRS, strict=True)
+    counts = meteor_counts(references, hypotheses)
+    pd.testing.assert_frame_equal(counts, meteor_table(METEOR_COUNTS))
+
+
+def test_a_java_that_fails_is_a_reason_not_a_crash(monkeypatch, tmp_path):
+    java = tmp_path / "java"
+    java.write_text("#!/bin/sh\necho 'no heap' >&2\nexit 1\n")
+    java.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert meteor_counts(["a"], ["a"]) == "Java's METEOR failed (no heap)"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "caption", "want"),
+    [
+        (
+            "coco",
+            "Chest X-ray: T2-weighted, 1.5 mm (arrow).",
+            "chest x-ray t2-weighted 1.5 mm arrow",
+        ),
+        ("coco", "The patient’s “mass”; 5% – no\nfat!", "the patient 's mass 5 % no fat"),
+        ("coco", "PET/CT at L5-S1, 10×12 µm", "pet/ct at l5-s1 10 × 12 µm"),
+        ("coco", "…", ""),
+        ("imageclef", "X-ray of T2, 1.5 mm (arrow).", "xray of tnumber numbernumber mm arrow"),
+    ],
+)
+def test_protocols(protocol, caption, want):
+    assert tokenized([caption], protocol) == [want]

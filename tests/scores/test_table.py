@@ -1,0 +1,177 @@
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from roco_caption.core.errors import UserError
+from roco_caption.scores import table as evaluation
+from roco_caption.scores.table import breakdown, length_quartiles, score_table
+from roco_caption.show.figures import style_scores
+
+REFERENCES = [
+    "Chest X-ray showing a right pleural effusion.",
+    "Axial CT of the abdomen shows a 5 mm liver lesion (arrow).",
+    "Sagittal T2-weighted MRI of the lumbar spine.",
+    "Ultrasound of the left kidney without hydronephrosis.",
+]
+OTHERS = ["chest x-ray", "ct of the abdomen shows a mass", "", "the the the the"]
+
+
+def table(systems, references=REFERENCES, **settings):
+    return score_table(references, systems, **{"meteor": False, "resamples": 200} | settings)
+
+
+def test_the_references_themselves_score_best_and_nothing_scores_zero():
+    scores = table({"perfect": REFERENCES, "other": OTHERS, "nothing": [""] * 4})
+    perfect, nothing = scores.loc["perfect"], scores.loc["nothing"]
+    assert perfect[["BLEU-1", "BLEU-4", "ROUGE-1", "ROUGE-L"]].tolist() == pytest.approx([1.0] * 4)
+    assert perfect["CIDEr"] == pytest.approx(10)
+    assert (nothing[["BLEU-1", "BLEU-4", "ROUGE-1", "ROUGE-L", "CIDEr", "words"]] == 0).all()
+    assert scores.index.name == "system"
+    assert scores.loc["perfect", "words"] == 8.25
+
+
+def test_every_interval_holds_its_value_and_narrows_with_more_images():
+    few = table({"other": OTHERS})
+    many = table({"other": OTHERS * 25}, REFERENCES * 25)
+    for name in ("BLEU-1", "ROUGE-L", "words"):
+        low, value, high = few.loc["other", [f"{name}_low", name, f"{name}_high"]]
+        assert low <= value <= high
+        narrow = many.loc["other", [f"{name}_low", f"{name}_high"]]
+        assert narrow.iloc[1] - narrow.iloc[0] < (high - low) / 2
+
+
+def test_images_of_one_case_count_as_one_draw():
+    # Four copies of each image tell nothing new: resampled by case, the interval stays as wide.
+    cases = [0, 1, 2, 3] * 4
+    by_image = table({"other": OTHERS * 4}, REFERENCES * 4)
+    by_case = table({"other": OTHERS * 4}, REFERENCES * 4, groups=cases)
+    alone = table({"other": OTHERS})
+    width = [t.loc["other", "words_high"] - t.loc["other", "words_low"] for t in (by_case, alone)]
+    assert width[0] == pytest.approx(width[1])
+    assert by_image.loc["other", "words_high"] < by_case.loc["other", "words_high"]
+    assert "16 images of 4 cases" in by_case.attrs["caption"]
+
+
+def test_runs_of_one_system_are_averaged():
+    runs = [REFERENCES, OTHERS]
+    scores = table({"first": REFERENCES, "second": OTHERS, "mean": runs})
+    for name in ("BLEU-2", "CIDEr", "distinct", "repeated"):
+        want = (scores.loc["first", name] + scores.loc["second", name]) / 2
+        assert scores.loc["mean", name] == pytest.approx(want)
+
+
+def test_p_is_small_for_systems_far_apart_and_one_for_equals():
+    references = [f"finding {i} of the organ {i * 7} on slice {i * 3}" for i in range(40)]
+    wrong = references[1:] + references[:1]
+    scores = table({"main": references, "same": references, "wrong": wrong}, references)
+    assert np.isnan(scores.loc["main", "p_vs_first"])
+    assert scores.loc["same", "p_vs_first"] == 1
+    assert scores.loc["wrong", "p_vs_first"] == pytest.approx(1 / 201)
+
+
+def test_copies_of_training_captions_are_found_whatever_their_punctuation():
+    train = ["chest x-ray.", "Some other caption", ""]
+    scores = table({"other": OTHERS}, train_captions=train)
+    assert scores.loc["other", "copied"] == 0.25  # the empty caption is no copy
+    assert np.isnan(table({"other": OTHERS}).loc["other", "copied"])
+    assert scores.loc["other", "repeated"] == 0.25  # "the the the the", one of four
+    assert scores.loc["other", "distinct"] == 1
+
+
+def test_the_protocol_is_named_and_matters():
+    coco = table({"t1": ["T1 of the spine"]}, ["T2 of the spine"])
+    imageclef = table({"t1": ["T1 of the spine"]}, ["T2 of the spine"], protocol="imageclef")
+    assert coco.loc["t1", "BLEU-1"] == pytest.approx(0.75)
+    assert imageclef.loc["t1", "BLEU-1"] == pytest.approx(1)  # both are "tnumber" there
+    assert '"coco" protocol' in coco.attrs["caption"]
+    assert '"imageclef" protocol' in imageclef.attrs["caption"]
+
+
+def test_one_image_is_enough():
+    scores = table({"a": ["chest ct"], "b": [""]}, ["Chest CT of a man"])
+    assert scores.loc["a", "BLEU-1_low"] == scores.loc["a", "BLEU-1"] > 0
+    assert scores.loc["b", "p_vs_first"] == 1
+
+
+@pytest.mark.parametrize(
+    ("references", "systems", "settings", "says"),
+    [
+        (REFERENCES, {"short": OTHERS[:3]}, {}, "'short' has 3 captions for 4"),
+        (REFERENCES, {"runs": [OTHERS, OTHERS[:2]]}, {}, "'runs' has 2 captions for 4"),
+        (REFERENCES, {"gap": ["a", None, "b", "c"]}, {}, "'gap' has 3 captions for 4"),
+        (REFERENCES, {"nan": [float("nan")] * 4}, {}, "'nan' has 0 captions for 4"),
+        ([*REFERENCES[:3], None], {"a": OTHERS}, {}, "'references' has 3"),
+        (REFERENCES, {"a": OTHERS}, {"groups": [1]}, "1 groups for 4"),
+        (REFERENCES, {"a": OTHERS}, {"protocol": "ptb"}, "'ptb'"),
+        (REFERENCES, {}, {}, "no system"),
+        ([], {"a": []}, {}, "empty"),
+        (["...", ""], {"a": ["", ""]}, {}, "not a word"),
+    ],
+)
+def test_what_cannot_be_scored_is_said(references, systems, settings, says):
+    with pytest.raises(UserError, match=says):
+        table(systems, references, **settings)
+
+
+def test_without_java_meteor_is_empty_with_the_reason(monkeypatch):
+    monkeypatch.setattr("roco_caption.scores.metrics.shutil.which", lambda name: None)
+    scores = table({"a": OTHERS}, meteor=True)
+    assert scores["METEOR"].isna().all()
+    assert "METEOR is empty: there is no Java" in scores.attrs["caption"]
+
+
+def test_meteor_of_every_run_lands_in_its_row(monkeypatch):
+    def fake(references, hypotheses):
+        rows = np.zeros((len(hypotheses), 23))
+        words = [len(text.split()) for text in hypotheses]
+        rows[:, 0], rows[:, 1] = words, [len(text.split()) for text in references]
+        rows[:, 4] = rows[:, 5] = rows[:, 21] = rows[:, 22] = words
+        return pd.DataFrame(rows, columns=[f"meteor_{i}" for i in range(23)])
+
+    monkeypatch.setattr(evaluation, "meteor_counts", fake)
+    scores = table({"all": REFERENCES, "none": [""] * 4, "runs": [REFERENCES, [""] * 4]}, meteor=1)
+    assert scores["METEOR"].tolist() == pytest.approx([1, 0, 0.5])
+
+
+def test_the_styled_table_shows_bold_best_intervals_and_caption():
+    scores = table({"perfect": REFERENCES, "<b>": OTHERS})
+    page = style_scores(scores).to_html()
+    assert "1.000<br><small>[1.000, 1.000]</small>" in page
+    assert "4 images" in page and "&lt;b&gt;" in page
+    assert "font-weight: bold" in page and "color" not in page
+    assert "nan" not in page
+
+
+def test_bold_is_the_least_repetition_the_highest_score_and_no_length():
+    scores = pd.DataFrame({"repeated": [0.1, 0.3], "CIDEr": [1.0, 2.0], "words": [9.0, 8.0]})
+    bold = re.search(r"([^{}]*)\{[^}]*bold", style_scores(scores).to_html()).group(1)
+    assert set(re.findall(r"row\d_col\d", bold)) == {"row0_col0", "row1_col1"}
+
+
+def test_without_jinja2_the_plain_table_is_shown(monkeypatch):
+    def missing(self):
+        raise ImportError("jinja2")
+
+    monkeypatch.setattr(pd.DataFrame, "style", property(missing))
+    scores = table({"a": OTHERS})
+    assert style_scores(scores) is scores
+
+
+def test_breakdown_scores_each_group_apart():
+    hypotheses = [REFERENCES[0], REFERENCES[1], "nothing alike", ""]
+    parts = breakdown(REFERENCES, hypotheses, ["a", "", "b", "b"])
+    assert parts.index.tolist() == ["b", "a", "not stated"]
+    assert parts["images"].tolist() == [2, 1, 1]
+    assert parts["CIDEr"].tolist() == pytest.approx([0, 10, 10])
+    assert parts.loc["a", "BLEU-1"] == pytest.approx(1)
+
+
+def test_length_quartiles_name_their_bounds_and_keep_their_order():
+    captions = ["word " * n for n in (1, 2, 3, 4, 10, 11, 12, 300)]
+    labels = length_quartiles(captions)
+    assert list(labels.categories) == ["1–2 words", "3–4 words", "10–11 words", "12–300 words"]
+    parts = breakdown(captions, captions, labels)
+    assert parts.index.tolist() == list(labels.categories)
+    assert list(length_quartiles(["a b", "c d"])) == ["2–2 words"] * 2

@@ -1,0 +1,244 @@
+"""Decoding against a fake step function: no model, no Keras layer."""
+
+import itertools
+
+import numpy as np
+import pytest
+from keras import ops
+
+from roco_caption.core.backend import compiled
+from roco_caption.search import greedy as decoding
+from roco_caption.search.beam import beam_candidates, beam_search
+from roco_caption.search.greedy import IMPOSSIBLE, greedy_search, likeliest, top_k_by_blocks
+from roco_caption.text.tokenizer import END, PAD, START, UNKNOWN
+
+
+def fake_step(n_words: int, seed: int):
+    """A step whose logits depend on the two last words, so that the state matters."""
+    vocab_size = n_words + 4
+    table = np.random.default_rng(seed).normal(size=(vocab_size, vocab_size, vocab_size)) * 2
+
+    def step(tokens, state, image):
+        (before,) = state
+        logits = ops.take(
+            ops.reshape(ops.convert_to_tensor(table, "float32"), (-1, vocab_size)),
+            before * vocab_size + tokens,
+            axis=0,
+        )
+        return logits, (tokens,)
+
+    return step, table
+
+
+def start_state(n: int):
+    """The state and the images of n captions."""
+    return (ops.full((n,), PAD, "int32"),), ops.zeros((n, 1))
+
+
+def log_softmax(x):
+    return x - x.max() - np.log(np.exp(x - x.max()).sum())
+
+
+def log_probability(table, words) -> float:
+    total, before, last = 0.0, PAD, START
+    for word in words:
+        total += log_softmax(table[before, last])[word]
+        before, last = last, word
+    return total
+
+
+def all_captions(n_words: int, max_words: int):
+    words = range(4, 4 + n_words)
+    for length in range(max_words):
+        for caption in itertools.product(words, repeat=length):
+            yield (*caption, END)
+    yield from itertools.product(words, repeat=max_words)
+
+
+def repeats(caption, run: int) -> bool:
+    runs = [caption[i : i + run] for i in range(len(caption) - run + 1)]
+    return len(set(runs)) < len(runs) or any(a == b for a, b in itertools.pairwise(caption))
+
+
+def ends(caption) -> bool:
+    """Whether a caption was not cut off; those that were stand behind all others."""
+    return caption[-1] == END
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(("power", "run"), [(0.0, 0), (1.0, 0), (1.0, 2), (0.7, 1)])
+def test_wide_beam_finds_what_brute_force_finds(seed, power, run):
+    step, table = fake_step(3, seed)
+    max_words = 4
+    allowed = [c for c in all_captions(3, max_words) if not (run and repeats(c, run))]
+    best = max(allowed, key=lambda c: (ends(c), log_probability(table, c) / len(c) ** power))
+    tokens, log_p = beam_search(
+        step, *start_state(1), n=1, max_words=max_words, beams=60, length_power=power, no_repeat=run
+    )
+    assert tuple(np.trim_zeros(np.asarray(tokens)[0])) == best
+    assert np.asarray(log_p)[0] == pytest.approx(log_probability(table, best), abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("penalty", [0.5, 3.0])
+def test_an_end_counts_as_less_probable_but_its_probability_is_told(seed, penalty):
+    step, table = fake_step(3, seed)
+
+    def score(caption):
+        return ends(caption), (log_probability(table, caption) - penalty) / len(caption)
+
+    best = max(all_captions(3, 4), key=score)
+    options = {"n": 1, "max_words": 4, "beams": 60, "no_repeat": 0, "end_penalty": penalty}
+    tokens, log_p = beam_search(step, *start_state(1), **options)
+    assert tuple(np.trim_zeros(np.asarray(tokens)[0])) == best
+    assert np.asarray(log_p)[0] == pytest.approx(log_probability(table, best), abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_wide_beams_rank_all_captions_as_brute_force_does(seed):
+    step, table = fake_step(3, seed)
+    captions = list(all_captions(3, 4))
+    rates = sorted(log_probability(table, c) / len(c) for c in captions if ends(c))[::-1]
+    tokens, log_p = beam_candidates(step, *start_state(2), n=2, max_words=4, beams=60, no_repeat=0)
+    assert tokens.shape == (2, 60, 4) and log_p.shape == (2, 60)
+    for rows, values in zip(np.asarray(tokens), np.asarray(log_p), strict=True):
+        found = [tuple(np.trim_zeros(row)) for row in rows[:10]]
+        assert len(set(found)) == 10
+        scores = [log_probability(table, c) / len(c) for c in found]
+        assert scores == pytest.approx(rates[:10], abs=1e-4)
+        assert values[:10] == pytest.approx([log_probability(table, c) for c in found], abs=1e-4)
+
+
+def test_where_there_are_fewer_captions_than_beams_the_rest_is_impossible():
+    step, _ = fake_step(1, 0)
+    tokens, log_p = beam_candidates(step, *start_state(1), n=1, max_words=2, beams=5, no_repeat=0)
+    real = np.asarray(log_p)[0] > IMPOSSIBLE / 2
+    assert real.tolist() == [True, True, True, False, False]  # none, one word, two words
+    assert {tuple(row) for row in np.asarray(tokens)[0, :3]} == {(END, 0), (4, END), (4, 4)}
+
+
+def reference_beam(table, max_words, beams, power):
+    alive, done = [((), 0.0)], []
+    for _ in range(max_words):
+        grown = [
+            ((*words, word), log_probability(table, (*words, word)))
+            for words, _ in alive
+            for word in range(len(table))
+            if word not in (PAD, START, UNKNOWN)
+        ]
+        grown = sorted(grown, key=lambda c: -c[1])[: 2 * beams]
+        done += [c for c in grown if c[0][-1] == END]
+        alive = [c for c in grown if c[0][-1] != END][:beams]
+    return max(done or alive, key=lambda c: c[1] / len(c[0]) ** power)[0]
+
+
+def test_narrow_beam_is_textbook_beam_search_and_compiles():
+    for seed in range(5):
+        step, table = fake_step(6, seed)
+        search = compiled(
+            lambda start, step=step: beam_search(
+                step, *start, n=3, max_words=7, beams=2, length_power=0.9, no_repeat=0
+            )
+        )
+        tokens, _ = search(start_state(3))
+        for row in np.asarray(tokens):
+            assert tuple(np.trim_zeros(row)) == reference_beam(table, 7, 2, 0.9)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_greedy_is_argmax_and_stops_at_the_end_token(seed):
+    step, table = fake_step(5, seed)
+    words, before, last = [], PAD, START
+    while len(words) < 12 and last != END:
+        row = log_softmax(table[before, last])
+        row[[PAD, START, UNKNOWN]] = -np.inf
+        before, last = last, int(row.argmax())
+        words.append(last)
+    tokens, log_p = greedy_search(step, *start_state(2), n=2, max_words=12)
+    tokens = np.asarray(tokens)
+    assert tokens[0].tolist() == words + [PAD] * (12 - len(words)) == tokens[1].tolist()
+    assert np.asarray(log_p)[0] == pytest.approx(log_probability(table, words), abs=1e-4)
+
+
+def test_captions_of_one_batch_end_at_their_own_end():
+    """Caption i ends after i words, as its state tells it to."""
+
+    def step(tokens, state, image):
+        (left,) = state
+        wanted = ops.where(left > 0, 4, END)
+        return ops.one_hot(wanted, 6) * 50.0, (left - 1,)
+
+    start = (ops.arange(4, dtype="int32"),), ops.zeros((4, 1))
+    for search in (greedy_search, beam_search):
+        tokens, _ = search(
+            step, *start, n=4, max_words=9, **({"no_repeat": 0} if search is beam_search else {})
+        )
+        lengths = [row.tolist().index(END) for row in np.asarray(tokens)]
+        assert lengths == [0, 1, 2, 3]
+        assert all((row[i + 1 :] == PAD).all() for i, row in enumerate(np.asarray(tokens)))
+
+
+def test_special_tokens_are_never_spoken():
+    def step(tokens, state, image):
+        logits = np.zeros((*tokens.shape, 6), np.float32)
+        logits[..., [PAD, START, UNKNOWN]] = 90
+        return ops.convert_to_tensor(logits), state
+
+    for search in (greedy_search, beam_search):
+        tokens, _ = search(step, *start_state(2), n=2, max_words=3)
+        assert not np.isin(np.asarray(tokens), [START, UNKNOWN]).any()
+
+
+@pytest.mark.parametrize("n", [5, 64, 511, 512, 1000])
+@pytest.mark.parametrize("k", [1, 6, 20])
+def test_the_largest_are_found_by_blocks(n, k):
+    rng = np.random.default_rng(n + k)
+    array = rng.normal(size=(30, n)).astype("f")
+    array[10:20] = rng.integers(0, 3, (10, n))  # many alike
+    array[20:, : n - 2] = -1e9
+    largest, columns = map(np.asarray, top_k_by_blocks(ops.convert_to_tensor(array), k))
+    np.testing.assert_array_equal(largest, -np.sort(-array)[:, :k])
+    np.testing.assert_array_equal(np.take_along_axis(array, columns, axis=1), largest)
+    assert all(len(set(row)) == len(row) for row in columns)
+
+
+@pytest.mark.parametrize(("barred", "penalty"), [(False, 0.0), (True, 1.5)])
+def test_the_likeliest_words_of_a_large_vocabulary(barred, penalty):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(40, 700)).astype("f") * 3
+    logits[:20, [PAD, START, END, UNKNOWN]] = 30.0
+    rows = np.argsort(-logits)[:, 4:7] if barred else np.full((40, 3), PAD)
+    rows[::2, 0] = PAD
+    found, tokens = map(
+        np.asarray, likeliest(logits, 5, end_penalty=penalty, barred=rows if barred else None)
+    )
+    for i in range(40):
+        log_p = log_softmax(logits[i].astype(float))
+        log_p[END] -= penalty
+        log_p[[PAD, START, UNKNOWN, *rows[i]]] = -np.inf
+        order = [token for token in np.argsort(-log_p) if token != END][:5]
+        allowed = tokens[i, :-1][found[i, :-1] > IMPOSSIBLE / 2]
+        assert allowed[:5].tolist() == order
+        assert tokens[i, -1] == END
+        np.testing.assert_allclose(found[i, -1], log_p[END], atol=1e-4)
+        np.testing.assert_allclose(found[i, np.isin(tokens[i], order)], log_p[order], atol=1e-4)
+
+
+@pytest.mark.tensorflow("elsewhere shapes are fixed")
+@pytest.mark.parametrize("search", [greedy_search, beam_search])
+def test_leaving_out_what_has_ended_changes_nothing(search, monkeypatch):
+    """Rows beyond `n` are padding; captions end at different words, so rows are left out often."""
+    step, _ = fake_step(5, 3)
+    tokens = ops.convert_to_tensor(np.arange(40) % 9, "int32")
+    start = (tokens,), ops.zeros((40, 1))
+    found = {}
+    for narrows in (True, False):
+        monkeypatch.setattr(decoding, "NARROWS", narrows)
+        compiled_search = compiled(lambda start, n: search(step, *start, n=n, max_words=20))
+        found[narrows] = [np.asarray(a)[:29] for a in compiled_search(start, np.int32(29))]
+    (words, log_p), (expected, expected_p) = found[True], found[False]
+    assert len(set((words != PAD).sum(axis=1))) > 2
+    np.testing.assert_array_equal(words, expected)
+    np.testing.assert_allclose(log_p, expected_p, atol=1e-4)
+    alone, _ = search(step, (tokens[7:8],), ops.zeros((1, 1)), n=1, max_words=20)
+    np.testing.assert_array_equal(np.asarray(alone)[0], words[7])

@@ -1,0 +1,152 @@
+"""What is exported says what the captioner says, without this project's code."""
+
+import json
+import subprocess
+import sys
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from helpers.toy_captioner import ENCODER, make
+
+from roco_caption.core.errors import UserError
+from roco_caption.search import bundle as export
+from roco_caption.search.bundle import WORDS, export_keras, export_onnx
+from roco_caption.search.captioner import Captioner, Search
+from roco_caption.text.tokenizer import START
+
+GREEDY = Search(beams=1, no_repeat=0)
+KINDS = [{}, {"attention": True, "grid_size": [4, 3], "grid_components": 2}]
+
+# Run where this project cannot be imported: greedy captions of the features in a file.
+ELSEWHERE = """
+import json, sys, zipfile
+import numpy as np
+sys.modules["roco_caption"] = None
+kind, path, features, most = sys.argv[1:]
+features, tokens = [np.load(features)[name] for name in np.load(features)], []
+if kind == "keras":
+    import keras
+    model = keras.saving.load_model(path)
+    words = json.loads(zipfile.ZipFile(path).read("words.json"))
+    rate = lambda tokens: model([*features, tokens])
+else:
+    import onnxruntime
+    sys.modules["tensorflow"] = sys.modules["keras"] = None
+    session = onnxruntime.InferenceSession(path)
+    words = json.loads(session.get_modelmeta().custom_metadata_map["words.json"])
+    names = ["input_img", "input_grid"][: len(features)] + ["input_txt"]
+    assert {entry.name for entry in session.get_inputs()} == set(names)
+    rate = lambda tokens: session.run(None, dict(zip(names, [*features, tokens])))[0][:, -1]
+tokens = np.ones((len(features[0]), 1), np.int32)  # the start
+for _ in range(int(most)):
+    rated = np.array(rate(tokens))
+    rated[:, [0, 1, 3]] = -np.inf  # padding, start, unknown word
+    tokens = np.c_[tokens, rated.argmax(axis=1).astype(np.int32)]
+ends = [list(row).index(2) if 2 in row else len(row) for row in tokens]
+print(json.dumps([" ".join(words[t] for t in row[1:end]) for row, end in zip(tokens, ends)]))
+"""
+
+
+def trained(more: dict) -> Captioner:
+    """A captioner whose weights are all at random, the constant ones and biases too, such that
+    its captions differ."""
+    captioner, rng = make(ENCODER, **more), np.random.default_rng(3)
+    for weight in captioner.decoder.every_word.weights:
+        if weight.dtype == "float32":
+            scale = 2.8 if "embedding" in weight.path else 0.28 if "image" in weight.path else 0.7
+            weight.assign(rng.normal(size=weight.shape, scale=scale))
+        if "longest" in weight.path:
+            weight.assign(1.0)  # some images are shortened
+    return captioner
+
+
+def some_features(more: dict, count: int = 7):
+    rng = np.random.default_rng(2)
+    pooled = rng.normal(size=(count, 3)).astype(np.float32)
+    grid = rng.normal(size=(count, 4, 3)).astype(np.float32)
+    return (pooled, grid) if more else (pooled,)
+
+
+def captions_elsewhere(kind, path, features, captioner, tmp_path) -> list[str]:
+    np.savez(tmp_path / "features.npz", *features)
+    most = str(captioner.tokenizer.max_words)
+    command = [sys.executable, "-c", ELSEWHERE, kind, str(path), str(tmp_path / "features.npz")]
+    result = subprocess.run([*command, most], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("more", KINDS, ids=["merge", "attention"])
+def test_the_keras_file_captions_without_this_project(tmp_path, more):
+    captioner, features = trained(more), some_features(more)
+    path = export_keras(captioner, tmp_path / "decoder.keras")
+    assert [p.name for p in tmp_path.iterdir()] == ["decoder.keras"]
+    with zipfile.ZipFile(path) as archive:
+        assert "roco_caption" not in archive.read("config.json").decode()
+    said = captions_elsewhere("keras", path, features, captioner, tmp_path)
+    ours = captioner.caption_features(features if more else features[0], GREEDY)
+    assert said == [caption.text for caption in ours]
+    assert len({*said}) > 2  # they depend on the image
+
+
+@pytest.mark.tensorflow("tf2onnx")
+@pytest.mark.parametrize("more", KINDS, ids=["merge", "attention"])
+def test_the_onnx_file_captions_with_onnx_runtime_alone(tmp_path, more):
+    for package in ("onnx", "onnxruntime", "tf2onnx"):
+        pytest.importorskip(package)
+    captioner, features = trained(more), some_features(more)
+    path = export_onnx(captioner, tmp_path / "decoder.onnx")
+    assert [p.name for p in tmp_path.iterdir()] == ["decoder.onnx"]
+    said = captions_elsewhere("onnx", path, features, captioner, tmp_path)
+    ours = captioner.caption_features(features if more else features[0], GREEDY)
+    assert said == [caption.text for caption in ours]
+    assert len({*said}) > 2  # they depend on the image
+
+
+def test_both_views_agree_with_the_trained_ones_within_rounding():
+    for more in KINDS:
+        captioner, features = trained(more), some_features(more)
+        tokens = np.array([[START, *range(4, 4 + n), *[0] * (8 - n)] for n in range(7)], np.int32)
+        for every_word in (False, True):
+            ours = captioner.decoder.every_word if every_word else captioner.decoder.next_word
+            width = 9 if every_word else ours.inputs[-1].shape[1]
+            inputs = [*features, tokens[:, :width]]
+            theirs = export.plain_decoder(captioner, every_word)(inputs)
+            np.testing.assert_allclose(ours(inputs), theirs, atol=1e-4)
+
+
+def test_what_differs_is_not_written(tmp_path, monkeypatch):
+    captioner = trained({})
+    plain = export.plain_decoder
+
+    def spoiled(*arguments, **options):
+        model = plain(*arguments, **options)
+        layer = model.get_layer("dense")
+        layer.set_weights([weight * 1.01 for weight in layer.get_weights()])
+        return model
+
+    monkeypatch.setattr(export, "plain_decoder", spoiled)
+    with pytest.raises(UserError, match=r"decoder\.keras was not written: it would differ"):
+        export_keras(captioner, tmp_path / "decoder.keras")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_ending_that_keras_does_not_know_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"end in \.keras"):
+        export_keras(trained({}), tmp_path / "decoder.h5")
+
+
+def test_missing_packages_are_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(UserError, match=r"pip install .*roco-caption\[onnx\]"):
+        export_onnx(trained({}), tmp_path / "decoder.onnx")
+
+
+def test_the_words_are_the_tokenizers(tmp_path):
+    captioner = trained({})
+    with zipfile.ZipFile(export_keras(captioner, tmp_path / "a.keras")) as archive:
+        words = json.loads(archive.read(WORDS))
+    assert words == captioner.tokenizer.words
+    assert keras.saving.load_model(tmp_path / "a.keras").output_shape == (None, len(words))

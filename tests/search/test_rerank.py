@@ -1,0 +1,134 @@
+"""Among a search's captions the nearest training images' captions choose."""
+
+import keras
+import numpy as np
+import pytest
+
+from roco_caption.core.errors import UserError
+from roco_caption.core.pickles import write_pickle
+from roco_caption.decoder.model import Ensemble, build_decoder
+from roco_caption.search.captioner import Captioner, Search
+from roco_caption.search.rerank import AGREEMENT, Candidates, Consensus, described
+from roco_caption.text.tokenizer import END, START, CaptionTokenizer
+
+CAPTIONS = ["ct shows a mass", "mr shows no mass", "radiograph of a hand", "ultrasound of a cyst"]
+TOKENIZER = CaptionTokenizer.fit(CAPTIONS, min_frequency=1, max_words=6)
+TOKENS = TOKENIZER.encode(CAPTIONS)
+
+
+def said(*captions):
+    """Return captions as a search finds them: words, end, padding."""
+    return TOKENIZER.encode(list(captions))[:, 1:]
+
+
+def build(seed=0, **more):
+    keras.utils.set_random_seed(seed)
+    sizes = {"vocab_size": TOKENIZER.vocab_size, "max_len": 7, "feature_size": 4, "components": 4}
+    return build_decoder(**sizes, embedding_size=8, units=12, **more)
+
+
+def apart(shift=0.0):
+    """Return a consensus whose image i lies on axis i, moved by `shift` as a mean would be."""
+    vectors = np.eye(4, dtype=np.float16)
+    return Consensus(vectors, np.full(4, shift, np.float32), TOKENS)
+
+
+def test_the_nearest_images_captions_agree_with_themselves():
+    consensus = apart(shift=5.0)
+    found = np.repeat(said(*CAPTIONS)[None], 4, axis=0)
+    agreement = consensus.agreement(np.eye(4, dtype=np.float32) + 5.0, found, 1)
+    assert agreement.shape == (4, 4) and agreement.dtype == np.float32
+    assert np.diag(agreement) == pytest.approx(np.ones(4))  # four words each: all n-grams
+    assert (agreement.argmax(axis=1) == range(4)).all()
+    assert agreement[2, 3] > 0  # "of a" is shared
+    assert agreement.max() <= 1 + 1e-6
+
+
+def test_a_caption_that_images_share_has_one_vote():
+    tokens = np.concatenate([TOKENS[:1]] * 5 + [TOKENS[2:3]])
+    vectors = np.array([[1, 0]] * 5 + [[0.5, 1]], np.float16)
+    consensus = Consensus(vectors, np.zeros(2, np.float32), tokens)
+    found = said(CAPTIONS[0], CAPTIONS[2])[None]
+    both = consensus.agreement(np.array([[1.0, 0.1]], np.float32), found, 2)
+    assert both == pytest.approx(both[:, ::-1], abs=1e-6)  # half each
+    (one,) = consensus.agreement(np.array([[1.0, 0.1]], np.float32), found, 1)
+    assert one[0] > 0.9 and one[1] < 0.2
+
+
+def test_ranked_weighs_agreement_probability_and_length():
+    tokens = np.zeros((1, 3, 6), np.int32)
+    for place, words in enumerate((2, 4, 4)):
+        tokens[0, place, :words], tokens[0, place, words] = 9, END
+    log_p = np.array([[-3.0, -10.0, -5.5]], np.float32)  # a word: -1.0, -2.0, -1.1
+    none = Candidates(tokens, log_p, np.zeros((1, 3), np.float32))
+    assert none.words.tolist() == [[2, 4, 4]]
+    assert none.ranked().tolist() == [[0, 2, 1]]
+    assert none.ranked(0.1).tolist() == [[2, 0, 1]]
+    agreed = Candidates(tokens, log_p, np.array([[0, 1.1 / AGREEMENT, 0]], np.float32))
+    assert agreed.ranked().tolist() == [[1, 0, 2]]
+    tokens[0, 1] = 9  # cut off
+    assert Candidates(tokens, log_p, agreed.agreement).ranked(0.1).tolist() == [[2, 0, 1]]
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_a_captioner_takes_what_neighbours_agree_with(members):
+    decoders = [build(seed) for seed in range(members)]
+    decoder = decoders[0] if members == 1 else Ensemble(decoders)
+    features = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+    consensus = Consensus.fit(decoder, features, TOKENS)
+    assert consensus.vectors.shape == (4, 12 * members)
+    assert abs(consensus.vectors.astype(float).mean(axis=0)).max() < 1e-3
+    captioner = Captioner(decoder, TOKENIZER, Search(beams=8), consensus)
+    search = Search(beams=8, neighbours=1)
+    found = captioner.candidates(features, search)
+    best = found.ranked()[:, 0]
+    texts = [TOKENIZER.decode(rows[k]) for rows, k in zip(found.tokens, best, strict=True)]
+    captions = captioner.caption_features(features, search)
+    assert [caption.text for caption in captions] == texts
+    assert captions == [c[0] for c in captioner.best_captions(features, 8, search)]
+    rows = np.arange(4)
+    assert (found.agreement[rows, best] >= found.agreement[:, 0]).all()
+    assert (best > 0).any()  # or the search's own order would do as well
+    assert captioner.caption_features(features) != captions
+
+
+def test_with_attention_the_pooled_vector_counts():
+    decoder = build(attention=True, grid_size=(4, 3), grid_components=3, concepts=2)
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(5, 4)), rng.normal(size=(5, 4, 3)).astype(np.float16)
+    vectors = described(decoder, features)
+    assert vectors.shape == (5, 12)
+    assert vectors[[3, 1]] == pytest.approx(
+        described(decoder, features, np.array([3, 1])), abs=1e-5
+    )
+
+
+def test_without_training_images_the_remedy_is_said():
+    captioner = Captioner(build(), TOKENIZER, Search(neighbours=3))
+    with pytest.raises(UserError, match=r"Consensus\.fit.*NEIGHBOURS to 0"):
+        captioner.caption_features(np.ones((1, 4)))
+
+
+def test_it_is_saved_and_loaded_beside_its_decoder_only(tmp_path):
+    path, decoder = tmp_path / "consensus.pkl", Ensemble([build(), build(1)])
+    consensus = Consensus.fit(decoder, np.random.default_rng(0).normal(size=(4, 4)), TOKENS)
+    consensus.save(path)
+    loaded = Consensus.load(path, decoder)
+    for name in ("vectors", "mean", "tokens"):
+        assert (getattr(loaded, name) == getattr(consensus, name)).all()
+    for other in (build(), Ensemble([build(), build(2)])):
+        with pytest.raises(UserError, match=r"consensus\.pkl.*another training.*cell again"):
+            Consensus.load(path, other)
+
+
+@pytest.mark.parametrize(
+    "value", [[1], {"vectors": np.ones((2, 3)), "mean": np.ones(3), "tokens": np.ones((3, 2))}]
+)
+def test_another_pickle_is_refused(tmp_path, value):
+    write_pickle(tmp_path / "consensus.pkl", value)
+    with pytest.raises(UserError, match=r"consensus\.pkl holds no training images"):
+        Consensus.load(tmp_path / "consensus.pkl", build())
+
+
+def test_tokens_begin_with_the_start_that_is_no_word():
+    assert TOKENS[0, 0] == START and apart()._captions.starts[1] == 4 + 3 + 2 + 1

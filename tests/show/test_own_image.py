@@ -1,0 +1,189 @@
+"""A reader's own image is captioned beside its neighbours, and nothing of it stays."""
+
+import contextlib
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import ipywidgets
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.dicom_files import SECRET, write_dicom
+from PIL import Image
+from pydicom.data import get_testdata_file
+
+from roco_caption.core.errors import UserError
+from roco_caption.data.images import ImageError, read_image
+from roco_caption.search.captioner import Caption
+from roco_caption.show import own_image
+from roco_caption.show.own_image import explain, upload_button
+from roco_caption.text.tokenizer import CaptionTokenizer
+
+
+class FakeCaptioner:
+    """Its features are an image's corner; its captions are always the same."""
+
+    decoder = SimpleNamespace(rates_cells=False)
+    tokenizer = CaptionTokenizer.fit(["axial ct no mass chest film of a b"], min_frequency=1)
+
+    def encode(self, images):
+        return np.stack([read_image(image, 8)[0, 0].astype(np.float32) for image in images])
+
+    def best_captions(self, features, count):
+        self.seen = features
+        texts = ("axial ct", "no mass", "chest film of a <b>")
+        return [
+            [Caption(text, np.log(p)) for text, p in zip(texts, (0.25, 0.064, 1e-9), strict=True)]
+        ][:count]
+
+
+@pytest.fixture
+def train(tmp_path):
+    colours = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (240, 20, 0), (200, 90, 0)]
+    for i, colour in enumerate(colours):
+        Image.new("RGB", (20, 20), colour).save(tmp_path / f"{i}.png")
+    paths = [str(tmp_path / f"{i}.png") for i in range(5)]
+    frame = pd.DataFrame({"id": list("abcde"), "image": paths})
+    frame["caption"] = [f"caption {i}" for i in range(5)]
+    return frame, np.array(colours, np.float16)
+
+
+def texts(figure) -> list[str]:
+    return [text.get_text() for axis in figure.axes for text in axis.texts]
+
+
+def test_the_image_its_captions_and_its_neighbours(train, tmp_path):
+    Image.new("RGB", (20, 20), (255, 0, 0)).save(tmp_path / "mine.png")
+    figure, table = explain(FakeCaptioner(), *train, tmp_path / "mine.png", reference="the truth")
+    said = texts(figure)
+    assert said[:3] == ["this image", "axial ct", "reference: the truth"]
+    assert [text for text in said if text.startswith("caption ")] == [
+        "caption 0", "caption 3", "caption 4",
+    ]  # fmt: skip
+    shown = [axis.images[0].get_array()[0, 0].tolist() for axis in figure.axes if axis.images]
+    assert shown == [[255, 0, 0], [250, 0, 0], [240, 20, 0], [200, 90, 0]]
+    html = table.to_html()
+    assert "25.0%" in html and "6.4%" in html and "1e-09" in html
+    assert "63.0%" in html and "40.0%" in html  # 0.25 ** (1 / 3), 0.064 ** (1 / 3)
+    assert "Not for clinical use" in html and "synthetic" not in html and "<b>" not in html
+
+
+def test_with_attention_the_words_have_heat_maps(train, tmp_path, monkeypatch):
+    asked = []
+
+    def seen(captioner, features, captions):
+        asked.append(captions)
+        return [(["axial", "ct"], np.eye(2, 9))]
+
+    monkeypatch.setattr(own_image, "evidence", seen)
+    known = np.array([[0, 0, 9]], np.float16), np.zeros((1, 9, 2), np.float16)
+    captioner = FakeCaptioner()
+    captioner.decoder = SimpleNamespace(rates_cells=True)
+    _, maps, table = explain(captioner, *train, tmp_path / "0.png", features=known)
+    assert asked == [["axial ct"]] and "no mass" in table.to_html()
+    assert [axis.get_title() for axis in maps.axes if axis.images] == ["the image", "axial", "ct"]
+    assert "“ct” most at the top" in maps.alt
+
+
+def test_known_features_are_used_and_synthetic_training_is_said(train, tmp_path):
+    captioner, known = FakeCaptioner(), np.array([[0, 0, 9]], np.float16)
+    figure, table = explain(
+        captioner, *train, tmp_path / "0.png", features=known, synthetic=True
+    )  # fmt: skip
+    assert captioner.seen is known and "caption 2" in texts(figure)
+    assert figure.get_suptitle() == "Synthetic training images, drawn by this notebook"
+    assert "synthetic" in table.to_html() and "Not for clinical use" in table.to_html()
+
+
+def test_of_a_dicom_file_only_how_it_is_shown_is_told(train, tmp_path, capfd):
+    path = write_dicom(tmp_path / "scan", np.arange(256).reshape(2, 8, 16) * 9)
+    figure, table = explain(FakeCaptioner(), *train, path)
+    assert "DICOM CT, frame 2 of 2, its full range of" in " ".join(texts(figure))
+    everything = " ".join([*texts(figure), table.to_html(), *capfd.readouterr()])
+    assert SECRET not in everything
+
+
+def upload(box, content: bytes, name: str = f"{SECRET}.dcm") -> None:
+    """Do what the browser does when a file is chosen."""
+    button = box.children[0]
+    if hasattr(button, "_counter"):  # ipywidgets 7
+        button.metadata, button.data = [{"name": name, "size": len(content)}], [content]
+        button._counter = 1
+    else:
+        file = {"name": name, "type": "", "size": len(content), "content": memoryview(content)}
+        button.value = ({**file, "last_modified": pd.Timestamp(0, tz="UTC").to_pydatetime()},)
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What is displayed; only a running kernel would put it into the output below the button."""
+    displayed = []
+    monkeypatch.delenv("ROCO_PROGRESS", raising=False)
+    monkeypatch.setattr("IPython.display.display", lambda *things: displayed.extend(things))
+    monkeypatch.setattr(ipywidgets.Output, "clear_output", lambda self, wait: None)
+    monkeypatch.setattr(ipywidgets.Output, "__enter__", contextlib.nullcontext().__enter__)
+    monkeypatch.setattr(ipywidgets.Output, "__exit__", lambda self, *error: None)
+    return displayed
+
+
+def test_an_upload_is_shown_and_leaves_no_trace(shown, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    paths = []
+
+    def show(path):
+        paths.append(path)
+        return [path.read_bytes(), "table"]
+
+    box = upload_button(show)
+    first = box.children[0]
+    for content in (b"first", b"second"):
+        upload(box, content)
+    assert shown == [b"first", "table", b"second", "table"]
+    assert SECRET not in str(paths) and list(tmp_path.iterdir()) == []
+    assert len(box.children) == 2 and box.children[0] is not first
+    # what a saved notebook would keep
+    state = str(ipywidgets.Widget.get_manager_state())
+    assert SECRET not in state and "FileUpload" in state
+
+
+def test_what_is_no_image_is_said_without_the_temporary_path(shown, capsys):
+    def show(path):
+        raise ImageError(f"{path}: it is broken.")
+
+    box = upload_button(show)
+    upload(box, b"rubbish")
+    assert capsys.readouterr().out == "The uploaded image: it is broken.\n" and shown == []
+    upload(box, b"again")  # the button still works
+    assert "broken" in capsys.readouterr().out
+
+
+def test_real_files_go_through_the_button(shown, train):
+    box = upload_button(lambda path: explain(FakeCaptioner(), *train, path))
+    upload(box, Path(get_testdata_file("CT_small.dcm", download=False)).read_bytes())
+    figure, table = shown
+    assert "DICOM CT, its full range of values" in texts(figure) and "axial ct" in table.to_html()
+
+
+def test_nobody_there_or_no_widgets(monkeypatch):
+    monkeypatch.setenv("ROCO_PROGRESS", "text")
+    assert upload_button(print) is None
+    monkeypatch.delenv("ROCO_PROGRESS")
+    assert upload_button(print) is not None
+    monkeypatch.setitem(__import__("sys").modules, "ipywidgets", None)
+    assert upload_button(print) is None
+
+
+def test_the_shape_of_uploads_in_both_versions():
+    assert own_image._content({}) is None and own_image._content(()) is None
+    assert own_image._content({"a": {"metadata": {}, "content": b"7"}}) == b"7"
+    assert own_image._content(({"name": "a", "content": memoryview(b"8")},)) == b"8"
+
+
+def test_a_captioner_without_its_encoder_is_explained(train, tmp_path):
+    class Without(FakeCaptioner):
+        def encode(self, images):
+            raise UserError("its encoder is not known")
+
+    with pytest.raises(UserError, match="not known"):
+        explain(Without(), *train, tmp_path / "0.png")

@@ -1,0 +1,158 @@
+"""Training learns, stops early, and continues after a kill as if nothing had been."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.toy_training import SIZES, fresh, run, toy
+
+from roco_caption.core import machine as runtime
+from roco_caption.core.errors import UserError
+from roco_caption.training import loop as training
+from roco_caption.training.checkpoint import STATE, WEIGHTS
+from roco_caption.training.loop import CaptionData, evaluate_loss, train
+
+
+def test_it_learns_and_writes_its_files(tmp_path):
+    decoder = fresh()
+    history, _ = run(tmp_path, decoder, epochs=25, learning_rate=0.02)
+    assert history.val_loss.min() < 0.25 * history.val_loss.iloc[0]
+    assert history.learning_rate.iloc[-1] == pytest.approx(0, abs=1e-6)
+    assert {WEIGHTS, STATE, "history.csv"} <= set(os.listdir(tmp_path))
+    assert pd.read_csv(tmp_path / "history.csv").epoch.tolist() == list(range(1, len(history) + 1))
+    assert evaluate_loss(decoder.every_word, toy(40, 1)) == pytest.approx(
+        history.val_loss.min(), rel=1e-5
+    )
+
+
+@pytest.mark.tensorflow("its rewriting of graphs")
+def test_products_in_bfloat16_train_as_well(tmp_path):
+    whole, _ = run(tmp_path / "whole")
+    halved, _ = run(tmp_path / "halved", precision="mixed_bfloat16")
+    assert np.allclose(halved, whole, rtol=0.02)
+    if runtime.detect().precision == "mixed_bfloat16":
+        assert not np.array_equal(halved, whole)
+
+
+def test_other_weights_of_the_second_loss_are_another_training(tmp_path, monkeypatch, capsys):
+    run(tmp_path, epochs=1)
+    monkeypatch.setitem(SIZES, "mentions", 0.6)
+    run(tmp_path, epochs=1)
+    assert "Other model than in" in capsys.readouterr().out
+
+
+def test_loss_counts_words_not_padding(tmp_path):
+    decoder = fresh()
+    run(tmp_path, decoder, epochs=1)
+    captions = toy(40, 1)
+    wider = CaptionData(captions.features, np.pad(captions.tokens, ((0, 0), (0, 0))))
+    logits = np.asarray(decoder.every_word([captions.features.astype("f4"), wider.tokens[:, :-1]]))
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    targets = wider.tokens[:, 1:]
+    picked = np.take_along_axis(log_p, targets[:, :, None], 2)[:, :, 0][targets > 0]
+    assert evaluate_loss(decoder.every_word, captions, 7) == pytest.approx(-picked.mean(), rel=1e-4)
+
+
+def test_finished_training_is_reused_and_other_settings_begin_anew(tmp_path, capsys, monkeypatch):
+    first, weights = run(tmp_path)
+    monkeypatch.setattr(training, "_run_epoch", None)  # nothing may be trained
+    again, same = run(tmp_path)
+    pd.testing.assert_frame_equal(first, again)
+    assert all((a == b).all() for a, b in zip(weights, same, strict=True))
+    assert "reused" in capsys.readouterr().out
+    monkeypatch.undo()
+    run(tmp_path, epochs=2)
+    assert "Other epochs" in capsys.readouterr().out
+    run(tmp_path, epochs=2, retrain=True)
+    assert "anew" in capsys.readouterr().out
+
+
+def test_early_stopping_keeps_the_best(tmp_path):
+    noise = CaptionData(
+        toy(96, 0).features, np.random.default_rng(0).permutation(toy(96, 0).tokens)
+    )
+    decoder = fresh()
+    history = train(
+        decoder, noise, toy(40, 1), tmp_path, epochs=60, batch_size=16, learning_rate=0.05,
+        patience=3,
+    )  # fmt: skip
+    assert len(history) == history.val_loss.argmin() + 1 + 3 < 60
+    assert evaluate_loss(decoder.every_word, toy(40, 1)) == pytest.approx(
+        history.val_loss.min(), rel=1e-5
+    )
+
+
+class _Stop(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("stop_at", [3, 6, 14])
+def test_stopped_anywhere_it_ends_where_an_undisturbed_run_ends(tmp_path, monkeypatch, stop_at):
+    undisturbed, weights = run(tmp_path / "whole")
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0)  # a state after every step
+    step, done = training._step, []
+
+    def stopping(*arguments):
+        done.append(1)
+        if len(done) == stop_at:
+            raise _Stop
+        return step(*arguments)
+
+    monkeypatch.setattr(training, "_step", stopping)
+    with pytest.raises(_Stop):
+        run(tmp_path / "stopped")
+    monkeypatch.setattr(training, "_step", step)
+    resumed, same = run(tmp_path / "stopped")
+    pd.testing.assert_frame_equal(undisturbed, resumed, check_exact=True)
+    assert all((a == b).all() for a, b in zip(weights, same, strict=True))
+
+
+def test_a_killed_process_continues(tmp_path):
+    """SIGKILL in the middle; the next process ends with all epochs, as one that was left alone."""
+    code = (
+        "import sys, time; sys.path[:0] = [{here!r}, {root!r}]\n"
+        "from roco_caption import training; import test_training\n"
+        "training.SAVE_SECONDS = 0\n"
+        "step = training._step\n"
+        "def slow(*a):\n    print('step', flush=True); time.sleep({wait}); return step(*a)\n"
+        "training._step = slow\n"
+        "test_training.run({folder!r})\n"
+    )
+    here = Path(__file__).parent
+
+    def start(wait):
+        text = code.format(here=str(here), root=str(here.parent), wait=wait, folder=str(tmp_path))
+        return subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, text=True)
+
+    process = start(0.2)
+    for _ in range(11):  # six steps and a validation an epoch: this is in the second
+        assert process.stdout.readline() == "step\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (tmp_path / STATE).exists() and not (tmp_path / "captions.csv").exists()
+    with np.load(tmp_path / STATE) as file:
+        assert '"finished": false' in str(file["progress"])
+    history, weights = run(tmp_path)
+    undisturbed, expected = run(tmp_path / "whole")
+    pd.testing.assert_frame_equal(history, undisturbed, check_exact=True)
+    assert all((a == b).all() for a, b in zip(weights, expected, strict=True))
+
+
+def test_a_damaged_state_is_set_aside_with_a_word(tmp_path, capsys):
+    run(tmp_path, epochs=2)
+    state = tmp_path / STATE
+    state.write_bytes(state.read_bytes()[:200])
+    history, _ = run(tmp_path, epochs=2)
+    assert len(history) == 2 and "damaged" in capsys.readouterr().out
+
+
+def test_a_loss_that_is_no_number_stops_and_says_what_to_do(tmp_path):
+    bad = toy(96, 0)
+    bad.features[3, 2] = np.nan
+    with pytest.raises(UserError, match="LEARNING_RATE"):
+        train(fresh(), bad, toy(40, 1), tmp_path, epochs=2, batch_size=16)
