@@ -39,18 +39,16 @@ class Decoder:
 
     Args:
         parts: the layers by name.
-        images: the shapes of an image's features, and with attention of its grid.
-        max_len: columns of `next_word`'s `input_txt`.
+        sizes: all arguments of `build_decoder`.
     """
 
-    def __init__(
-        self, parts: dict[str, layers.Layer], images: Sequence[tuple[int, ...]], max_len: int
-    ) -> None:
-        self.parts = parts
-        names = ("input_img", "input_grid")
-        inputs = [keras.Input(s, name=n) for n, s in zip(names, images, strict=False)]
+    def __init__(self, parts: dict[str, layers.Layer], sizes: dict[str, Any]) -> None:
+        self.parts, self.sizes = parts, sizes
+        inputs = [keras.Input((sizes["feature_size"],), name="input_img")]
+        if sizes["attention"]:
+            inputs.append(keras.Input(sizes["grid_size"], name="input_grid"))
         image = self.describe(tuple(inputs))
-        words = keras.Input((max_len,), dtype="int32", name="input_txt")
+        words = keras.Input((sizes["max_len"],), dtype="int32", name="input_txt")
         last = parts["drop_lstm"](parts["last_word"](self._read(words), words))
         probabilities = parts["softmax"](parts["one_word"](self.speak(last, image)))
         self.next_word = keras.Model([*inputs, words], probabilities, name="image_captioning")
@@ -174,6 +172,8 @@ def build_decoder(
         The `Decoder`. Padding is 0 and only on the right; the LSTM gets no mask, so that cuDNN's
         LSTM is used on NVIDIA cards.
     """
+    grid_size = tuple(grid_size)
+    sizes = dict(locals())
     parts: dict[str, layers.Layer] = {}
 
     def add(layer: layers.Layer, *shape: int) -> None:
@@ -210,8 +210,7 @@ def build_decoder(
         add(layers.Dropout(image_dropout, name="drop_grid"))
         add(GridCells(units, name="cells"))
         add(layers.Add(name="merge_attended"))
-    images = [(feature_size,), tuple(grid_size)] if attention else [(feature_size,)]
-    return Decoder(parts, images, max_len)
+    return Decoder(parts, sizes)
 
 
 class Ensemble:
