@@ -1,1 +1,1 @@
-"""decoder."""
+"""The decoder: image features and the words so far to the next word."""

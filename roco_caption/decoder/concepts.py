@@ -1,4 +1,4 @@
-"""Concepts: how much an image's features speak for each word, by ridge regression."""
+"""Concepts: rates words from an image's features by ridge regression, before decoding starts."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from roco_caption.decoder.layers import filled
 from roco_caption.decoder.scaler import largest_components
 from roco_caption.text.tokenizer import END, PAD, START, UNKNOWN
 
-SAMPLE = 8192  # images that a fit looks at
+SAMPLE = 8192  # images that the regressions are fitted to
 CANDIDATES = 2048  # the most frequent words are tried
-PENALTIES = np.logspace(-5, 3, 25)  # of the largest component's variance
-WORTH = 0.01  # of a word's variance: what must be explained for it to be kept
-FLOOR = 0.3  # of a cell's mean variance: added to every direction's before it is divided by it
+PENALTIES = np.logspace(-5, 3, 25)  # relative to the largest component's variance
+MIN_R2 = 0.01  # cross-validated R² from which on a word is selected
+FLOOR = 0.3  # share of a cell's mean variance that is added to all directions before whitening
 
 
 @keras.saving.register_keras_serializable("roco_caption")
 class Concepts(layers.Layer):
-    """Rates words by an image: what a caption may be about, before any word is said.
+    """Rates words by an image: what its caption may be about, before any word is decoded.
 
-    A decoder of captions learns better from such words than from an encoder's features (Wu et al.
-    2016, "What Value Do Explicit High Level Concepts Have in Vision to Language Problems?"). Here
-    each word has a ridge regression, fitted by `fit_concepts` and constant in training.
+    A decoder learns better from such words than from an encoder's features (Wu et al. 2016, "What
+    Value Do Explicit High Level Concepts Have in Vision to Language Problems?"). Each word has a
+    ridge regression, fitted by `fit_concepts` and constant during training.
 
     Args:
         count: words rated.
@@ -68,30 +68,30 @@ def fit_concepts(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Fit the weights of a `Concepts` layer.
 
-    Each word's penalty is the one with the least error on images left out, which ridge regression
-    has in closed form. Images of one case are left out together: they would give each other's
-    words away. Where no cases are known, those with the same caption are.
+    Each word's penalty minimises its error on images left out, which ridge regression has in closed
+    form. Images of one case are left out together, as they would reveal each other's words. Where
+    no cases are known, images with the same caption are.
 
     Args:
         described: what describes the training images, float32 (n, d); or their grids
-            (n, cells, channels), of which each cell is whitened by itself: what differs much
-            between images there, such as where the body ends, would hide what differs little.
+            (n, cells, channels). Each cell of a grid is whitened by itself: otherwise what varies
+            much there, such as where the body ends, would hide what varies little.
         tokens: their captions, int32 (n, t).
-        count: words rated; columns are zero where fewer can be told from the features.
-        cases: which images belong together, (n,) of anything that can be compared.
-        components: principal components of `described` that the regressions see.
+        count: words rated; columns are zero where fewer can be predicted.
+        cases: the case of each image, (n,) of anything that can be compared.
+        components: principal components of `described` that the regressions use.
 
     Returns:
-        `offset` float32 (d,), `projection` float32 (d, count), which rates words in standard
-        deviations of their being there, and `words` int32 (count,), those that it rates. Of
-        grids d is cells times channels.
+        `offset` float32 (d,); `projection` float32 (d, count), which rates words in standard
+        deviations of their presence; `words` int32 (count,), those rated. For grids d is cells
+        times channels.
     """
     n = len(described)
     offset = described.reshape(n, -1).mean(axis=0)
     centred = described.reshape(n, -1) - offset
     projection = np.zeros((len(offset), count), np.float32)
     words = np.zeros(count, np.int32)
-    groups = _together(tokens, cases)
+    groups = _groups(tokens, cases)
     whitening = _fit_cells(centred.reshape(described.shape)) if described.ndim == 3 else None
     if whitening is not None:
         centred = _by_cells(centred, whitening)
@@ -100,30 +100,47 @@ def fit_concepts(
         return offset, projection, words  # all images, captions or cases are the same
     variance = values / n
     axes = axes / np.sqrt(variance)
-    white = centred @ axes
-    said, there = _there(tokens)
-    share = there.mean(axis=0)
-    deviation = np.sqrt(share * (1 - share) + 1e-9)
-    wanted = (there - share) / deviation
-    slopes = white.T @ wanted / n
-    errors = np.stack([
-        _error_left_out(white, wanted, slopes, variance / (variance + penalty), groups)
-        for penalty in PENALTIES * variance[0]
-    ])  # fmt: skip
-    best = PENALTIES[errors.argmin(axis=0)] * variance[0]
-    explained = np.where((share > 0) & (share < 1), 1 - errors.min(axis=0), 0)
-    kept = np.argsort(-explained, kind="stable")[:count]
-    kept = kept[explained[kept] > WORTH]
-    shrunk = axes @ (variance[:, None] / (variance[:, None] + best[kept]) * slopes[:, kept])
+    word_ids, presence = _word_presence(tokens)
+    weights, r2 = _regress(centred @ axes, presence, variance, groups)
+    selected = np.argsort(-r2, kind="stable")[:count]
+    selected = selected[r2[selected] > MIN_R2]
+    columns = axes @ weights[:, selected]
     if whitening is not None:
-        shrunk = _by_cells(shrunk.T, whitening).T  # a whitening is symmetric
-    projection[:, : len(kept)] = shrunk
-    words[: len(kept)] = said[kept]
+        columns = _by_cells(columns.T, whitening).T  # a whitening is symmetric
+    projection[:, : len(selected)] = columns
+    words[: len(selected)] = word_ids[selected]
     return offset, projection, words
 
 
+def _regress(
+    white: np.ndarray, presence: np.ndarray, variance: np.ndarray, groups: list[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Regress each word's presence on whitened components, with the best of `PENALTIES`.
+
+    Args:
+        white: float (n, r).
+        presence: 0 or 1, (n, words).
+        variance: of each component before whitening, (r,).
+        groups: rows to leave out together.
+
+    Returns:
+        The weights, (r, words), and R² on images left out, (words,).
+    """
+    share = presence.mean(axis=0)
+    target = (presence - share) / np.sqrt(share * (1 - share) + 1e-9)
+    slopes = white.T @ target / len(white)
+    penalties = PENALTIES * variance[0]
+    errors = np.stack([
+        _error_left_out(white, target, slopes, variance / (variance + penalty), groups)
+        for penalty in penalties
+    ])  # fmt: skip
+    penalty = penalties[errors.argmin(axis=0)]
+    weights = variance[:, None] / (variance[:, None] + penalty) * slopes
+    return weights, np.where((share > 0) & (share < 1), 1 - errors.min(axis=0), 0)
+
+
 def _fit_cells(centred: np.ndarray) -> np.ndarray:
-    """Return what whitens each cell of grids (n, cells, k), symmetric: float32 (cells, k, k)."""
+    """Return each cell's whitening of grids (n, cells, k), symmetric: float32 (cells, k, k)."""
     cells = np.swapaxes(centred, 0, 1)
     values, axes = np.linalg.eigh(np.swapaxes(cells, 1, 2) @ cells / len(centred))
     values = np.maximum(values, 0)
@@ -138,23 +155,26 @@ def _by_cells(rows: np.ndarray, whitening: np.ndarray) -> np.ndarray:
     return product.reshape(rows.shape)
 
 
-def _there(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the most frequent words, int (words,), and which captions hold them, (n, words)."""
-    there = np.zeros((len(tokens), tokens.max() + 1), np.float32)
-    there[np.arange(len(tokens))[:, None], tokens] = 1
-    there[:, [special for special in (PAD, START, END, UNKNOWN) if special < there.shape[1]]] = 0
-    said = np.argsort(-there.sum(axis=0), kind="stable")[:CANDIDATES]
-    return said, there[:, said]
+def _word_presence(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the most frequent words, int (words,), and which captions have them, (n, words)."""
+    presence = np.zeros((len(tokens), tokens.max() + 1), np.float32)
+    presence[np.arange(len(tokens))[:, None], tokens] = 1
+    presence[:, [token for token in (PAD, START, END, UNKNOWN) if token < presence.shape[1]]] = 0
+    word_ids = np.argsort(-presence.sum(axis=0), kind="stable")[:CANDIDATES]
+    return word_ids, presence[:, word_ids]
 
 
-def _together(tokens: np.ndarray, cases: np.ndarray | None) -> list[np.ndarray]:
-    """Return the rows of each case of several images, or of each caption where no case has more."""
-    numbers = np.unique(np.arange(len(tokens)) if cases is None else cases, return_inverse=True)[1]
-    return _alike(numbers[:, None]) or _alike(tokens)
+def _groups(tokens: np.ndarray, cases: np.ndarray | None) -> list[np.ndarray]:
+    """Return the rows of each case of several images; without any, of each repeated caption."""
+    if cases is not None:
+        numbers = np.unique(cases, return_inverse=True)[1]
+        if groups := _repeated(numbers.reshape(-1, 1)):
+            return groups
+    return _repeated(tokens)
 
 
-def _alike(rows: np.ndarray) -> list[np.ndarray]:
-    """Return the places of each row that comes more than once."""
+def _repeated(rows: np.ndarray) -> list[np.ndarray]:
+    """Return the positions of each row that occurs more than once."""
     _, which, counts = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
     order = np.argsort(which.ravel(), kind="stable")
     groups = np.split(order, np.cumsum(counts)[:-1])
@@ -162,22 +182,22 @@ def _alike(rows: np.ndarray) -> list[np.ndarray]:
 
 
 def _error_left_out(
-    white: np.ndarray, wanted: np.ndarray, slopes: np.ndarray, kept: np.ndarray, groups: list
+    white: np.ndarray, target: np.ndarray, slopes: np.ndarray, shrinkage: np.ndarray, groups: list
 ) -> np.ndarray:
-    """Return each word's mean squared error on images that the regression had left out.
+    """Return each word's mean squared error on images that the regression left out.
 
     Args:
         white: whitened components, float (n, r).
-        wanted: float (n, words), standardised.
+        target: float (n, words), standardised.
         slopes: of the regressions without penalty, float (r, words).
-        kept: the part of each component's slope that the penalty leaves, float (r,).
-        groups: rows to leave out together; all others alone.
+        shrinkage: the share of each component's slope that the penalty leaves, float (r,).
+        groups: rows to leave out together; all others one by one.
     """
     n = len(white)
-    missed = wanted - white @ (kept[:, None] * slopes)
-    weighted = white * (kept / n)
-    left_out = missed / (1 - 1 / n - (weighted * white).sum(axis=1))[:, None]
+    residual = target - white @ (shrinkage[:, None] * slopes)
+    weighted = white * (shrinkage / n)
+    left_out = residual / (1 - 1 / n - (weighted * white).sum(axis=1))[:, None]
     for rows in groups:
-        own = np.eye(len(rows)) - 1 / n - weighted[rows] @ white[rows].T
-        left_out[rows] = np.linalg.solve(own, missed[rows])
+        leverage = np.eye(len(rows)) - 1 / n - weighted[rows] @ white[rows].T
+        left_out[rows] = np.linalg.solve(leverage, residual[rows])
     return (left_out**2).mean(axis=0)

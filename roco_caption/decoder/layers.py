@@ -1,4 +1,4 @@
-"""The decoder's own layers: last word, grid cells, attention over them, and an LSTM fast on CPUs."""
+"""The decoder's own layers: last word, grid cells, attention to them, an LSTM fast on CPUs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def filled(layer: layers.Layer, shape: Shape, *weights: np.ndarray) -> layers.La
 
 
 def cell_dense(name: str, cells: int, kernel: np.ndarray, bias: np.ndarray) -> layers.Layer:
-    """Return a plain layer (n, cells, d) → (n, cells, k) whose bias, (cells, k), differs by cell."""
+    """Return a plain dense layer for cells (n, cells, d), whose bias (cells, k) differs by cell."""
     layer = layers.EinsumDense("ncd,dk->nck", (cells, kernel.shape[1]), bias_axes="ck", name=name)
     return filled(layer, (None, cells, len(kernel)), kernel, bias)
 

@@ -10,18 +10,18 @@ from keras import layers, ops
 
 from roco_caption.decoder.layers import cell_dense, filled
 
-SAMPLE = 16384  # rows that a fit looks at
+ROWS = 16384  # rows that the scaler is fitted to
 
 
 @keras.saving.register_keras_serializable("roco_caption")
 class FeatureScaler(layers.Layer):
     """Unit length, then whitened principal components of the training images' features.
 
-    Raw fc2 features are large, correlated, and partly all but constant: dividing those last by
-    their tiny deviation would let them drown the rest. After `fit_scaler` every output has unit
-    variance on the training images. An image unlike any of them would still have a vector many
-    times as long as theirs, and get a caption of words without order: no vector is longer than the
-    longest of training. The weights are constants of training.
+    Raw fc2 features are large, correlated, and some are nearly constant: divided by their tiny
+    deviation, these would drown the rest. After `fit_scaler` every output has unit variance on the
+    training images. An image unlike all of them could still get a vector many times longer than
+    theirs, and a caption of words in no order: so no vector is longer than the longest in training.
+    The weights are constant during training.
 
     Args:
         components: length of the result.
@@ -66,12 +66,12 @@ def _unit_length(features: Any) -> Any:
 
 
 def _lengths(vectors: Any) -> Any:
-    # not `ops.norm`: a Keras file with one cannot be read on JAX
+    # not `ops.norm`: a Keras file that contains it cannot be loaded on JAX
     return ops.sqrt(ops.sum(ops.square(vectors), axis=-1, keepdims=True))
 
 
 def _shortened(vectors: Any, longest: Any) -> Any:
-    """Return float (..., k) with those longer than `longest` made as long."""
+    """Return float (..., k), vectors longer than `longest` scaled down to it."""
     length = _lengths(vectors)
     return vectors * ops.minimum(1.0, longest / (length + 1e-6))
 
@@ -80,55 +80,55 @@ def fit_scaler(features: np.ndarray, components: int = 256) -> tuple[np.ndarray,
     """Fit the weights of a `FeatureScaler`.
 
     Args:
-        features: of the training images, float (n, d); or their grids (n, cells, d), whose cells
-            share the components, each less what is usual at its place.
-        components: principal components kept; fewer are filled where n or d has fewer.
+        features: of the training images, float (n, d); or their grids (n, cells, d): cells share
+            the components, and each has a mean of its own.
+        components: principal components kept; the last columns are zero where there are fewer.
 
     Returns:
         `offset` float32 (d,) or (cells, d), `projection` float32 (d, components), and `longest`
         float32 (), the length of the longest result.
     """
     cells = int(np.prod(features.shape[1:-1]))
-    rows = features[:: max(1, len(features) * cells // SAMPLE)].astype(np.float32)
+    rows = features[:: max(1, len(features) * cells // ROWS)].astype(np.float32)
     rows /= np.linalg.norm(rows, axis=-1, keepdims=True) + 1e-6
     offset = rows.mean(axis=0)
     rows = (rows - offset).reshape(-1, rows.shape[-1])
     deviation = rows.std(axis=0)
-    # a unit that hardly varies is not blown up to the size of the others
+    # a feature that hardly varies is not scaled up to the size of the others
     weight = 1 / np.maximum(deviation, 0.1 * np.median(deviation) + 1e-8)
     rows *= weight
     axes, values = largest_components(rows, components)
     projection = np.zeros((rows.shape[1], components), np.float32)
     axes = axes * np.sqrt(len(rows) / values)
     projection[:, : len(values)] = weight[:, None] * axes
-    # a little more, so that rounding shortens none of these
+    # slightly more, so that rounding shortens none of these
     longest = 1.01 * np.linalg.norm(rows @ axes, axis=-1).max()
     return offset, projection, np.asarray(longest, np.float32)
 
 
 def largest_components(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the principal components of rows whose mean is zero, the largest first.
+    """Return the principal components of rows with mean zero, the largest first.
 
     Args:
         rows: float32 (n, d).
-        count: components wanted; there are fewer where n or d, or the rank, is smaller.
+        count: components; fewer are returned where the rank is smaller.
 
     Returns:
         Orthonormal axes (d, k), and the sums of squares along them (k,).
     """
     few = len(rows) < rows.shape[1]  # the smaller of the two matrices has the same spectrum
     values, vectors = _largest(rows @ rows.T if few else rows.T @ rows, count)
-    kept = int((values > 1e-6 * values[0]).sum())
-    values, vectors = values[:kept], vectors[:, :kept]
+    rank = int((values > 1e-6 * values[0]).sum())
+    values, vectors = values[:rank], vectors[:, :rank]
     return rows.T @ vectors / np.sqrt(values) if few else vectors, values
 
 
 def _largest(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the largest eigenvalues of a covariance matrix, falling, and their eigenvectors.
+    """Return the largest eigenvalues of a covariance matrix, descending, and their eigenvectors.
 
-    A large matrix is iterated on a subspace (Halko, Martinsson, Tropp 2011, "Finding Structure
-    with Randomness"), which takes seconds where all 4,096 eigenvectors take a minute. What it
-    returns is exact within that subspace, so that whitened features are white either way.
+    For a large matrix by subspace iteration (Halko, Martinsson, Tropp 2011, "Finding Structure with
+    Randomness"): seconds, where all 4,096 eigenvectors take a minute. The result is exact within
+    the subspace, so whitened features are white either way.
     """
     if len(matrix) <= 1024:
         values, vectors = np.linalg.eigh(matrix)

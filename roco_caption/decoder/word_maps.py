@@ -75,7 +75,7 @@ def word_maps(
 
 
 def _window(cells: int) -> np.ndarray:
-    """Return the Gaussian weight of each cell of a square for each other, float32 (cells, cells)."""
+    """Return the Gaussian weight between cells of a square, float32 (cells, cells)."""
     side = round(cells**0.5)
     place = np.stack(np.divmod(np.arange(cells), side), axis=1)
     distance = ((place[:, None] - place) ** 2).sum(axis=-1)

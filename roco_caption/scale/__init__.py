@@ -1,1 +1,1 @@
-"""scale."""
+"""Encoding and training past one machine (an optional extra; nothing imports this room)."""

@@ -1,1 +1,1 @@
-"""training."""
+"""Training that resumes exactly where it was stopped."""

@@ -1,4 +1,4 @@
-"""Batches of captions of like length; which ones is a pure function of seed and epoch."""
+"""Batches, a pure function of seed, epoch and step; and the devices that share them."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def plan(lengths: np.ndarray, *, batch_size: int, seed: int, epoch: int) -> list
     """Divide the captions into batches of nearly equal length, differently in every epoch.
 
     Captions are shuffled, sorted by length within stretches of 32 batches, cut into batches, and
-    the batches shuffled: little padding, and hardly two epochs with the same batch.
+    the batches shuffled: little padding, and the same batch hardly ever comes twice.
 
     Args:
         lengths: tokens of each caption, int (n,).
-        batch_size: captions a batch; the last one may be smaller.
+        batch_size: captions per batch; the last one may be smaller.
         seed: the run's seed.
         epoch: counted from 0.
 
     Returns:
-        One int64 array of positions a batch; together each position once.
+        One int64 array of positions per batch; together they hold each position once.
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths))
@@ -52,12 +52,12 @@ def take(features: Any, tokens: np.ndarray, rows: np.ndarray, multiple: int = 1)
         features: image features, float (n, ...), or a tuple of several kinds.
         tokens: encoded captions, int32 (n, length): start, words, end, padding 0.
         rows: which captions, int (b,).
-        multiple: the number of columns is rounded up to it: more for few different shapes, one
-            for little padding.
+        multiple: the number of columns is rounded up to it: larger for fewer different shapes, 1
+            for the least padding.
 
     Returns:
         `((features float32 (b, ...), tokens_in int32 (b, t)), tokens_out int32 (b, t))`, the
-        features being as many arrays as were given; `tokens_out[:, i]` is the word that follows
+        features being as many arrays as given; `tokens_out[:, i]` is the word that follows
         `tokens_in[:, : i + 1]`.
     """
     tokens = tokens[rows]
@@ -69,19 +69,19 @@ def take(features: Any, tokens: np.ndarray, rows: np.ndarray, multiple: int = 1)
 
 
 class Replicas:
-    """The devices that share a training: of this machine, of several, or one alone.
+    """The devices that share a training: one, all of this machine, or those of several machines.
 
-    Each has the same weights, computes loss and gradients of its part of a batch, and adds them up
-    with the others'; then the optimizer runs as on one device. Clipping and AdamW see the whole
+    Each has the same weights, computes loss and gradients of its part of a batch, and sums them
+    with the others'; then the optimizer runs as on one device. So clipping and AdamW see the whole
     batch's gradients, which Keras' own `fit` under a strategy clips part by part. No variable is
-    made under the strategy: all stay plain ones, which are saved and taken up as ever.
+    created under the strategy: they are saved and restored as on one device.
 
     Args:
         model: compiled, its optimizer built.
         strategy: a `tf.distribute.MirroredStrategy` for the devices of this machine, a
-            `MultiWorkerMirroredStrategy` for several machines (each runs the same program, told by
-            the environment variable `TF_CONFIG` which one it is); None for one device.
-        precision: that training multiplies matrices in; see `multiplied_in`.
+            `MultiWorkerMirroredStrategy` for several machines (each runs the same program; the
+            environment variable `TF_CONFIG` says which one it is); None for one device.
+        precision: of matrix products, see `multiplied_in`.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Replicas:
     ) -> None:
         self.model, self.strategy, self.precision = model, strategy, precision
         self.step, self.test_on_batch = model.train_on_batch, model.test_on_batch
-        self.multiple = 4 if model.jit_compile else 1  # XLA compiles anew for every length
+        self.multiple = 4 if model.jit_compile else 1  # XLA compiles again for every length
         self.rank, self.local, self.count = rank_of(strategy), 1, 1
         if strategy is not None:
             import tensorflow as tf
@@ -100,7 +100,7 @@ class Replicas:
             self.count = strategy.num_replicas_in_sync
             self.local = self.count // machines
             self.step, self.test_on_batch = self._training_step(), self._evaluation_step()
-        self.chief = self.rank == 0  # who alone reads and writes the run's folder
+        self.chief = self.rank == 0  # the only one that reads and writes the run's folder
 
     def batch(self, features: Any, tokens: np.ndarray, rows: np.ndarray) -> tuple[Batch, int]:
         """Return this machine's part of a batch, and the words of the whole batch.
@@ -111,20 +111,20 @@ class Replicas:
             rows: the batch's captions.
 
         Returns:
-            What `take` returns, with as many rows for each device: where they do not go evenly,
-            captions without words fill up. And the number of words that count.
+            What `take` returns, with equally many rows for each device, padded with captions
+            without words; and the number of words that count.
         """
-        # as long on every machine: compiled in step
+        # equally long on every machine, so that all compile at the same step
         (inputs,), targets = take((), tokens, rows, self.multiple)
         each = -(-len(rows) // self.count) * self.local
         places = np.arange(self.rank * each, (self.rank + 1) * each)
         part = places % len(rows)
-        mine = np.where(places[:, None] < len(rows), targets[part], PAD)
+        targets_here = np.where(places[:, None] < len(rows), targets[part], PAD)
         images = (array[rows[part]].astype(np.float32, copy=False) for array in arrays_of(features))
-        return ((*images, inputs[part]), mine), int((targets != PAD).sum())
+        return ((*images, inputs[part]), targets_here), int((targets != PAD).sum())
 
     def train_on_batch(self, *batch: Any) -> Any:
-        """Move the weights; return the batch's loss, as `keras.Model.train_on_batch` does."""
+        """Update the weights; return the batch's loss, as `keras.Model.train_on_batch` does."""
         with multiplied_in(self.precision):
             return self.step(*batch)
 
@@ -136,8 +136,8 @@ class Replicas:
             with tf.GradientTape() as tape:
                 loss = model.loss(targets, model(inputs, training=True), sample_weight=counts)
                 loss += sum(model.losses) / self.count  # a mean over this device's captions
-            found = tape.gradient(loss, [weight.value for weight in weights])
-            return self._sum([loss, *found])
+            own = tape.gradient(loss, [weight.value for weight in weights])
+            return self._sum([loss, *own])
 
         def step(*arrays: Any) -> Any:
             loss, *summed = self._on_each(gradients, arrays)
@@ -158,13 +158,13 @@ class Replicas:
         return tf.function(step, autograph=False, reduce_retracing=True)
 
     def follow(self, progress: Progress) -> Progress:
-        """Give every machine the state of the first, which alone has read it.
+        """Give every machine the state of the first, the only one that has read it.
 
         Args:
-            progress: of the first one; of the others, its settings alone count.
+            progress: the first machine's; of the others' only the settings are used.
 
         Returns:
-            The first one's; the others lack its best weights.
+            The first machine's progress; the others lack its best weights.
 
         Raises:
             UserError: this machine was started with other settings or data than the first.
@@ -182,10 +182,12 @@ class Replicas:
         mine = progress.settings
         if other := [name for name in mine if first.settings.get(name) != mine[name]]:
             raise UserError(
-                f"Machine {self.rank} has other {', '.join(other)} than machine 0. Start all with "
-                "the same command, code and data."
+                f"Machine {self.rank} has different {', '.join(other)} than machine 0. Start all "
+                "with the same command, code and data."
             )
-        for variable in self.model.variables:  # the parts of a batch are not to lose the same words
+        for (
+            variable
+        ) in self.model.variables:  # so that dropout differs between the parts of a batch
             if variable.dtype == "uint32":
                 variable.assign(np.asarray(variable) + np.array([self.rank, 0], np.uint32))
         return first
@@ -201,10 +203,10 @@ class Replicas:
             variable.assign(new.reshape(old.shape).astype(old.dtype))
 
     def _from_first(self, array: np.ndarray) -> np.ndarray:
-        """Return the first machine's array as float64, which is exact for all that is sent."""
+        """Return the first machine's array as float64, which holds everything sent exactly."""
         tf = self.tf
         value = np.asarray(array, float) if self.chief else np.zeros(len(array))
-        value = np.concatenate([value, np.zeros(len(value) * (self.local - 1))])  # of one device
+        value = np.concatenate([value, np.zeros(len(value) * (self.local - 1))])
         share = tf.function(lambda a: self._on_each(lambda part: self._sum([part]), [a])[0])
         return np.asarray(share(tf.constant(value)))
 
@@ -221,7 +223,7 @@ class Replicas:
             rows = tf.shape(array)[0] // self.local
             return array[place * rows : (place + 1) * rows]
 
-        sums = self.strategy.run(part)  # alike on every device
+        sums = self.strategy.run(part)  # equal on every device
         return [self.strategy.experimental_local_results(one)[0] for one in sums]
 
     def _sum(self, tensors: list[Any]) -> list[Any]:
@@ -230,16 +232,15 @@ class Replicas:
 
 
 def rank_of(strategy: Any) -> int:
-    """Return which machine of a strategy's this is, counted from 0; the first reads and writes."""
+    """Return this machine's number in a strategy, counted from 0."""
     cluster = strategy and strategy.cluster_resolver
     return cluster.task_id if cluster and cluster.cluster_spec() else 0
 
 
 def find_strategy() -> Any:
-    """Return a strategy for what training finds: machines, accelerators, or None for one device.
+    """Return a strategy for the machines of `TF_CONFIG` or this machine's GPUs; None for one device.
 
-    Machines are those of the environment variable `TF_CONFIG`, and then this is called before
-    anything else of TensorFlow; without it, this machine's accelerators count.
+    With the environment variable `TF_CONFIG`, call it before anything else of TensorFlow.
     """
     if keras.backend.backend() != "tensorflow":
         return None

@@ -1,4 +1,4 @@
-"""Where training stands: saved as it goes, checked, and taken up again exactly there."""
+"""A training's state: what a checkpoint holds, how it is saved, checked and resumed."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from roco_caption.core.pickles import seal, verify
 
 WEIGHTS = "captioner.weights.h5"
 STATE = "training_state.npz"
-PREVIOUS = "training_state.previous.npz"  # one save older, for when the newest is damaged
+PREVIOUS = "training_state.previous.npz"  # one save older, in case the newest is damaged
 
 
 @dataclass
 class Progress:
-    """Where training stands, as far as the model and its optimizer do not say.
+    """A training's progress, beside the variables of the model and its optimizer.
 
     Attributes:
-        settings: what makes it this very training.
-        epoch: finished ones.
-        step: finished ones of the epoch under way.
+        settings: what identifies the training.
+        epoch: number of finished epochs.
+        step: number of finished steps of the current epoch.
         loss: summed over the words of this epoch so far, in nats.
         words: of this epoch so far.
-        best: least validation loss of an epoch, in nats a word.
+        best: lowest validation loss of an epoch, in nats per word.
         waited: epochs since then.
-        finished: whether there is nothing left to do.
-        history: a row an epoch.
+        finished: whether the training is complete.
+        history: one row per epoch.
         weights_file: checksum of the weights file of the best epoch.
         weights: the model's weights of that epoch, as `keras.Model.get_weights` returns them. The
-            weights file is a copy for the captioner; this is the one that counts, so that weights
-            and history can't come from two trainings.
+            weights file is a copy for the captioner; these count, so that weights and history
+            cannot come from two trainings.
     """
 
     settings: dict[str, Any]
@@ -55,13 +55,13 @@ class Progress:
 
 
 def variables_of(model: keras.Model) -> list[Any]:
-    """Return all that training changes; the dropout layers' random state is among it."""
+    """Return all variables that training changes, the random state of dropout included."""
     optimizer = getattr(model, "optimizer", None)
     return [*model.variables, *(optimizer.variables if optimizer else ())]
 
 
 def save_state(model: keras.Model, folder: Path, progress: Progress) -> None:
-    """Write all that training goes on from; the state before stays as an older one.
+    """Write the state that training resumes from; the one before is kept as `PREVIOUS`.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written to; the older state is kept.
@@ -72,7 +72,7 @@ def save_state(model: keras.Model, folder: Path, progress: Progress) -> None:
     size = sum(array.nbytes for array in arrays.values())
     with atomic_open(folder / STATE, size=size) as file:
         np.savez(file, progress=np.array(json.dumps(notes)), **arrays)
-        file.flush()  # a full disk shows before the older state gives up its name
+        file.flush()  # a full disk is noticed before the older state is renamed
         with contextlib.suppress(FileNotFoundError):
             (folder / STATE).replace(folder / PREVIOUS)
 
@@ -93,11 +93,11 @@ def save_best(model: keras.Model, folder: Path, progress: Progress) -> None:
 
 
 def _prove_room(path: Path, size: int) -> None:
-    """Raise an OSError unless a weights file fits: HDF5 crashes Python where a disk fills under it.
+    """Raise an OSError unless a weights file fits: on a full disk HDF5 crashes Python.
 
     Args:
-        path: of the file, made as large for a moment.
-        size: bytes of the weights; HDF5 adds some kilobytes a layer.
+        path: of the file, filled with zeros for a moment.
+        size: bytes of the weights; HDF5 adds some kilobytes per layer.
     """
     left = size + size // 20 + (256 << 10)
     with open(path, "wb") as file:  # not posix_fallocate, which some network drives lack
@@ -106,15 +106,15 @@ def _prove_room(path: Path, size: int) -> None:
 
 
 def load_best(model: keras.Model, folder: Path, progress: Progress) -> None:
-    """Give the model the best weights, and write the captioner's file anew if it is not theirs.
+    """Give the model the best weights, and write the captioner's file again if it differs.
 
     Raises:
-        UserError: no epoch was the best, or the file is not whole and could not be written.
+        UserError: no epoch had a finite validation loss, or the file could not be written.
     """
     if not progress.weights:
         raise UserError(
-            f"No epoch in {folder} had a validation loss that is a number: lower LEARNING_RATE, "
-            "look for odd features in the validation images, then train anew with RETRAIN."
+            f"No epoch in {folder} had a finite validation loss. Lower LEARNING_RATE, check the "
+            "validation images' features for outliers, and set RETRAIN = True."
         )
     model.set_weights(progress.weights)
     path = folder / WEIGHTS
@@ -122,7 +122,7 @@ def load_best(model: keras.Model, folder: Path, progress: Progress) -> None:
     try:
         if verify(path) == progress.weights_file:
             return
-        print(f"{path} is of another training. {remedy}")
+        print(f"{path} belongs to another training. {remedy}")
     except DamagedFile as error:
         set_aside(path, error.why, remedy)
     except UserError as error:
@@ -132,35 +132,35 @@ def load_best(model: keras.Model, folder: Path, progress: Progress) -> None:
 
 
 def resume(model: keras.Model, folder: Path, settings: dict[str, Any], retrain: bool) -> Progress:
-    """Load the state of this very training if it was begun before, and say what happens.
+    """Load the state of this training if it was begun before, and print what happens.
 
     Args:
-        model: compiled, its optimizer built; it takes the state's values.
+        model: compiled, its optimizer built; its variables get the saved values.
         folder: of the run.
-        settings: what makes it this very training.
-        retrain: begin anew in any case.
+        settings: what identifies the training.
+        retrain: train from scratch in any case.
 
     Returns:
-        Where training stands; at its beginning where there is no such state.
+        The progress; that of a new training where there is no such state.
     """
-    found = [path for path in (folder / STATE, folder / PREVIOUS) if path.exists()]
-    if found and retrain:
-        print("RETRAIN is on: training begins anew.")
-        found = []
-    for path in found:
+    paths = [path for path in (folder / STATE, folder / PREVIOUS) if path.exists()]
+    if paths and retrain:
+        print("RETRAIN is on: training starts from scratch.")
+        paths = []
+    for path in paths:
         try:
             progress, arrays = _read(path, model, settings)
         except Exception as error:  # a damaged file can raise nearly anything
-            older = path != found[-1]
-            remedy = "The state before it is used." if older else "Training begins anew."
+            is_last = path == paths[-1]
+            remedy = "Training starts from scratch." if is_last else "The one before it is used."
             set_aside(path, f"{type(error).__name__}: {error}", remedy)
             continue
         if changed := [key for key in settings if progress.settings.get(key) != settings[key]]:
-            print(f"Other {', '.join(changed)} than in {folder}: training begins anew.")
+            print(f"Different {', '.join(changed)} than in {folder}: training from scratch.")
             break
         for variable, array in zip(variables_of(model), arrays, strict=True):
             variable.assign(array)
-        what = "Training was finished and is reused" if progress.finished else "Training continues"
+        what = "Reused a finished training" if progress.finished else "Resumed the training"
         print(f"{what}: {progress.epoch} epochs done, best validation loss {progress.best:.3f}.")
         return progress
     return Progress(settings)
@@ -169,7 +169,7 @@ def resume(model: keras.Model, folder: Path, settings: dict[str, Any], retrain: 
 def _read(
     path: Path, model: keras.Model, settings: dict[str, Any]
 ) -> tuple[Progress, list[np.ndarray]]:
-    """Return a state's progress and the values of the variables; zip's CRC-32 guards each."""
+    """Return a state's progress and its variables' values; zip's CRC-32 guards each."""
     with np.load(path, allow_pickle=False) as file:
         progress = Progress(**json.loads(str(file["progress"])))
         now = [file[name] for name in file.files if name.startswith("now_")]
@@ -183,4 +183,4 @@ def _read(
 
 def _must_fit(arrays: list[np.ndarray], variables: list[Any]) -> None:
     if [array.shape for array in arrays] != [tuple(variable.shape) for variable in variables]:
-        raise ValueError("it holds the values of other variables")
+        raise ValueError("it holds values of other variables")

@@ -134,14 +134,14 @@ def test_the_decoder_fits_both_kinds_and_does_without_attention_as_well():
     tokens = np.hstack([captions(lit, side), rng.integers(10, 300, (300, 1)).astype(np.int32)])
     sizes = {"vocab_size": 300, "max_len": 6, "feature_size": 16, "components": 16, "units": 8}
     built = build_decoder(**sizes, attention=True, grid_size=(4, 8), grid_components=8, concepts=5)
-    fit_scalers([built], (features, grids), tokens)
+    fit_scalers(built, (features, grids), tokens)
     layer = built.next_word.get_layer
     by_features = layer("concepts")(layer("scaler")(features.astype(np.float32)))
     assert abs(np.corrcoef(np.asarray(by_features)[:, 0], lit)[0, 1]) > 0.6
-    by_grid = layer("concepts_grid")(layer("laid_out")(layer("scaler_grid")(grids.astype("f4"))))
+    by_grid = layer("concepts_grid")(layer("flat")(layer("scaler_grid")(grids.astype("f4"))))
     assert abs(np.corrcoef(np.asarray(by_grid)[:, 0], side)[0, 1]) > 0.6
     plain = build_decoder(**sizes)
-    fit_scalers([plain], features, tokens)
+    fit_scalers(plain, features, tokens)
     assert not any(layer.name.startswith("concepts") for layer in plain.next_word.layers)
 
 

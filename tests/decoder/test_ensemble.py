@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from helpers import toy_captioner
 from keras.utils import set_random_seed
-from test_model import MAX_LEN, VOCAB
 
 from roco_caption.core.errors import UserError
 from roco_caption.core.pickles import seal
@@ -14,6 +13,7 @@ from roco_caption.search.captioner import Captioner
 from roco_caption.text.tokenizer import PAD, START
 from roco_caption.training.checkpoint import WEIGHTS
 
+VOCAB, MAX_LEN = 23, 9
 SIZES = {"vocab_size": VOCAB, "max_len": MAX_LEN, "feature_size": 6, "components": 4, "units": 8}
 
 
@@ -33,7 +33,7 @@ def members(request):
 def features(members):
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(5, 6)).astype(np.float32)
-    if not members[0].attends:
+    if "attention" not in members[0].parts:
         return vectors
     return vectors, rng.normal(size=(5, 4, 3)).astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""With attention the decoder is still one model, trained whole, that sees the image's parts."""
+"""With attention the decoder is still one model, trained on whole captions."""
 
 import keras
 import numpy as np
@@ -99,7 +99,7 @@ def test_a_blank_image_shows_what_is_usual_everywhere(decoder, batch):
     blank, cells = decoder.start((features, grids), blank=True)[2]
     nothing = np.zeros((5, GRID[0], 5), np.float32)
     np.testing.assert_allclose(cells, layer("cells")(nothing), atol=1e-5)
-    rated = layer("concepts_grid")(layer("laid_out")(nothing))
+    rated = layer("concepts_grid")(layer("flat")(nothing))
     by_features = layer("concepts")(np.zeros((5, 8), np.float32))
     usual = layer("image")(keras.ops.concatenate([by_features, rated], axis=-1))
     np.testing.assert_allclose(blank, usual, atol=1e-5)
@@ -110,7 +110,7 @@ def test_a_blank_image_shows_what_is_usual_everywhere(decoder, batch):
 def test_both_views_share_their_weights(decoder):
     ours = {id(w) for w in decoder.every_word.weights}
     assert ours == {id(w) for w in decoder.next_word.weights}
-    layer = decoder.next_word.get_layer
+    layer = decoder.parts.__getitem__
     kinds = "scaler_grid", "cells", "attention"
     assert {id(w) for kind in kinds for w in layer(kind).weights} < ours
 
@@ -131,7 +131,6 @@ def test_cells_that_show_the_same_differ_by_their_place(decoder):
 
 def test_without_attention_there_is_no_second_image_input():
     plain = build_decoder(vocab_size=VOCAB, max_len=MAX_LEN, feature_size=SIZE, units=10)
-    assert not plain.attends
     assert [i.name for i in plain.next_word.inputs] == ["input_img", "input_txt"]
     _, _, image = plain.start(np.zeros((2, SIZE), np.float32))
     assert len(image) == 1
@@ -171,7 +170,7 @@ def test_it_learns_what_only_the_grid_shows_and_is_reused(tmp_path, capsys):
             vocab_size=10, max_len=3, feature_size=5, components=5, embedding_size=8, units=16,
             dropout=0.0, attention=True, grid_size=(4, 6), grid_components=6,
         )  # fmt: skip
-        fit_scalers([built], training.features, training.tokens)
+        fit_scalers(built, training.features, training.tokens)
         history = train(
             built, training, part(100, 160), tmp_path, epochs=30, batch_size=10,
             learning_rate=0.01, weight_decay=0.0, patience=30,
@@ -182,8 +181,8 @@ def test_it_learns_what_only_the_grid_shows_and_is_reused(tmp_path, capsys):
     assert history.val_loss.min() < 0.1 < np.log(4) / 3 < history.val_loss.iloc[0]
     rows = np.arange(100, 160)
     arrays = inputs[0][rows].astype(np.float32), inputs[1][rows], tokens[rows, :-1]
-    said = np.asarray(built.every_word(list(arrays)))[:, 1].argmax(axis=1)
-    assert (said == 4 + lit[rows]).mean() > 0.9
+    words = np.asarray(built.every_word(list(arrays)))[:, 1].argmax(axis=1)
+    assert (words == 4 + lit[rows]).mean() > 0.9
     run(part(0, 100))
     assert "reused" in capsys.readouterr().out
     other = CaptionData((inputs[0], LazyRows(grids, np.arange(160), identity="x")), tokens)

@@ -1,18 +1,18 @@
-"""`recurrent`: our LSTM is Keras' LSTM."""
+"""Our LSTM computes what Keras' LSTM computes."""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from roco_caption.decoder import layers as recurrent
+from roco_caption.decoder import layers
 from roco_caption.decoder.model import build_decoder
 
 pytestmark = pytest.mark.tensorflow("the layer is Keras' own elsewhere")
 
 
 def both(units=6, d=5):
-    ours, theirs = recurrent.LSTM(units), keras.layers.LSTM(units, return_sequences=True)
+    ours, theirs = layers.LSTM(units), keras.layers.LSTM(units, return_sequences=True)
     for layer in (ours, theirs):
         layer.build((None, None, d))
     rng = np.random.default_rng(1)
@@ -72,12 +72,12 @@ def test_a_state_or_a_mask_takes_keras_own_way():
 
 def test_with_an_accelerator_it_is_keras_layer(monkeypatch):
     ours, _ = both()
-    monkeypatch.setattr(recurrent, "_on_tensorflow_cpu", lambda: False)
-    monkeypatch.setattr(recurrent, "_from_rest", None)  # calling it would fail
+    monkeypatch.setattr(layers, "_on_tensorflow_cpu", lambda: False)
+    monkeypatch.setattr(layers, "_lstm", None)  # calling it would fail
     assert ours(np.zeros((2, 3, 5), np.float32)).shape == (2, 3, 6)
 
 
 def test_the_decoder_trains_with_it():
     decoder = build_decoder(vocab_size=9, max_len=6, feature_size=8, components=4)
     for view in (decoder.next_word, decoder.every_word):
-        assert type(view.get_layer("lstm")) is recurrent.LSTM
+        assert type(view.get_layer("lstm")) is layers.LSTM

@@ -6,7 +6,7 @@ import pytest
 
 from roco_caption.core.errors import UserError
 from roco_caption.decoder.model import Ensemble, build_decoder, fit_scalers
-from roco_caption.decoder.word_maps import WINDOW, evidence
+from roco_caption.decoder.word_maps import WINDOW, word_maps
 from roco_caption.features.table import LazyRows
 from roco_caption.search.captioner import Captioner
 from roco_caption.text.tokenizer import CaptionTokenizer
@@ -26,7 +26,7 @@ def captioner():
     features, texts, _ = lit_images(720, seed=0)
     tokenizer = CaptionTokenizer.fit(texts, min_frequency=1, max_words=5)
     built = build_decoder(vocab_size=tokenizer.vocab_size, **SIZES)
-    fit_scalers([built], features, tokenizer.encode(texts))
+    fit_scalers(built, features, tokenizer.encode(texts))
     return Captioner(built, tokenizer)
 
 
@@ -43,7 +43,7 @@ def lit_images(count, seed):
 
 def test_a_words_map_peaks_on_the_cell_that_it_names(captioner):
     features, texts, lit = lit_images(50, seed=1)
-    found = evidence(captioner, features, texts)
+    found = word_maps(captioner.decoder, captioner.tokenizer, features, texts)
     assert all(words == text.split() for (words, _), text in zip(found, texts, strict=True))
     maps = np.array([weights for _, weights in found])
     assert maps.shape == (50, 4, SIDE**2)
@@ -56,9 +56,9 @@ def test_the_terms_add_up_to_the_rating_that_the_decoder_is_told(captioner, monk
     """With a window so narrow that each cell keeps its own."""
     monkeypatch.setattr("roco_caption.decoder.word_maps.WINDOW", 0.01)
     (features, grids), texts, lit = lit_images(20, seed=2)
-    found = evidence(captioner, (features, grids), texts)
+    found = word_maps(captioner.decoder, captioner.tokenizer, (features, grids), texts)
     layer = captioner.decoder.next_word.get_layer
-    rated = np.asarray(layer("concepts_grid")(layer("laid_out")(layer("scaler_grid")(grids))))
+    rated = np.asarray(layer("concepts_grid")(layer("flat")(layer("scaler_grid")(grids))))
     words = list(layer("concepts_grid").get_weights()[2])
     for i, (_, weights) in enumerate(found):
         token = captioner.tokenizer.words.index(LETTERS[lit[i]])
@@ -67,9 +67,11 @@ def test_the_terms_add_up_to_the_rating_that_the_decoder_is_told(captioner, monk
 
 def test_neighbours_gather_by_a_gaussian(captioner, monkeypatch):
     (features, grids), texts, _ = lit_images(1, seed=3)
-    wide = evidence(captioner, (features, grids), texts)[0][1][1]
+    wide = word_maps(captioner.decoder, captioner.tokenizer, (features, grids), texts)[0][1][1]
     monkeypatch.setattr("roco_caption.decoder.word_maps.WINDOW", 0.01)
-    each = evidence(captioner, (features, grids), texts)[0][1][1].reshape(SIDE, SIDE)
+    each = word_maps(captioner.decoder, captioner.tokenizer, (features, grids), texts)[0][1][
+        1
+    ].reshape(SIDE, SIDE)
     rows, columns = np.indices((SIDE, SIDE))
     near = np.exp(-((rows - 2) ** 2 + (columns - 1) ** 2) / (2 * WINDOW**2))
     assert wide.reshape(SIDE, SIDE)[2, 1] == pytest.approx((near * each).sum(), abs=1e-4)
@@ -78,15 +80,17 @@ def test_neighbours_gather_by_a_gaussian(captioner, monkeypatch):
 def test_any_captions_are_read_from_arrays_grids_and_by_ensembles(captioner):
     (features, grids), _, _ = lit_images(300, seed=4)
     texts = ["lit c", "", "strange b shines lit c", "c c"] * 75
-    found = evidence(captioner, (features, grids), texts)
+    found = word_maps(captioner.decoder, captioner.tokenizer, (features, grids), texts)
     assert [words for words, _ in found[:4]] == [
         ["lit", "c"], [], ["<unk>", "b", "shines", "lit", "c"], ["c", "c"]
     ]  # fmt: skip
     assert found[1][1].shape == (0, SIDE**2) and not found[2][1][[0, 2, 3]].any()
     np.testing.assert_array_equal(found[3][1][0], found[3][1][1])
     rows = LazyRows(grids.astype(np.float16), np.arange(300), identity="g")
-    together = Captioner(Ensemble([captioner.decoder] * 2), captioner.tokenizer)
-    for one, same in zip(found, evidence(together, (features, rows), texts), strict=True):
+    together = Ensemble([captioner.decoder] * 2)
+    for one, same in zip(
+        found, word_maps(together, captioner.tokenizer, (features, rows), texts), strict=True
+    ):
         assert one[0] == same[0]
         np.testing.assert_allclose(one[1], same[1], atol=0.01)
 
@@ -94,7 +98,6 @@ def test_any_captions_are_read_from_arrays_grids_and_by_ensembles(captioner):
 @pytest.mark.parametrize("less", [{"attention": False}, {"concepts": 0}])
 def test_a_decoder_without_attention_or_concepts_tells_no_parts_apart(captioner, less):
     sizes = SIZES | less | {"vocab_size": captioner.tokenizer.vocab_size}
-    plain = Captioner(build_decoder(**sizes), captioner.tokenizer)
     features, texts, _ = lit_images(2, seed=5)
-    with pytest.raises(UserError, match="without attention or without concepts"):
-        evidence(plain, features, texts)
+    with pytest.raises(UserError, match="without attention"):
+        word_maps(build_decoder(**sizes), captioner.tokenizer, features, texts)
