@@ -1,8 +1,9 @@
-"""The embedded data set: the same for everyone, in ROCO's layout, and true to its captions."""
+"""Phantoms are reproducible, in ROCO's layout, and show what their captions state."""
 
 import csv
 import itertools
 import re
+import shutil
 import subprocess
 import sys
 
@@ -16,16 +17,16 @@ from roco_caption.data.phantoms import dataset as phantoms
 from roco_caption.data.phantoms.canvas import SIZE, Lesion
 from roco_caption.data.phantoms.dataset import make_phantoms, patient
 from roco_caption.data.phantoms.patient import _FRAMES, _WORDINGS, FINDINGS, draw, write_caption
-from roco_caption.scores.phantoms import AMBIGUOUS, attributes_of
+from roco_caption.scores.phantoms import AMBIGUOUS, attributes_of, shares_right
 
 SMALL = {"train": 5, "validation": 2, "test": 3, "progress": False}
 
 
 def captions(number, split="train"):
     """Return (patient, caption) of the first patients of a split."""
-    people = [patient(split, index) for index in range(number)]
     rng = np.random.default_rng(0)
-    return [(who, write_caption(*who[:2], rng, arrow=who.arrow)) for who in people]
+    people = [patient(split, index) for index in range(number)]
+    return [(p, write_caption(p.modality, p.lesion, rng, arrow=p.arrow)) for p in people]
 
 
 def contents(folder):
@@ -48,7 +49,7 @@ def drawn(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("split", "table"), phantoms.TABLES.items())
-def test_layout_is_rocos(drawn, split, table):
+def test_the_folder_has_rocos_layout(drawn, split, table):
     folder = drawn / "all_data" / split / "radiology"
     listed = rows(folder / table)
     assert len(listed) == SMALL[split]
@@ -61,27 +62,23 @@ def test_layout_is_rocos(drawn, split, table):
             assert (image.format, image.mode, image.size) == ("JPEG", "L", (SIZE, SIZE))
 
 
-def test_attributes_are_what_the_captions_say(drawn):
+def test_attributes_agree_with_the_captions(drawn):
     truth = {row.pop("id"): row for row in rows(drawn / "attributes.csv")}
     assert len(truth) == 10
     for split, table in phantoms.TABLES.items():
         for row in rows(drawn / "all_data" / split / "radiology" / table):
-            said = {"split": split, **attributes_of(row["caption"])}
-            assert said.items() <= truth[row["id"]].items()
+            stated = {"split": split, **attributes_of(row["caption"])}
+            assert stated.items() <= truth[row["id"]].items()
 
 
-def box_of(row):
-    return tuple(int(row[name]) for name in phantoms.BOX)
-
-
-def test_the_table_says_where_each_finding_lies(drawn):
+def test_the_table_holds_each_findings_box(drawn):
     for row in rows(drawn / "attributes.csv"):
-        x0, y0, x1, y1 = box_of(row)
+        x0, y0, x1, y1 = (int(row[name]) for name in phantoms.BOX)
         assert 0 <= x0 < x1 <= SIZE and 0 <= y0 < y1 <= SIZE
         assert (x0 + x1 < SIZE) == (row["side"] == "right")
 
 
-def test_images_depend_on_seed_split_and_index_alone(drawn, tmp_path):
+def test_images_depend_only_on_seed_split_and_index(drawn, tmp_path):
     first = contents(drawn)
     assert contents(make_phantoms(tmp_path / "same", **SMALL)) == first
     other = contents(make_phantoms(tmp_path / "more", **{**SMALL, "train": 3, "test": 5}))
@@ -101,11 +98,11 @@ def test_a_complete_set_is_reused(drawn, monkeypatch):
 
 
 def test_an_interrupted_drawing_is_completed(drawn, tmp_path, monkeypatch):
-    seen = []
+    calls = []
 
     def interrupted(*args, **settings):
-        seen.append(args)
-        if len(seen) > limit:
+        calls.append(args)
+        if len(calls) > limit:
             raise KeyboardInterrupt
         return draw(*args, **settings)
 
@@ -116,29 +113,28 @@ def test_an_interrupted_drawing_is_completed(drawn, tmp_path, monkeypatch):
         make_phantoms(tmp_path, **SMALL)
     assert len(list(tmp_path.rglob("*.jpg"))) == 4
     assert read_json(tmp_path / "phantoms.json")["complete"] is False
-    left = next(tmp_path.rglob("*.jpg")).with_name(".PHANTOM_train_00002.jpg.12-ab.tmp")
-    left.write_bytes(b"half")  # as a kill leaves it
-    seen.clear()
+    leftover = next(tmp_path.rglob("*.jpg")).with_name(".PHANTOM_train_00002.jpg.12-ab.tmp")
+    leftover.write_bytes(b"half")  # as a kill leaves it
+    calls.clear()
     limit = 99
     make_phantoms(tmp_path, **SMALL)
-    assert len(seen) == 6
+    assert len(calls) == 6
     assert contents(tmp_path) == contents(drawn)
 
 
-def test_what_is_missing_is_made_again(tmp_path):
-    make_phantoms(tmp_path, **SMALL)
-    before = contents(tmp_path)
+def test_missing_files_are_made_again(drawn, tmp_path):
+    shutil.copytree(drawn, tmp_path, dirs_exist_ok=True)
     for name in ("PHANTOM_train_00003.jpg", "PHANTOM_test_00000.jpg", "valdata.csv"):
         next(tmp_path.rglob(name)).unlink()
     make_phantoms(tmp_path, **SMALL)
-    assert contents(tmp_path) == before
+    assert contents(tmp_path) == contents(drawn)
     next(tmp_path.rglob("captions.txt")).unlink()
     make_phantoms(tmp_path, **SMALL)
-    assert contents(tmp_path) == before
+    assert contents(tmp_path) == contents(drawn)
 
 
 def test_a_damaged_record_is_set_aside_and_the_set_drawn_again(drawn, tmp_path, capsys):
-    make_phantoms(tmp_path, **SMALL)
+    shutil.copytree(drawn, tmp_path, dirs_exist_ok=True)
     record = tmp_path / "phantoms.json"
     record.write_text(record.read_text().replace('"seed": 0', '"seed": 8'))
     make_phantoms(tmp_path, **SMALL)
@@ -147,14 +143,14 @@ def test_a_damaged_record_is_set_aside_and_the_set_drawn_again(drawn, tmp_path, 
     assert contents(tmp_path) == contents(drawn)
 
 
-def test_other_settings_replace_the_set(tmp_path):
-    make_phantoms(tmp_path, **SMALL)
+def test_other_settings_replace_the_set(drawn, tmp_path):
+    shutil.copytree(drawn, tmp_path, dirs_exist_ok=True)
     make_phantoms(tmp_path, train=1, validation=0, test=1, seed=3, progress=False)
     names = {path.name for path in tmp_path.rglob("*.jpg")}
     assert names == {"PHANTOM_train_00000.jpg", "PHANTOM_test_00000.jpg"}
 
 
-def test_another_data_set_is_left_alone(tmp_path):
+def test_another_data_set_is_not_changed(tmp_path):
     other = tmp_path / "all_data" / "train" / "radiology" / "traindata.csv"
     other.parent.mkdir(parents=True)
     other.write_text("id,name,caption\n")
@@ -163,25 +159,25 @@ def test_another_data_set_is_left_alone(tmp_path):
     assert contents(tmp_path) == {"all_data/train/radiology/traindata.csv": b"id,name,caption\n"}
 
 
-@pytest.mark.parametrize("wrong", [{"train": -1}, {"test": -5}, {"seed": -1}])
-def test_negative_numbers_are_refused(tmp_path, wrong):
+@pytest.mark.parametrize("negative", [{"train": -1}, {"test": -5}, {"seed": -1}])
+def test_negative_numbers_are_refused(tmp_path, negative):
     with pytest.raises(UserError, match="at least 0"):
-        make_phantoms(tmp_path / "set", **{**SMALL, **wrong})
+        make_phantoms(tmp_path / "set", **{**SMALL, **negative})
     assert not (tmp_path / "set").exists()
 
 
-def test_every_case_comes_up_equally_often():
+def test_every_case_is_equally_frequent():
     number = len(phantoms.CASES)
     assert number == 4 * 3 * 2 * 2
     for start in (0, number):
         people = [patient("test", index) for index in range(start, start + number)]
-        assert {(who.modality, who.lesion) for who in people} == set(phantoms.CASES)
+        assert {(person.modality, person.lesion) for person in people} == set(phantoms.CASES)
     arrows = [patient("train", index).arrow for index in range(1000)]
     assert 0.3 < np.mean(arrows) < 0.5
 
 
 def test_drawing_needs_no_deep_learning_library():
-    code = "import sys, roco_caption.phantoms as p; print(*sys.modules)"
+    code = "import sys, roco_caption.data.phantoms.dataset; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
@@ -206,34 +202,34 @@ def test_drawing_needs_no_deep_learning_library():
 )
 def test_the_patients_right_is_on_the_images_left(modality, finding, brighter):
     for side, sign in (("right", 1), ("left", -1)):
-        lean = 0.0
+        difference = 0.0
         for seed in range(4):
             lesions = [Lesion(finding, side, "large")]
             image = np.asarray(draw(modality, lesions, np.random.default_rng(seed)), float)
-            lean += image[:, : SIZE // 2].mean() - image[:, SIZE // 2 :].mean()
-        assert (lean * sign > 0) == brighter
+            difference += image[:, : SIZE // 2].mean() - image[:, SIZE // 2 :].mean()
+        assert (difference * sign > 0) == brighter
 
 
 @pytest.mark.parametrize("modality", FINDINGS)
-def test_boxes_hold_the_finding(modality):
-    """There an image is less like its mirror image than elsewhere."""
+def test_boxes_contain_the_finding(modality):
+    """Inside the box an image differs more from its mirror image than elsewhere."""
     for finding, size in itertools.product(FINDINGS[modality], ("small", "large")):
-        unlike = []
-        for seed, side in itertools.product(range(6), ("right", "left")):
+        asymmetry = []
+        for seed, side in itertools.product(range(3), ("right", "left")):
             lesions = [Lesion(finding, side, size)]
             picture = draw(modality, lesions, np.random.default_rng(seed))
             ((x0, y0, x1, y1),) = picture.info["boxes"]
             assert 0.004 < (x1 - x0) * (y1 - y0) / SIZE**2 < 0.35
             pixels = np.asarray(picture, float)
-            away = np.abs(pixels - pixels[:, ::-1])
-            unlike.append(away[y0:y1, x0:x1].mean() / away.mean())
-        assert np.mean(unlike) > 1.15, (finding, size)
+            distance = np.abs(pixels - pixels[:, ::-1])
+            asymmetry.append(distance[y0:y1, x0:x1].mean() / distance.mean())
+        assert np.mean(asymmetry) > 1.15, (finding, size)
 
 
-def test_boxes_are_the_findings_own():
+def test_each_finding_has_its_own_box():
     lesions = [Lesion("renal cyst", "left", "small"), Lesion("renal mass", "right", "large")]
     cyst, mass = draw("abdominal CT", lesions, np.random.default_rng(0)).info["boxes"]
-    assert mass.x1 < SIZE / 2 < cyst.x0 and mass.x1 - mass.x0 > cyst.x1 - cyst.x0
+    assert mass[2] < SIZE / 2 < cyst[0] and mass[2] - mass[0] > cyst[2] - cyst[0]
     assert draw("abdominal CT", [], np.random.default_rng(0)).info["boxes"] == []
 
 
@@ -248,7 +244,7 @@ def test_no_finding_and_several_can_be_drawn(modality):
 
 
 @pytest.mark.parametrize("modality", FINDINGS)
-def test_the_arrow_changes_little_else(modality):
+def test_the_arrow_changes_only_a_few_pixels(modality):
     for finding in FINDINGS[modality]:
         lesions = [Lesion(finding, "left", "small")]
         plain, pointed = (
@@ -260,30 +256,30 @@ def test_the_arrow_changes_little_else(modality):
         assert pointed[40:][changed].max() == 250
 
 
-def test_no_two_patients_are_alike():
+def test_patients_differ():
     lesions = [Lesion("lung mass", "right", "large")]
-    films = [
+    images = [
         np.asarray(draw("chest radiograph", lesions, np.random.default_rng(seed)), float)
         for seed in range(6)
     ]
-    apart = [np.abs(one - other).mean() for one in films for other in films if one is not other]
-    assert min(apart) > 4
+    pairs = itertools.combinations(images, 2)
+    assert min(np.abs(first - second).mean() for first, second in pairs) > 4
 
 
 # ----------------------------------------------------------------------------------- the captions
 
 
-def test_captions_say_exactly_what_was_drawn():
-    for who, caption in captions(2500):
+def test_captions_state_exactly_what_was_drawn():
+    for person, caption in captions(1200):
         bare = " ".join(re.findall(r"[a-z0-9]+", caption.lower()))
-        assert attributes_of(caption) == attributes_of(bare) == who.attributes(), caption
+        assert attributes_of(caption) == attributes_of(bare) == person.attributes(), caption
 
 
 def test_every_phrasing_can_be_read_back():
     for finding, wording in _WORDINGS.items():
         for sentence in _FRAMES + wording.sentences:
-            for size in (*wording.small, *wording.large):
-                said = sentence.format(
+            for size in f"{wording.small} {wording.large}".split():
+                caption = sentence.format(
                     view="",
                     shows="shows",
                     n=size,
@@ -292,15 +288,15 @@ def test_every_phrasing_can_be_read_back():
                     name=wording.name,
                     arrow="",
                 )
-                read = attributes_of(said)
-                assert (read["finding"], read["side"]) == (finding, "left"), said
-                assert read["size"] == ("small" if size in wording.small else "large"), said
+                read = attributes_of(caption)
+                assert (read["finding"], read["side"]) == (finding, "left"), caption
+                assert read["size"] == ("small" if size in wording.small else "large"), caption
 
 
 def test_captions_are_varied():
-    said = [caption for _, caption in captions(900)]
-    lengths = [len(caption.split()) for caption in said]
-    assert len(set(said)) > 0.9 * len(said)
+    texts = [caption for _, caption in captions(900)]
+    lengths = [len(caption.split()) for caption in texts]
+    assert len(set(texts)) > 0.9 * len(texts)
     assert min(lengths) >= 5 and max(lengths) <= 30 and 10 < np.median(lengths) < 18
     assert all(len(_FRAMES + wording.sentences) >= 5 for wording in _WORDINGS.values())
     assert set(_WORDINGS) == {finding for findings in FINDINGS.values() for finding in findings}
@@ -355,6 +351,6 @@ def test_shares_right_counts_each_attribute_and_all_together():
         "chest radiograph shows a small right pleural effusion",
         "",
     ]
-    shares = phantoms.shares_right(truth, said)
+    shares = shares_right(truth, said)
     assert shares["modality"] == shares["finding"] == 0.75 and shares["side"] == 0.5
     assert shares["modality, finding and side"] == 0.5 and shares["all four"] == 0.25

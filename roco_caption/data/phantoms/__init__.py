@@ -1,1 +1,1 @@
-"""data/phantoms."""
+"""Synthetic radiology images (phantoms) with known findings, and captions that state them."""

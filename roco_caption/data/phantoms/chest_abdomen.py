@@ -1,8 +1,7 @@
-"""Paints the chest film and the abdominal CT, healthy and with findings.
+"""Paints chest radiographs and abdominal CTs: healthy bodies and findings.
 
-One function paints the healthy body on a canvas, and one a finding paints what is wrong and returns
-where. They follow what such pictures show, and exaggerate: a finding takes up a good part of its
-organ, so that an encoder that was never trained can see it.
+Each finding's function adds it to the image and returns where. Findings are exaggerated: they take
+up a large part of their organ, so that even an encoder with random weights can see them.
 """
 
 from __future__ import annotations
@@ -11,14 +10,12 @@ import numpy as np
 
 from roco_caption.data.phantoms.canvas import Canvas, Field, Lesion, Spot, extent, norm, step
 
-# ----------------------------------------------------------------------------- chest radiograph
-
 
 def chest(canvas: Canvas) -> None:
     x, y, side, rng = canvas.x, canvas.y, canvas.side, canvas.rng
-    outline = [-1, -0.88, -0.76, -0.5, 0.3, 1.2], [0.26, 0.3, 0.7, 1.05, 0.98, 0.94]
-    width = np.interp(y, *outline)
-    canvas.paint(step(width.astype(np.float32) - side, 0.06), 0.6 - 0.15 * (side * side) ** 2)
+    heights, widths = [-1, -0.88, -0.76, -0.5, 0.3, 1.2], [0.26, 0.3, 0.7, 1.05, 0.98, 0.94]
+    width = np.interp(y, heights, widths).astype(np.float32)
+    canvas.paint(step(width - side, 0.06), 0.6 - 0.15 * (side * side) ** 2)
     chest = canvas.ellipse((0.43, 0.06), (0.36, 0.86), 0.07, edge=0.04, both=True)
     left, right = rng.uniform(0.48, 0.56), rng.uniform(0.42, 0.5)
     diaphragm = left + (right - left) * (x < 0) + rng.uniform(0.9, 1.3) * (side - 0.36) ** 2
@@ -32,7 +29,7 @@ def chest(canvas: Canvas) -> None:
 
 
 def _vessels(canvas: Canvas) -> Field:
-    """Return the lungs' markings, which fan out from both hila and thin out with distance."""
+    """Return the brightness of the lung vessels, which fan out from both hila and fade."""
     shade = 0.012 * canvas.noise(40)
     for sign in (-1, 1):
         dx, dy = sign * canvas.x - 0.17, canvas.y - 0.02
@@ -45,7 +42,7 @@ def _vessels(canvas: Canvas) -> Field:
 
 
 def chest_front(canvas: Canvas) -> None:
-    """Add what a film lays over the lungs: markings, heart, great vessels, trachea, bones."""
+    """Add what a radiograph projects over the lungs: vessels, heart, trachea, bones."""
     x, y, side, rng = canvas.x, canvas.y, canvas.side, canvas.rng
     canvas.image += canvas.parts["vessels"]
     apex = (rng.uniform(0.1, 0.16), 0.3)
@@ -57,24 +54,23 @@ def chest_front(canvas: Canvas) -> None:
     canvas.image += middle * np.clip(0.68 - canvas.image, 0, 1)
     canvas.image += 0.05 * step(0.085 - side, 0.03) * (1 + 0.4 * np.sin(34 * y))
     canvas.image -= 0.1 * step(0.045 - np.abs(x - 0.01), 0.03) * step(-0.18 - y, 0.1)
-    bare = np.clip(1.1 - canvas.image, 0, 1) * step(0.8 - side, 0.06) * step(y + 0.78, 0.2)
-    canvas.image += _ribs(canvas) * bare * step(side - 0.1, 0.1)
+    lucency = np.clip(1.1 - canvas.image, 0, 1) * step(0.8 - side, 0.06) * step(y + 0.78, 0.2)
+    canvas.image += _ribs(canvas) * lucency * step(side - 0.1, 0.1)
     canvas.image += 0.05 * canvas.ellipse((0.76, -0.3), (0.1, 0.3), 0.25, edge=0.04, both=True)
-    along = -0.6 - 0.3 * (side - 0.1) + 0.12 * np.sin(5 * side)
-    clavicle = step(0.034 - np.abs(y - along)) * step(side - 0.1) * step(0.8 - side)
-    canvas.image += 0.08 * clavicle
+    clavicle = -0.6 - 0.3 * (side - 0.1) + 0.12 * np.sin(5 * side)
+    bone = step(0.034 - np.abs(y - clavicle)) * step(side - 0.1) * step(0.8 - side)
+    canvas.image += 0.08 * bone
 
 
 def _ribs(canvas: Canvas) -> Field:
-    """Return the ribs' brightness: each bends down from the spine, and comes back in front."""
+    """Return the brightness of the ribs' posterior and fainter anterior parts."""
     y, side, rng = canvas.y, canvas.side, canvas.rng
     spacing = rng.uniform(0.16, 0.18)
-    behind = (
-        y - 0.1 * side - rng.uniform(0.6, 0.75) * side * side * side
-    ) / spacing + rng.uniform()
-    before = (y + rng.uniform(0.7, 0.9) * side) / (1.2 * spacing) + rng.uniform()
+    curve = rng.uniform(0.6, 0.75) * side * side * side
+    posterior = (y - 0.1 * side - curve) / spacing + rng.uniform()
+    anterior = (y + rng.uniform(0.7, 0.9) * side) / (1.2 * spacing) + rng.uniform()
     shade = np.zeros_like(y)
-    for phase, weight, width in ((behind, 0.085, 0.5), (before, 0.03, 0.4)):
+    for phase, weight, width in ((posterior, 0.085, 0.5), (anterior, 0.03, 0.4)):
         across = np.abs(phase % 1 - 0.5) * (2 / width)
         shade += weight * step(1 - across, 0.25) * (0.6 + 0.8 * np.clip(across, 0, 1) ** 2)
     return shade
@@ -90,13 +86,15 @@ def effusion(canvas: Canvas, lesion: Lesion) -> Spot:
 
 
 def pneumothorax(canvas: Canvas, lesion: Lesion) -> Spot:
-    rest = extent(canvas, lesion, small=(0.74, 0.82), large=(0.42, 0.56))
+    rest = extent(
+        canvas, lesion, small=(0.74, 0.82), large=(0.42, 0.56)
+    )  # share of the lung still expanded
     centre = (lesion.sign * (0.03 + 0.4 * rest), 0.41 - 0.35 * rest)
     edge = canvas.depth(centre, (0.36 * rest, 0.86 * rest)) + 0.012 * canvas.noise(6)
     cavity = canvas.parts["lung"] * step(lesion.sign * canvas.x)
     air, collapsed = cavity * (1 - step(edge)), cavity * step(edge)
     canvas.paint(air, canvas.rng.uniform(0.03, 0.07))
-    canvas.image += collapsed * (0.22 if lesion.large else 0.09)
+    canvas.image += collapsed * (0.22 if lesion.size == "large" else 0.09)
     canvas.image += 0.16 * cavity * np.exp(-((edge / 0.012) ** 2))
     canvas.parts["vessels"] *= 1 - air
     return Spot(centre[0] + lesion.sign * 0.3 * rest, centre[1] - 0.45 * rest, 0.02)
@@ -105,14 +103,10 @@ def pneumothorax(canvas: Canvas, lesion: Lesion) -> Spot:
 def lung_mass(canvas: Canvas, lesion: Lesion) -> Spot:
     rng, radius = canvas.rng, extent(canvas, lesion, small=(0.14, 0.17), large=(0.26, 0.31))
     centre = (lesion.sign * rng.uniform(0.4, 0.5), rng.uniform(-0.42, 0.08))
-    radii = (radius, radius * rng.uniform(0.85, 1.1))
-    wobble = 0.02 * canvas.noise(12)
+    radii, wobble = (radius, radius * rng.uniform(0.85, 1.1)), 0.02 * canvas.noise(12)
     mass = canvas.ellipse(centre, radii, rng.uniform(0, 3), edge=0.05, wobble=wobble)
     canvas.paint(mass * canvas.parts["lung"], rng.uniform(0.64, 0.76))
     return Spot(*centre, radius)
-
-
-# ---------------------------------------------------------------------------------- abdominal CT
 
 
 def abdomen(canvas: Canvas) -> None:
@@ -123,7 +117,7 @@ def abdomen(canvas: Canvas) -> None:
     depth = 0.75 - 0.75 * bulge ** (1 / 2.3)
     for inset, value in ((0.0, 0.50), (0.018, 0.24), (fat, 0.55), (fat + 0.055, 0.25)):
         canvas.paint(step(depth - inset), value)
-    inside = step(depth - inset)
+    inside = step(depth - (fat + 0.055))
     _bowel(canvas, inside)
     radii, wobble = (0.33, rng.uniform(0.36, 0.48)), 0.02 * canvas.noise(5)
     liver = inside * canvas.ellipse((-0.58, -0.1), radii, 0.1, edge=0.03, wobble=wobble)
@@ -137,7 +131,7 @@ def abdomen(canvas: Canvas) -> None:
 
 
 def _bowel(canvas: Canvas, inside: Field) -> None:
-    """Add loops that hold fluid, food, contrast medium or gas to the front of an abdomen."""
+    """Add loops that contain fluid, food, contrast medium or gas."""
     rng = canvas.rng
     for content in rng.choice([0.42, 0.5, 0.78, 0.04], 11, p=[0.4, 0.35, 0.1, 0.15]):
         centre = (rng.uniform(-0.4, 0.62), rng.uniform(-0.5, -0.08))
@@ -147,7 +141,7 @@ def _bowel(canvas: Canvas, inside: Field) -> None:
 
 
 def _spine(canvas: Canvas) -> None:
-    """Add back muscles, psoas, vertebra, aorta and vena cava to an abdomen."""
+    """Add muscles, a vertebra, the aorta and the vena cava."""
     canvas.paint(canvas.ellipse((0.2, 0.5), (0.19, 0.13), 0.2, both=True), 0.54)
     psoas = (canvas.rng.uniform(0.08, 0.11), 0.13)
     canvas.paint(canvas.ellipse((0.19, 0.26), psoas, 0.3, both=True), 0.56)
@@ -199,3 +193,7 @@ def psoas_abscess(canvas: Canvas, lesion: Lesion) -> Spot:
     canvas.paint(step(depth), 0.85)
     canvas.paint(step(depth - 0.04, 0.03), rng.uniform(0.33, 0.4))
     return Spot(*centre, width)
+
+
+CHEST = {"pleural effusion": effusion, "pneumothorax": pneumothorax, "lung mass": lung_mass}
+ABDOMEN = {"renal cyst": renal_cyst, "renal mass": renal_mass, "psoas abscess": psoas_abscess}
