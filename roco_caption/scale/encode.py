@@ -1,4 +1,4 @@
-"""Images of a folder or an object store to one shard of features: what each worker does."""
+"""Encodes images with many workers, through Ray, into shards of features."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from roco_caption.core import machine as runtime
 from roco_caption.core.errors import UserError, first_line
 from roco_caption.core.files import lock, remove_leftovers
+from roco_caption.core.machine import detect
 from roco_caption.core.progress import progress_bar
 from roco_caption.data.images import ImageError, read_image
 from roco_caption.features.encoder import build_encoder, describe
@@ -26,38 +26,38 @@ FETCHES = 64  # images fetched from an object store at once, by each worker
 
 
 def find_images(url: str) -> dict[str, str]:
-    """Return the image files at or below a folder or URL, {id: path}, in the order of their paths.
+    """Return the image files in a folder or URL and below, {id: path}, sorted by path.
 
     Raises:
-        UserError: there is none, or two have one id.
+        UserError: there is none, or two have the same id.
     """
-    fs, place = filesystem(url)
-    found: dict[str, str] = {}
-    for path in sorted(fs.find(place)):
+    fs, folder = filesystem(url)
+    images: dict[str, str] = {}
+    for path in sorted(fs.find(folder)):
         name = PurePosixPath(path)
         if name.suffix.lower() not in SUFFIXES or name.name.startswith("."):
             continue
-        if name.stem in found:
-            raise UserError(f"{path} and {found[name.stem]} have one id. Rename one of them.")
-        found[name.stem] = path
-    if not found:
+        if name.stem in images:
+            raise UserError(f"{path} and {images[name.stem]} have the same id. Rename one.")
+        images[name.stem] = path
+    if not images:
         raise UserError(f"No image files ({', '.join(SUFFIXES[1:])}) below {url}.")
-    return found
+    return images
 
 
 class ShardWorker:
-    """What one worker does: reads and encodes images as one machine would, writes a shard."""
+    """A worker: reads and encodes images as one machine would, and writes a shard."""
 
     def __init__(self, options: dict[str, Any]) -> None:
-        machine = runtime.detect()
+        machine = detect()
         header = options["header"]
-        wanted, precision = header["requested"], options["precision"] or machine.precision
+        requested, precision = header["requested"], options["precision"] or machine.precision
         with lock(
             Path(tempfile.gettempdir()) / "roco-caption-weights" / ".lock", "loading weights"
         ):
             self.models = on_each_device(
                 lambda: build_encoder(
-                    header["name"], **wanted, precision=precision, with_grid="grid" in header
+                    header["name"], **requested, precision=precision, with_grid="grid" in header
                 )
             )
         self.options = options
@@ -68,28 +68,28 @@ class ShardWorker:
         ids, options = list(task["ids"]), self.options
         try:
             arrays: list[list[np.ndarray]] = [[], []]
-            kept: list[str] = []
+            encoded: list[str] = []
             skipped: dict[str, str] = {}
             batches = encode_files(
                 self.models, list(task["paths"]), options["batch_size"], **self.reading
             )
             for positions, outputs, reasons in batches:
-                kept += [ids[i] for i in positions]
+                encoded += [ids[i] for i in positions]
                 skipped |= {ids[i]: reason for i, reason in reasons.items()}
-                for some, output in zip(arrays, outputs, strict=False):
-                    some.append(to_float16(output))
-            whole = [np.concatenate(some) for some in arrays if some]
-            write_shard(options["shards"], kept, whole, options["header"], skipped)
+                for parts, output in zip(arrays, outputs, strict=False):
+                    parts.append(to_float16(output))
+            whole = [np.concatenate(parts) for parts in arrays if parts]
+            write_shard(options["shards"], encoded, whole, options["header"], skipped)
             return {"images": len(ids), "error": ""}
-        except Exception as error:  # the other shards are made all the same
+        except Exception as error:  # the other shards are still made
             return {"images": len(ids), "error": f"{type(error).__name__}: {first_line(error)}"}
 
 
 def fetching(fs: Any) -> Callable[..., np.ndarray]:
-    """Return what reads an image as `read_image` does, from another file system.
+    """Return a function that reads an image as `read_image` does, from another file system.
 
-    An image that is not there or cannot be decoded raises `ImageError`; a network that fails
-    raises its own error, so that nothing is left out for that.
+    An image that is missing or cannot be decoded raises `ImageError`; a network failure raises its
+    own error, so that it leaves out no image.
     """
 
     def read(path: str, size: int) -> np.ndarray:
@@ -105,7 +105,7 @@ def fetching(fs: Any) -> Callable[..., np.ndarray]:
     return read
 
 
-RETRIES = 4  # of a shard whose worker was lost: an image may be what kills them
+RETRIES = 4  # of a shard whose worker was lost: one of its images may kill them
 
 
 def extract_shards(
@@ -123,27 +123,27 @@ def extract_shards(
 ) -> Features:
     """Encode images with many workers, and write their features in shards.
 
-    What the shards that are there hold is not made again; a worker that is lost costs the shard
-    that it was at, which another makes; when this process is lost, its next call goes on.
+    Images in existing shards are not encoded again. A lost worker costs its current shard, which
+    another worker makes; after a loss of this process the next call continues.
 
     Args:
-        images: a folder or fsspec URL, all image files below which are taken, such as
+        images: a folder or fsspec URL with image files, sub-folders included, such as
             `s3://bucket/all_data`. An image's id is its file name without the extension.
-        shards: a folder or URL, seen by all machines.
+        shards: a folder or URL, visible to all machines.
         encoder: a key of `ENCODERS`.
-        encoder_weights: as in `build_encoder`; a path must be there on every machine.
+        encoder_weights: as in `build_encoder`; a path must exist on every machine.
         seed: of random weights.
-        precision: Keras dtype policy; what each worker's machine is fastest in when empty.
+        precision: Keras dtype policy; the fastest of each worker's machine when empty.
         batch_size: images encoded at once.
         attention: whether to keep the encoder's grids too.
-        shard_size: images a shard, a multiple of `batch_size`.
-        workers: encoding at once; when 0 as many as the cluster has GPUs, or machines.
+        shard_size: images per shard, a multiple of `batch_size`.
+        workers: number of workers; 0 for as many as the cluster has GPUs, or machines.
 
     Returns:
-        The `Features` of all shards, left where they are.
+        The `Features` of all shards, read from them as they are used.
 
     Raises:
-        UserError: Ray is missing, two images have one id, or some shards could not be made.
+        UserError: Ray is missing, two images have the same id, or some shards were not made.
     """
     requested = {"weights": encoder_weights, "seed": seed}
     header = describe(encoder, encoder_weights, seed, with_grid=attention)
@@ -173,34 +173,39 @@ def extract_shards(
         if failed:
             raise UserError(
                 f"{len(failed)} of {len(tasks)} shards could not be made, the first because: "
-                f"{failed[0]}. Run this again when that is put right: it makes only those."
+                f"{failed[0]}. Fix that, then run this again: it makes only the missing ones."
             )
         return read_shards(shards, header)
 
 
 def _on_workers(tasks: list[dict], options: dict, workers: int) -> Iterator[dict[str, Any]]:
-    ray = _ray("ray.data")
+    ray = connect_ray("ray.data")
     cluster = ray.cluster_resources()
     gpus, cpus = int(cluster.get("GPU", 0)), int(cluster["CPU"])
     workers = min(workers or gpus or len(ray.nodes()), len(tasks))
-    each = {"num_gpus": 1} if gpus else {"num_cpus": max(1, cpus // workers)}
+    resources = {"num_gpus": 1} if gpus else {"num_cpus": max(1, cpus // workers)}
     # a block is a task, so that a lost worker costs one
     data = ray.data.from_items(tasks, override_num_blocks=len(tasks))
     pool = ray.data.ActorPoolStrategy(size=workers)
-    made = data.map(
-        ShardWorker, fn_constructor_args=(options,), compute=pool, max_task_retries=RETRIES, **each
+    results = data.map(
+        ShardWorker,
+        fn_constructor_args=(options,),
+        compute=pool,
+        max_task_retries=RETRIES,
+        **resources,
     )
     try:
-        yield from made.iter_rows()
+        yield from results.iter_rows()
     except ray.exceptions.RayError as error:
         raise UserError(
-            f"Workers were lost {RETRIES + 1} times over one shard, or could not start "
-            f"({first_line(error)}). Its images are the next to be made: look for one that crashes "
-            "or a machine short of memory, then run this again; finished shards are kept."
+            f"Workers were lost {RETRIES + 1} times at one shard, or could not start "
+            f"({first_line(error)}). Look for an image that crashes them or a machine without "
+            "memory, then run this again; finished shards are kept."
         ) from error
 
 
-def _ray(module: str) -> Any:
+def connect_ray(module: str) -> Any:
+    """Import a module of Ray, and join or start its cluster."""
     try:
         __import__(module)
     except ImportError as error:

@@ -1,0 +1,145 @@
+"""The stages of the notebook, and that other ways through them make the same decoder."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import toy_features
+
+from roco_caption import pipeline
+from roco_caption.core.errors import UserError
+from roco_caption.features.table import Features, LazyRows
+from roco_caption.scale import train as scale
+from roco_caption.search.captioner import Captioner
+
+SIZES = {"components": 4, "embedding_size": 6, "units": 8}
+WORDS = ["left", "right", "large", "small", "mass", "lung", "brain", "liver"]
+
+
+def toy_data(count: int = 60) -> tuple[dict[str, pd.DataFrame], Features]:
+    """Images of 20 cases, three each, whose captions depend on their features and their case."""
+    rng = np.random.default_rng(0)
+    ids = [f"PMC{i // 3}_{i}" for i in range(count)]
+    matrix = rng.normal(size=(count, 6)).astype(np.float16)
+    grid = rng.normal(size=(count, 4, 5)).astype(np.float16)
+    captions = [
+        f"a {WORDS[row.argmax()]} {WORDS[(i // 3) % 8]} is seen"
+        for i, row in enumerate(matrix.astype(float))
+    ]
+    frame = pd.DataFrame({"id": ids, "image": ids, "caption": captions})
+    frames = {"train": frame[:36], "validation": frame[36:48], "test": frame[48:]}
+    frames = {split: part.reset_index(drop=True) for split, part in frames.items()}
+    encoder = {"name": "vgg16", "layer": "fc2", "weights": "random seed 0"}
+    rows = LazyRows(grid, np.arange(count), identity="grid")
+    return frames, Features(ids, matrix, encoder, {}, rows)
+
+
+def run(folder, attention=False, **options):
+    frames, features = toy_data()
+    inputs = pipeline.select_inputs(frames, features, attention=attention)
+    words = pipeline.index_words(inputs.frames, min_frequency=1, max_words=8)
+    decoder = pipeline.make_decoder(inputs, words, **SIZES, **options)
+    (history, *_) = pipeline.train_decoder(decoder, inputs, words, folder, epochs=2)
+    return inputs, words, decoder, history
+
+
+@pytest.mark.parametrize("attention", [False, True])
+def test_scale_trains_the_same_decoder_as_the_notebook(tmp_path, monkeypatch, attention):
+    initial = []
+    train_decoder = pipeline.train_decoder
+
+    def recording(decoder, *arguments, **options):
+        initial.append([np.asarray(w) for w in decoder.every_word.weights])
+        return train_decoder(decoder, *arguments, **options)
+
+    monkeypatch.setattr(pipeline, "train_decoder", recording)
+    make_decoder = pipeline.make_decoder
+    _, _, _, ours = run(tmp_path / "notebook", attention)
+
+    frames, features = toy_data()
+    features.matrix = LazyRows(features.matrix, np.arange(60), identity="shards")
+    monkeypatch.setattr(scale, "local_copy", lambda shards, copies: shards)
+    monkeypatch.setattr(scale, "read_shards", lambda folder: features)
+    monkeypatch.setattr(scale, "read_captions", lambda data: {
+        split: frames[split].drop(columns="image") for split in scale.SPLITS
+    })  # fmt: skip
+    monkeypatch.setattr(pipeline, "make_decoder", lambda *a, **o: make_decoder(*a, **o, **SIZES))
+    folder = tmp_path / "scale"
+    captioner = scale.train_captioner(
+        "data", "shards", folder, attention=attention, min_frequency=1, max_words=8, epochs=2,
+        batch_size=32, beams=2,
+    )  # fmt: skip
+    theirs = pd.read_csv(folder / "history.csv")
+    for one, other in zip(*initial, strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_allclose(ours.to_numpy(), theirs.set_index("epoch").to_numpy(), atol=1e-5)
+    assert Captioner.load(folder).search == captioner.search
+
+
+def test_concepts_are_fitted_with_whole_cases_left_out(tmp_path):
+    inputs, words, decoder, _ = run(tmp_path, attention=True)
+    weights = decoder.parts["concepts"].get_weights()
+    from roco_caption.decoder.model import build_decoder, fit_scalers
+
+    alone = build_decoder(**decoder.sizes)
+    fit_scalers(alone, inputs.features["train"], words.tokens["train"], cases=None)
+    assert not np.array_equal(weights[1], alone.parts["concepts"].get_weights()[1])
+
+
+def test_an_ensemble_is_trained_member_by_member_and_captions_as_one(tmp_path):
+    inputs, words, decoder, _ = run(tmp_path, members=2)
+    captioner = pipeline.make_captioner(decoder, inputs, words, beams=2, neighbours=2)
+    captioner.save(tmp_path)
+    captions = pipeline.caption_test_images(captioner, inputs, tmp_path)
+    assert list(captions) == ["id", "reference", "caption", "log_probability"]
+    assert (tmp_path / "member2" / "captioner.weights.h5").exists()
+    again = Captioner.load(tmp_path).caption_features(inputs.features["test"])
+    assert [c.text for c in again] == list(captions.caption)
+
+
+def test_scores_compare_the_model_with_its_baselines(tmp_path):
+    inputs, words, decoder, _ = run(tmp_path)
+    captioner = pipeline.make_captioner(decoder, inputs, words, beams=2, neighbours=2)
+    captions = pipeline.caption_test_images(captioner, inputs, tmp_path)
+    systems = pipeline.caption_by_baselines(captioner, inputs, captions.caption)
+    table = pipeline.score(systems, inputs, tmp_path)
+    written = pd.read_csv(tmp_path / "scores.csv", index_col="system")
+    assert list(written.index) == list(systems) and written.index[0] == "this model"
+    assert written.index[2].startswith("images shuffled")
+    np.testing.assert_allclose(written.CIDEr, table.CIDEr)
+
+
+def test_callbacks_get_every_epoch_and_a_failing_one_stops_nothing(tmp_path, capsys):
+    frames, features = toy_data()
+    inputs = pipeline.select_inputs(frames, features)
+    words = pipeline.index_words(inputs.frames, min_frequency=1, max_words=8)
+    decoder = pipeline.make_decoder(inputs, words, **SIZES)
+    rows = []
+
+    def fail(row):
+        raise ConnectionError("no server")
+
+    pipeline.train_decoder(
+        decoder, inputs, words, tmp_path, epochs=3, callbacks=[fail, rows.append]
+    )
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert all({"loss", "val_loss", "learning_rate"} <= row.keys() for row in rows)
+    assert capsys.readouterr().out.count("failed (no server) and is not called again") == 1
+
+
+def test_a_folder_of_images_goes_from_pixels_to_inputs(tmp_path, monkeypatch):
+    monkeypatch.setattr("roco_caption.features.extract.build_encoder", toy_features.tiny_encoder)
+    data = pipeline.prepare_data(tmp_path, phantoms="4,2,2")
+    inputs = pipeline.prepare_features(data, tmp_path, weights="random", attention=True)
+    assert {split: a.shape for split, (a, _) in inputs.features.items()} == {
+        "train": (4, 6), "validation": (2, 6), "test": (2, 6),
+    }  # fmt: skip
+    assert inputs.features["train"][1].shape == (4, 4, 3)
+    assert json.dumps(inputs.encoder["layer"]) == '"fc2"' and not inputs.missing
+
+
+@pytest.mark.parametrize("text", ["48 8 8", "1,2", "a,b,c"])
+def test_phantoms_that_are_not_three_numbers_are_refused(tmp_path, text):
+    with pytest.raises(UserError, match=f"PHANTOMS must be three whole numbers .* got '{text}'"):
+        pipeline.prepare_data(tmp_path, phantoms=text)
