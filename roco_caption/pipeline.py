@@ -78,6 +78,10 @@ class Inputs:
         """The features without the grids."""
         return {split: arrays_of(arrays)[0] for split, arrays in self.features.items()}
 
+    def image(self, split: str, row: int) -> tuple[Any, ...]:
+        """Return the features of one image as `Captioner.caption_features` takes them."""
+        return tuple(array[row : row + 1] for array in arrays_of(self.features[split]))
+
     @cached_property
     def cases(self) -> dict[str, pd.Series]:
         """The patient or article of each image."""
@@ -129,6 +133,23 @@ def prepare_data(
 
 
 def prepare_features(
+    data: Data, cache_dir: str | os.PathLike, *, attention: bool = False, **options: Any
+) -> Inputs:
+    """Encode the images, or read precomputed features, and select those of each split.
+
+    Args:
+        data: of `prepare_data`.
+        cache_dir, options: as `read_or_encode` takes them.
+        attention: whether the decoder is to attend to the grids.
+
+    Raises:
+        UserError: as `read_or_encode` and `select_inputs` say.
+    """
+    features = read_or_encode(data, cache_dir, attention=attention, **options)
+    return select_inputs(data.frames, features, attention=attention)
+
+
+def read_or_encode(
     data: Data,
     cache_dir: str | os.PathLike,
     *,
@@ -139,8 +160,8 @@ def prepare_features(
     attention: bool = False,
     precision: str = "float32",
     seed: int = 1,
-) -> Inputs:
-    """Encode the images, or read precomputed features.
+) -> Features:
+    """Return the features of a data set's images.
 
     Args:
         data: of `prepare_data`.
@@ -148,10 +169,10 @@ def prepare_features(
         encoder, weights, precision, seed: as `extract_features` takes them.
         features_file: an .npz of precomputed features, used instead of the encoder.
         grid_file: with attention, an .npz of precomputed grids.
-        attention: whether the decoder is to attend to the grids.
+        attention: whether grids are needed.
 
     Raises:
-        UserError: as `extract_features` and `select_inputs` say.
+        UserError: as `extract_features` says, or a file is not such an .npz.
     """
     if features_file:
         features = read_features_file(features_file)
@@ -163,9 +184,7 @@ def prepare_features(
             seed=seed, allow_random=data.source.synthetic, precision=precision,
             with_grid=attention and not grid_file,
         )  # fmt: skip
-    if attention and grid_file:
-        features = with_grid_file(features, grid_file)
-    return select_inputs(data.frames, features, attention=attention)
+    return with_grid_file(features, grid_file) if attention and grid_file else features
 
 
 def select_inputs(
@@ -195,6 +214,22 @@ def select_inputs(
             for split, frame in kept.items()
         }
     return Inputs(kept, arrays, features.encoder, missing)
+
+
+def run_folder(
+    root: str | os.PathLike, data: Data, inputs: Inputs, checkpoint_dir: str = ""
+) -> Path:
+    """Return the folder for a run's files.
+
+    Args:
+        root: what holds `checkpoints/`.
+        data, inputs: name the run after data set and encoder.
+        checkpoint_dir: the folder itself, if it is chosen by hand.
+    """
+    if checkpoint_dir:
+        return Path(checkpoint_dir).expanduser()
+    attention = "-attention" if isinstance(inputs.features["train"], tuple) else ""
+    return Path(root) / "checkpoints" / f"{data.source.name}-{inputs.encoder['name']}{attention}"
 
 
 def index_words(
