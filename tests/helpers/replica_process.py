@@ -1,4 +1,4 @@
-"""One of the processes of tests/test_replicas.py, given KIND FOLDER [RANK PORTS NAMES…].
+"""One of the processes of tests/training/test_replicas.py, given KIND FOLDER [RANK PORTS NAMES…].
 
 KIND is "mirrored", two virtual devices in one process, or "machines", one of two processes.
 """
@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 here = Path(__file__).parent
-sys.path[:0] = [str(here), str(here.parent)]
+sys.path[:0] = [str(here.parent), str(here.parents[1])]
 kind, folder = sys.argv[1], Path(sys.argv[2])
 rank = 0
 if kind == "machines":
@@ -33,8 +33,8 @@ from helpers import (
     toy_training,
 )
 
-from roco_caption.features import given as features
-from roco_caption.training import loop as training
+from roco_caption.features import extract
+from roco_caption.training import loop
 
 
 def run(name: str, dropout: float) -> None:
@@ -43,25 +43,25 @@ def run(name: str, dropout: float) -> None:
     data = toy_training.toy(97, 0), toy_training.toy(41, 1)  # no number goes into two
     decoder = toy_training.fresh()
     options = {"epochs": 4, "batch_size": 16, "learning_rate": 0.02, "strategy": strategy}
-    history = training.train(decoder, *data, folder / name, **options)
+    history = loop.train(decoder, *data, folder / name, **options)
     history.to_csv(folder / f"{name}-{rank}.csv")
 
 
 if kind == "mirrored":
     run("plain", 0.0)
-    features.build_encoder = toy_features.tiny_encoder
+    extract.build_encoder = toy_features.tiny_encoder
     images = toy_features.make_images(folder / "images", 22)
     toy_features.extract(images, folder, with_grid=True)
 elif "slow" in sys.argv:
-    training.SAVE_SECONDS = 0  # a state after every step
-    step = training._step
+    loop.SAVE_SECONDS = 0  # a state after every step
+    step = loop._step
 
     def slow(*arguments):
         print("step", flush=True)
         time.sleep(0.2)
         return step(*arguments)
 
-    training._step = slow
+    loop._step = slow
     run("killed", 0.2)
 else:
     for name, dropout in (("plain", 0.0), ("whole", 0.2), ("killed", 0.2)):

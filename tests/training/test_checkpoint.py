@@ -10,8 +10,7 @@ from helpers.toy_training import fresh, run
 
 from roco_caption.core.errors import UserError
 from roco_caption.core.pickles import verify
-from roco_caption.training import checkpoint as training_state
-from roco_caption.training import loop as training
+from roco_caption.training import checkpoint, loop
 from roco_caption.training.checkpoint import PREVIOUS, STATE, WEIGHTS, Progress, load_best
 
 
@@ -62,8 +61,8 @@ def test_weights_that_are_not_the_trainings_are_written_again(
         path.write_bytes(path.read_bytes()[:5000])
     else:  # as a kill leaves it between the weights of a new best epoch and their state
         other = Progress({})
-        training_state.save_best(fresh().every_word, folder, other)
-    monkeypatch.setattr(training, "_run_epoch", None)  # nothing may be trained
+        checkpoint.save_best(fresh().every_word, folder, other)
+    monkeypatch.setattr(loop._Run, "_run_epoch", None)  # nothing may be trained
     assert_ends_as(finished, folder)
     out = capsys.readouterr().out
     assert f"{WEIGHTS} is " in out and "written again" in out
@@ -73,29 +72,29 @@ def test_weights_that_are_not_the_trainings_are_written_again(
 def test_a_damaged_state_gives_way_to_the_one_before_it(folder, finished, monkeypatch, capsys):
     flip(folder / STATE, 3000)
     epochs = []
-    run_epoch = training._run_epoch
+    run_epoch = loop._Run._run_epoch
     monkeypatch.setattr(
-        training, "_run_epoch", lambda *a: epochs.append(a[3].epoch) or run_epoch(*a)
+        loop._Run, "_run_epoch", lambda *a: epochs.append(a[1].epoch) or run_epoch(*a)
     )
     assert_ends_as(finished, folder)
     assert epochs == [2]  # the last alone
     out = capsys.readouterr().out
-    assert f"set aside as {STATE}.damaged. The state before it is used." in out
+    assert f"set aside as {STATE}.damaged. The one before it is used." in out
     assert (folder / f"{STATE}.damaged").exists()
 
 
-def test_with_both_states_damaged_training_begins_anew(folder, finished, capsys):
+def test_with_both_states_damaged_training_starts_from_scratch(folder, finished, capsys):
     for name in (STATE, PREVIOUS):
         (folder / name).write_bytes(b"")
     assert_ends_as(finished, folder)
     out = capsys.readouterr().out
-    assert f"set aside as {PREVIOUS}.damaged. Training begins anew." in out
+    assert f"set aside as {PREVIOUS}.damaged. Training starts from scratch." in out
 
 
 def test_a_kill_between_the_renames_costs_one_save(folder, finished, capsys):
     (folder / STATE).unlink()
     assert_ends_as(finished, folder)
-    assert "Training continues: 2 epochs done" in capsys.readouterr().out
+    assert "Resumed the training: 2 epochs done" in capsys.readouterr().out
 
 
 def test_every_flipped_byte_of_a_state_is_noticed_or_harmless(folder):
@@ -104,7 +103,7 @@ def test_every_flipped_byte_of_a_state_is_noticed_or_harmless(folder):
     whole = path.read_bytes()
     with np.load(path) as file:
         settings = json.loads(str(file["progress"]))["settings"]
-    expected, values = training_state._read(path, model, settings)
+    expected, values = checkpoint._read(path, model, settings)
     places = np.random.default_rng(0).choice(len(whole), 300, replace=False)
     places = [*places, *range(150), *range(len(whole) - 150, len(whole))]
     refused = 0
@@ -112,7 +111,7 @@ def test_every_flipped_byte_of_a_state_is_noticed_or_harmless(folder):
         path.write_bytes(whole)
         flip(path, place)
         try:
-            progress, found = training_state._read(path, model, settings)
+            progress, found = checkpoint._read(path, model, settings)
         except Exception:
             refused += 1
             continue

@@ -14,14 +14,14 @@ from helpers import toy_features, toy_training
 from helpers.toy_training import fresh, toy
 
 from roco_caption.core.errors import UserError
-from roco_caption.features import given as features
+from roco_caption.features import extract
 from roco_caption.text.tokenizer import PAD
 from roco_caption.training.batches import Replicas, take
 from roco_caption.training.checkpoint import Progress
 from roco_caption.training.loop import train
 
 pytestmark = pytest.mark.tensorflow("its strategies")
-PROCESS = str(Path(__file__).with_name("replica_process.py"))
+PROCESS = str(Path(__file__).parents[1] / "helpers" / "replica_process.py")
 
 
 def start(*arguments):
@@ -65,10 +65,10 @@ def assert_alike(path, history):
 def test_two_devices_train_and_encode_as_one_does(tmp_path, on_one_device, monkeypatch):
     finish(start("mirrored", tmp_path))
     assert_alike(tmp_path / "plain-0.csv", on_one_device)
-    monkeypatch.setattr(features, "build_encoder", toy_features.tiny_encoder)
+    monkeypatch.setattr(extract, "build_encoder", toy_features.tiny_encoder)
     images = toy_features.make_images(tmp_path / "images", 22)
     one = toy_features.extract(images, tmp_path / "one", with_grid=True)
-    monkeypatch.setattr(features, "build_encoder", None)  # two devices made them all
+    monkeypatch.setattr(extract, "build_encoder", None)  # two devices made them all
     two = toy_features.extract(images, tmp_path, with_grid=True)
     assert two.ids == one.ids and (two.matrix == one.matrix).all()
     assert (two.grid[:] == one.grid[:]).all()

@@ -1,0 +1,75 @@
+"""The notebook itself, executed unedited with tiny settings."""
+
+import os
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOK = ROOT / "notebooks" / "roco_captioning.ipynb"
+SMALL = {
+    "ROCO_PHANTOMS": "30,14,14", "ROCO_EPOCHS": "2", "ROCO_ENCODER_WEIGHTS": "random",
+    "ROCO_PROGRESS": "text", "ROCO_BEAMS": "4",
+}  # fmt: skip
+
+
+def texts(notebook) -> str:
+    """Return all that the notebook printed or shows as text or HTML."""
+    shown = []
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            shown.append(output.get("text", ""))
+            shown += [v for k, v in output.get("data", {}).items() if k.startswith("text/")]
+    return "\n".join(shown)
+
+
+def execute(folder: Path, **settings: str):
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    before = dict(os.environ)
+    os.environ.update(SMALL | {"ROCO_CACHE_DIR": str(folder / "data")} | settings)
+    os.environ["ROCO_CHECKPOINT_DIR"] = str(folder / "run")
+    try:
+        client = NotebookClient(
+            notebook, timeout=600, resources={"metadata": {"path": NOTEBOOK.parent}}
+        )
+        return client.execute()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("notebook")
+
+
+@pytest.mark.slow
+@pytest.mark.tensorflow("the notebook's set-up")
+def test_it_runs_from_the_top_and_runs_again_from_its_caches(folder):
+    first = execute(folder, ROCO_ATTENTION="1")
+    assert not [o for c in first.cells for o in c.get("outputs", []) if o.get("name") == "stderr"]
+    run = folder / "run"
+    assert {
+        "captioner.json", "captioner.weights.h5", "tokenizer.json", "history.csv", "captions.csv",
+        "scores.csv", "model_card.md", "decoder.keras",
+    } <= {path.name for path in run.iterdir()}  # fmt: skip
+    scores = pd.read_csv(run / "scores.csv", index_col="system")
+    assert scores.index[0] == "this model" and scores.CIDEr.notna().all()
+    assert any(name.startswith("images shuffled") for name in scores.index)
+    captions = pd.read_csv(run / "captions.csv")
+    assert len(captions) == 14 and captions.caption.str.len().gt(0).all()
+    shown = texts(first)
+    for text in ("image_captioning", "input_grid", "Not for clinical use", captions.caption[0]):
+        assert text in shown, text
+    pictures = [
+        o for c in first.cells for o in c.get("outputs", []) if "text/html" in o.get("data", {})
+    ]
+    assert sum("<img alt=" in o["data"]["text/html"] for o in pictures) >= 7
+
+    second = execute(folder, ROCO_ATTENTION="1")
+    again = texts(second)
+    assert "Reused a finished training" in again and "Features of 58 images reused" in again
+    assert pd.read_csv(run / "captions.csv").equals(captions)
