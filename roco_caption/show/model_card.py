@@ -1,4 +1,4 @@
-"""Writes a model card beside a captioner, from its run's own figures."""
+"""Writes a model card beside a captioner, from the files of its run."""
 
 from __future__ import annotations
 
@@ -12,17 +12,11 @@ from roco_caption.core.errors import UserError
 from roco_caption.core.files import read_json, write_text
 from roco_caption.search.bundle import BUNDLE
 
-CARD = "model_card.md"
-SHOWN = ("CIDEr", "ROUGE-L", "BLEU-1", "BLEU-4")
-
-PHANTOMS = (
-    "Phantoms: synthetic radiographs, CT, MR and ultrasound images drawn by roco_caption (MIT)."
-)
-ROCO = """ROCO, the radiology part of Kaggle's `virajbagal/roco-dataset` (Pelka et al. 2018, doi
-10.1007/978-3-030-01364-6_20). Its Kaggle page says CC0, but the images carry the licences of the
-articles that they come from (CC BY, CC BY-NC, CC BY-NC-ND and others, in `licences.txt`)."""
-OTHER = "`{name}`, brought by the user of this run: its licence is the user's to state."
-
+PHANTOM_LICENCE = "Phantoms: synthetic radiology images, drawn by roco_caption (MIT)."
+ROCO_LICENCE = """\
+ROCO, the radiology part of Kaggle's `virajbagal/roco-dataset` (Pelka et al. 2018, doi
+10.1007/978-3-030-01364-6_20). Its Kaggle page says CC0, but each image keeps the licence of the
+article that it comes from (CC BY, CC BY-NC, CC BY-NC-ND and others, in `licences.txt`)."""
 USE = """\
 ## Intended use
 
@@ -31,27 +25,25 @@ Research and teaching: how captions are learned from images, and how far they ca
 
 ## Limits
 
-- Captions are what a small decoder learned from figure legends. They can be fluent and wrong, also
-  in side, number and negation, and a caption's probability does not say that it is right.
-- What the captions owe to the image is the distance to the systems above that see another image or
-  none. If it is small, they hardly depend on the image.
-- Nothing is known of images from other sources, devices or patient groups than the data's."""
-SYNTHETIC = "- It was trained on synthetic images alone: of real ones its captions mean nothing."
+- A small decoder learned the captions from figure legends. They can be fluent and wrong, including
+  side, numbers and negation. A high probability does not mean that a caption is right.
+- If the systems that see another image, or none, score nearly as well, the captions hardly depend
+  on the image.
+- The model is untested on images from other sources, devices or patient groups."""
+SYNTHETIC_LIMIT = """
+- It was trained only on synthetic images: its captions of real images are meaningless."""
 
 
 def write_model_card(
     folder: str | os.PathLike, *, data: str, counts: pd.DataFrame, synthetic: bool = False
 ) -> Path:
-    """Write `model_card.md` into a run's folder.
+    """Write `model_card.md` into a run's folder and return its path.
 
     Args:
-        folder: of the run, with `captioner.json`, `history.csv` and `scores.csv`.
-        data: the data set's name, as in `Source.name`; "roco" is ROCO.
-        counts: of `read_dataset`: one row a split, how many images are used and left out.
+        folder: contains `captioner.json`, `history.csv` and `scores.csv`.
+        data: as in `Source.name`; "roco" is ROCO.
+        counts: of images per split, as `read_dataset` returns them.
         synthetic: whether the data are phantoms.
-
-    Returns:
-        The card's path.
 
     Raises:
         UserError: a file of the run is missing or damaged.
@@ -59,28 +51,29 @@ def write_model_card(
     folder = Path(folder)
     bundle = read_json(folder / BUNDLE)
     history, scores = (_read_table(folder / name) for name in ("history.csv", "scores.csv"))
-    encoder, sizes = bundle["encoder"], bundle["sizes"]
-    best = history.val_loss.idxmin()
-    licence = PHANTOMS if synthetic else ROCO if data == "roco" else OTHER.format(name=data)
+    encoder, best = bundle["encoder"], history.val_loss.idxmin()
+    licence = f"`{data}`, provided by the user of this run, who must state its licence."
+    if synthetic or data == "roco":
+        licence = PHANTOM_LICENCE if synthetic else ROCO_LICENCE
     parts = [
         "# Model card: captions for radiology images",
-        f"Written by roco_caption {__version__} from the figures of the run in this folder.",
+        f"Written by roco_caption {__version__} from the files of the run in this folder.",
         "## Model",
         "- Decoder: Embedding + LSTM, merged with the image after the LSTM; "
-        f"{sizes['vocab_size']:,} words, trained for {len(history)} epochs, kept from epoch {best}"
-        f" (validation loss {history.val_loss[best]:.3f} nats a word).\n"
+        f"{bundle['sizes']['vocab_size']:,} words, trained for {len(history)} epochs, weights of "
+        f"epoch {best} kept (validation loss {history.val_loss[best]:.3f} nats per word).\n"
         f"- Encoder: {encoder['name']}, {encoder['layer']}, weights {encoder['weights']}.\n"
-        f"- Search: {bundle['search']['beams']} beams.",
+        f"- Search: beam width {bundle['search']['beams']}.",
         "## Data and licence",
         licence,
-        _markdown(counts.rename_axis("split").astype(str)),
+        _markdown(counts.rename_axis("split")),
         "## Scores on the test split",
         "Each with its 95 % bootstrap interval; `p` tests CIDEr against this model's.",
-        _markdown(_shown(scores)),
-        USE + (f"\n{SYNTHETIC}" if synthetic else ""),
+        _markdown(_with_intervals(scores)),
+        USE + (SYNTHETIC_LIMIT if synthetic else ""),
     ]
-    write_text(folder / CARD, "\n\n".join(parts) + "\n")
-    return folder / CARD
+    write_text(folder / "model_card.md", "\n\n".join(parts) + "\n")
+    return folder / "model_card.md"
 
 
 def _read_table(path: Path) -> pd.DataFrame:
@@ -93,17 +86,17 @@ def _read_table(path: Path) -> pd.DataFrame:
         ) from error
 
 
-def _shown(scores: pd.DataFrame) -> pd.DataFrame:
+def _with_intervals(scores: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(index=scores.index)
-    for name in SHOWN:
-        ends = zip(*(scores[f"{name}{end}"] for end in ("", "_low", "_high")), strict=True)
-        table[name] = [f"{value:.3f} [{low:.3f}, {high:.3f}]" for value, low, high in ends]
-    table["p"] = [f"{p:.3f}" if p == p else "" for p in scores["p_vs_first"]]
+    for name in ("CIDEr", "ROUGE-L", "BLEU-1", "BLEU-4"):
+        rows = scores[[name, f"{name}_low", f"{name}_high"]].to_numpy()
+        table[name] = ["{:.3f} [{:.3f}, {:.3f}]".format(*row) for row in rows]
+    table["p"] = ["" if pd.isna(p) else f"{p:.3f}" for p in scores["p_vs_first"]]
     return table
 
 
 def _markdown(table: pd.DataFrame) -> str:
-    """Return a table of texts in Markdown; pandas' own wants another package."""
-    rows = [[str(table.index.name or ""), *map(str, table)], ["---"] * (table.shape[1] + 1)]
-    rows += [[str(name), *cells] for name, cells in zip(table.index, table.to_numpy(), strict=True)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    """Return a table in Markdown; pandas' `to_markdown` needs another package."""
+    rows = [[table.index.name, *table], ["---"] * (table.shape[1] + 1)]
+    rows += [[name, *row] for name, row in zip(table.index, table.to_numpy(), strict=True)]
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)

@@ -1,4 +1,8 @@
-"""The notebook's pictures."""
+"""The notebook's figures: images with captions, caption lengths, losses, and heat maps.
+
+`image` is the path of an image file, `frame` a DataFrame[id, image, caption], `reference` the true
+caption if known, and `note` a line above the figure, such as "Synthetic images".
+"""
 
 from __future__ import annotations
 
@@ -13,197 +17,9 @@ from roco_caption.data.images import ImageError, read_image
 from roco_caption.decoder.word_maps import PIXELS, upsampled
 from roco_caption.show.figures import BLUE, GREY, INK, ORANGE, DescribedFigure, brief, new_figure
 
-
-def draw_image(axis: Axes, path: str, size: int = 320) -> None:
-    """Draw an image file on an axis, `size` by `size` pixels, or say that it has no image."""
-    axis.set_axis_off()
-    try:
-        axis.imshow(read_image(path, size))
-    except ImageError:
-        axis.text(0.5, 0.5, "cannot be decoded", ha="center", va="center", color=GREY)
-
-
-def _write_below(axis: Axes, lines: Sequence[tuple[str, str]], width: int = 42) -> None:
-    """Write texts below an image, each in its colour."""
-    y = -0.03
-    for text, color in lines:
-        wrapped = textwrap.wrap(text, width) or ["(no words)"]
-        wrapped = [*wrapped[:6], "…"] if len(wrapped) > 7 else wrapped
-        axis.text(
-            0, y, "\n".join(wrapped), transform=axis.transAxes, va="top", fontsize=9, color=color
-        )
-        y -= 0.058 * len(wrapped) + 0.025
-    axis.text(0, y, " ", transform=axis.transAxes, va="top", fontsize=6)  # room before what follows
-
-
-def sample_images(
-    frame: pd.DataFrame, count: int = 6, seed: int = 0, note: str = ""
-) -> DescribedFigure:
-    """Show some images with their captions.
-
-    Args:
-        frame: DataFrame[id, image, caption].
-        count: images shown.
-        seed: of the choice.
-        note: written above, such as that the images are synthetic.
-    """
-    chosen = frame.sample(min(count, len(frame)), random_state=seed)
-    pairs = zip(chosen.image, chosen.caption, strict=True)
-    figure = _image_grid([(image, [(caption, INK)]) for image, caption in pairs], note)
-    captions = "; ".join(f"“{brief(caption)}”" for caption in chosen.caption)
-    figure.alt = f"{len(chosen)} training images with their captions: {captions}."
-    return figure
-
-
-def _image_grid(
-    cells: Sequence[tuple[str, list[tuple[str, str]]]],
-    note: str = "",
-    height: float = 4.6,
-    columns: int = 3,
-) -> DescribedFigure:
-    columns = min(columns, len(cells))
-    rows = -(-len(cells) // columns)
-    figure, axes = new_figure(rows, columns, 3.6 * columns, height * rows)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for axis, (image, lines) in zip(axes.flat, cells, strict=False):
-        draw_image(axis, image)
-        _write_below(axis, lines)
-    if note:
-        figure.suptitle(note, color=ORANGE, fontsize=11)
-    return figure
-
-
-def gallery(
-    frame: pd.DataFrame,
-    captions: pd.DataFrame,
-    scores: Sequence[float],
-    each: int = 3,
-    note: str = "",
-) -> DescribedFigure:
-    """Show the best, typical and worst captions under their images, with the references.
-
-    Args:
-        frame: DataFrame[id, image, caption] of the test split.
-        captions: DataFrame[id, reference, caption, log_probability] in the same order.
-        scores: one an image; the higher, the better.
-        each: images of a kind.
-        note: written above, such as that the images are synthetic.
-    """
-    order = np.argsort(-np.asarray(scores), kind="stable")
-    middle = max(0, len(order) // 2 - each // 2)
-    kinds = {"best": 0, "typical": middle, "worst": max(0, len(order) - each)}
-    cells, told = [], []
-    for kind, start in kinds.items():
-        for i in order[start : start + each]:
-            heading = f"{kind}: CIDEr {scores[i]:.2f}"
-            caption, reference = captions.caption.iloc[i], frame.caption.iloc[i]
-            lines = [(heading, GREY), (caption, BLUE), (f"reference: {reference}", INK)]
-            cells.append((frame.image.iloc[i], lines))
-            told.append(f"{heading}, “{brief(caption)}”, reference “{brief(reference)}”")
-    figure = _image_grid(cells, note, height=5.2)
-    figure.alt = f"{len(cells)} test images with generated captions. {'; '.join(told)}."
-    return figure
-
-
-def image_beside(
-    image: str, caption: str, reference: str, note: str, others: pd.DataFrame, title: str = ""
-) -> DescribedFigure:
-    """Show an image with its caption, and beside it the training images nearest to it.
-
-    Args:
-        image: path of the image file.
-        caption: what the model says.
-        reference: the true caption, if known.
-        note: on how the image is shown, if there is one.
-        others: DataFrame[id, image, caption] of the nearest, nearest first.
-        title: written above, such as that images are synthetic.
-    """
-    lines = [("this image", GREY), (caption, BLUE)]
-    lines += [(f"reference: {reference}", INK)] * bool(reference) + [(note, GREY)] * bool(note)
-    cells = [(image, lines)]
-    for rank, row in enumerate(others.itertuples(), 1):
-        cells.append((row.image, [(f"training image, nearest {rank}", GREY), (row.caption, INK)]))
-    figure = _image_grid(cells, title, height=5.0, columns=2)  # two read well on a phone
-    near = "; ".join(f"“{brief(text)}”" for text in others.caption)
-    figure.alt = (
-        f"An image with the generated caption “{brief(caption)}”"
-        + f", reference “{brief(reference)}”" * bool(reference)
-        + f", beside the nearest training images: {near}."
-    )
-    return figure
-
-
-def caption_lengths(frames: Mapping[str, pd.DataFrame], max_words: int) -> DescribedFigure:
-    """Show how long captions are, and how many words longer ones lose.
-
-    Args:
-        frames: {split: DataFrame[id, image, caption]}.
-        max_words: words kept of a caption.
-    """
-    figure, axes = new_figure(1, 1, 7.5, 3)
-    axis = axes[0, 0]
-    lengths = {split: frame.caption.str.split().str.len() for split, frame in frames.items()}
-    longest = int(np.percentile(np.concatenate(list(lengths.values())), 99.5)) + 1
-    bins = np.linspace(0, longest, min(longest, 60) + 1)
-    colors = dict(zip(lengths, (BLUE, ORANGE, GREY), strict=False))
-    for split, values in lengths.items():
-        label = f"{split}: {len(values):,}, median {values.median():.0f} words"
-        axis.hist(
-            values.clip(upper=longest), bins, density=True, histtype="step", linewidth=1.8,
-            color=colors[split], label=label,
-        )  # fmt: skip
-    if max_words < longest:
-        axis.axvline(max_words, color=INK, linestyle=":", label=f"MAX_WORDS = {max_words}")
-    axis.set(xlabel="words in a caption", ylabel="share of captions")
-    axis.legend(frameon=False)
-    axis.spines[["top", "right"]].set_visible(False)
-    told = "; ".join(
-        f"{split}: {len(values):,} captions, median {values.median():.0f} words, "
-        f"{(values > max_words).mean():.0%} longer than {max_words}"
-        for split, values in lengths.items()
-    )
-    figure.alt = f"Histogram of the captions' lengths. {told}."
-    return figure
-
-
-def training_curves(history: pd.DataFrame) -> DescribedFigure:
-    """Show the loss of every epoch, and which epoch's weights were kept.
-
-    Args:
-        history: of `train`: `loss`, `val_loss` by epoch.
-    """
-    figure, axes = new_figure(1, 1, 7.5, 3)
-    axis = axes[0, 0]
-    axis.plot(history.index, history.loss, color=BLUE, marker=".", label="training (dropout on)")
-    axis.plot(history.index, history.val_loss, color=ORANGE, marker=".", label="validation")
-    best = history.val_loss.idxmin()
-    axis.scatter(
-        [best], [history.val_loss[best]], s=90, facecolors="none", edgecolors=INK, zorder=3
-    )
-    label = f"kept: epoch {best}, {history.val_loss[best]:.3f}"
-    axis.annotate(
-        label, (best, history.val_loss[best]), xytext=(0, 14), textcoords="offset points",
-        ha="right", color=INK,
-    )  # fmt: skip
-    axis.set(xlabel="epoch", ylabel="loss (nats a word)")
-    axis.set_ylim(bottom=0)
-    axis.legend(frameon=False)
-    axis.spines[["top", "right"]].set_visible(False)
-    figure.alt = (
-        "Curves of the loss, in nats a word, by epoch. "
-        + ". ".join(
-            f"{name}: from {curve.iloc[0]:.3f} to {curve.iloc[-1]:.3f} after {len(curve)} epochs"
-            for name, curve in (("Training", history.loss), ("Validation", history.val_loss))
-        )
-        + f". The weights of epoch {best} were kept, validation loss {history.val_loss[best]:.3f}."
-    )
-    return figure
-
-
-FAINTLY = 0.25  # of the strongest word's evidence: less would hardly be seen, and gets no map
-
-# What is said of no place in the image; a map for each would hide the others.
+Line = tuple[str, str]  # a text below an image, and its colour
+MIN_SUPPORT = 0.25  # share of the strongest word's support: weaker maps would hardly be visible
+# No part of an image supports these words; maps for them would crowd out the others.
 FUNCTION_WORDS = {
     "a", "an", "the", "of", "on", "in", "with", "by", "to", "from", "at", "for", "and", "or",
     "is", "are", "that", "which", "this", "as", "over", "into", "along", "through", "beside",
@@ -212,45 +28,194 @@ FUNCTION_WORDS = {
 }  # fmt: skip
 
 
-def evidence_maps(
-    image: str, words: Sequence[str], weights: np.ndarray, note: str = "", panels: int = 12
+def sample_images(
+    frame: pd.DataFrame, count: int = 6, seed: int = 0, note: str = ""
 ) -> DescribedFigure:
-    """Show which parts of the image speak for each word of a caption.
+    """Show a random sample of training images with their captions."""
+    sample = frame.sample(min(count, len(frame)), random_state=seed)
+    cells = [(row.image, [(row.caption, INK)]) for row in sample.itertuples()]
+    return _image_grid(f"{len(cells)} training images with their captions.", cells, note)
+
+
+def caption_under_image(
+    image: str, caption: str, reference: str = "", note: str = ""
+) -> DescribedFigure:
+    """Show one image with its generated caption in blue and the reference below it."""
+    lines = _caption_lines("generated caption", caption, reference)
+    return _image_grid("An image with its generated caption.", [(image, lines)], note, 5.2)
+
+
+def gallery(
+    frame: pd.DataFrame, captions: pd.DataFrame, scores: np.ndarray, each: int = 3, note: str = ""
+) -> DescribedFigure:
+    """Show the best, typical and worst captions under their images, with the references.
 
     Args:
-        image: the image's file.
-        words: the caption's; function words, and words that nothing in the image speaks for, get
-            no map, and one that comes again no second one, which would be the same.
-        weights: float (words, cells), as `evidence` returns them.
-        note: written above, such as that the images are synthetic.
-        panels: the image and the first words shown.
+        frame: the test split.
+        captions: the column `caption` has the generated captions in the same order.
+        scores: CIDEr per image, float (n,).
+        each: images per group.
     """
-    telling = [i for i, w in enumerate(words) if w not in FUNCTION_WORDS and w not in words[:i]]
-    # one scale for all words, so that one that the image says little of stays pale
-    top = max((float(weights[i].max()) for i in telling), default=0.0)
-    shown = [i for i in telling if weights[i].max() > FAINTLY * top][: panels - 1]
-    columns = min(6, len(shown) + 1)
-    rows = -(-(len(shown) + 1) // columns)
-    figure, axes = new_figure(rows, columns, 2.1 * columns, 2.4 * rows)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    draw_image(axes.flat[0], image, PIXELS)
-    axes.flat[0].set_title("the image", fontsize=10, color=GREY)
-    for axis, i in zip(axes.flat[1:], shown, strict=False):
-        draw_image(axis, image, PIXELS)
-        heat = np.minimum(upsampled(weights[i]) / top, 1)
-        axis.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.7 * heat)
-        axis.set_title(words[i], fontsize=11, color=INK)
-    if note:
-        figure.suptitle(note, color=ORANGE, fontsize=11)
-    told = "; ".join(f"“{words[i]}” most {_place(weights[i])}" for i in shown)
-    figure.alt = f"Heat maps of what in an image speaks for each word: {told or 'for none'}."
+    order = np.argsort(-scores, kind="stable")
+    middle = max(0, len(order) // 2 - each // 2)
+    groups = {"best": 0, "typical": middle, "worst": max(0, len(order) - each)}
+    cells = []
+    for group, start in groups.items():
+        for i in order[start : start + each]:
+            heading = f"{group}: CIDEr {scores[i]:.2f}"
+            lines = _caption_lines(heading, captions.caption.iloc[i], frame.caption.iloc[i])
+            cells.append((frame.image.iloc[i], lines))
+    return _image_grid(f"{len(cells)} test images with generated captions.", cells, note, 5.2)
+
+
+def image_beside(
+    image: str, caption: str, reference: str, rendering: str, nearest: pd.DataFrame, note: str = ""
+) -> DescribedFigure:
+    """Show an image with its generated caption, and the nearest training images beside it.
+
+    Args:
+        rendering: how a DICOM file's values are shown; the empty string for other files.
+        nearest: frame of training images, nearest first.
+    """
+    lines = _caption_lines("this image", caption, reference)
+    if rendering:
+        lines.append((rendering, GREY))
+    cells = [(image, lines)]
+    for rank, row in enumerate(nearest.itertuples(), 1):
+        cells.append((row.image, [(f"training image, nearest {rank}", GREY), (row.caption, INK)]))
+    alt = "An image with its generated caption, beside the nearest training images."
+    return _image_grid(alt, cells, note, 5.0, columns=2)  # two columns fit a phone
+
+
+def caption_lengths(frames: Mapping[str, pd.DataFrame], max_words: int) -> DescribedFigure:
+    """Show caption lengths per split; a dotted line marks where longer ones are truncated."""
+    figure, axis = _chart("words per caption", "share of captions")
+    lengths = {split: frame.caption.str.split().str.len() for split, frame in frames.items()}
+    longest = int(np.percentile(np.concatenate(list(lengths.values())), 99.5)) + 1
+    descriptions = []
+    for (split, words), color in zip(lengths.items(), (BLUE, ORANGE, GREY), strict=False):
+        median = f"median {words.median():.0f} words"
+        axis.hist(
+            words.clip(upper=longest), bins=min(longest, 60), range=(0, longest), density=True,
+            histtype="step", linewidth=1.8, color=color, label=f"{split}: {len(words):,}, {median}",
+        )  # fmt: skip
+        share = f"{(words > max_words).mean():.0%} longer than {max_words}"
+        descriptions.append(f"{split}: {len(words):,} captions, {median}, {share}")
+    if max_words < longest:
+        axis.axvline(max_words, color=INK, linestyle=":", label=f"MAX_WORDS = {max_words}")
+    axis.legend(frameon=False)
+    figure.alt = f"Histogram of caption lengths. {'; '.join(descriptions)}."
     return figure
 
 
+def training_curves(history: pd.DataFrame) -> DescribedFigure:
+    """Show what `train` returned: the losses per epoch, and which epoch's weights were kept."""
+    figure, axis = _chart("epoch", "loss (nats per word)")
+    axis.plot(history.index, history.loss, color=BLUE, marker=".", label="training (with dropout)")
+    axis.plot(history.index, history.val_loss, color=ORANGE, marker=".", label="validation")
+    best = history.val_loss.idxmin()
+    lowest = history.val_loss[best]
+    label = f"kept: epoch {best}, {lowest:.3f}"
+    axis.scatter([best], [lowest], 90, "none", edgecolors=INK, zorder=3, label=label)
+    axis.set_ylim(bottom=0)
+    axis.legend(frameon=False)
+    first, last = history.iloc[0], history.iloc[-1]
+    figure.alt = (
+        f"Loss in nats per word over {len(history)} epochs. "
+        f"Training: from {first.loss:.3f} to {last.loss:.3f}. "
+        f"Validation: from {first.val_loss:.3f} to {last.val_loss:.3f}. "
+        f"The weights of epoch {best} were kept, validation loss {lowest:.3f}."
+    )
+    return figure
+
+
+def word_map_figure(
+    image: str, words: Sequence[str], weights: np.ndarray, note: str = "", panels: int = 12
+) -> DescribedFigure:
+    """Show which parts of an image support each word of a caption.
+
+    A word has no map if it is a function word, a repetition, or hardly supported by the image.
+
+    Args:
+        words: the caption's.
+        weights: float (words, cells), as `word_maps` returns them.
+        panels: the most panels to show, including the image itself.
+    """
+    content = [i for i, w in enumerate(words) if w not in FUNCTION_WORDS and w not in words[:i]]
+    # one scale for all words, so that a weakly supported one stays pale
+    top = max((float(weights[i].max()) for i in content), default=0.0)
+    mapped = [i for i in content if weights[i].max() > MIN_SUPPORT * top][: panels - 1]
+    figure, axes = _panels(len(mapped) + 1, 6, 2.1, 2.4, note)
+    draw_image(axes[0], image, PIXELS)
+    axes[0].set_title("the image", fontsize=10, color=GREY)
+    for axis, i in zip(axes[1:], mapped, strict=False):
+        draw_image(axis, image, PIXELS)
+        heat = np.minimum(upsampled(weights[i]) / top, 1)
+        axis.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.7 * heat)
+        axis.set_title(words[i], fontsize=11, color=INK, parse_math=False)
+    places = ", ".join(f"“{words[i]}” {_place(weights[i])}" for i in mapped)
+    figure.alt = f"Heat maps: where the image supports each word most. {places or 'No maps'}."
+    return figure
+
+
+def draw_image(axis: Axes, path: str, size: int = 320) -> None:
+    """Draw an image file at `size` by `size` pixels, or write that it cannot be decoded."""
+    try:
+        axis.imshow(read_image(path, size))
+    except ImageError:
+        axis.text(0.5, 0.5, "cannot be decoded", ha="center", va="center", color=GREY)
+
+
+def _chart(xlabel: str, ylabel: str) -> tuple[DescribedFigure, Axes]:
+    figure, axes = new_figure(1, 1, 7.5, 3)
+    axes[0, 0].set(xlabel=xlabel, ylabel=ylabel)
+    axes[0, 0].spines[["top", "right"]].set_visible(False)
+    return figure, axes[0, 0]
+
+
+def _panels(
+    count: int, columns: int, width: float, height: float, note: str
+) -> tuple[DescribedFigure, np.ndarray]:
+    """Return a figure of at least `count` panels of `width` by `height` inches, and its axes."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure, axes = new_figure(rows, columns, width * columns, height * rows, note)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    return figure, axes.ravel()
+
+
+def _image_grid(
+    alt: str, cells: list[tuple[str, list[Line]]], note: str, height: float = 4.6, columns: int = 3
+) -> DescribedFigure:
+    """Return images with texts below them; the texts are added to `alt`."""
+    figure, axes = _panels(len(cells), columns, 3.6, height, note)
+    for number, (image, lines) in enumerate(cells, 1):
+        draw_image(axes[number - 1], image)
+        _write_below(axes[number - 1], lines)
+        alt += f" Image {number}: {', '.join(f'“{brief(text)}”' for text, _ in lines)}."
+    figure.alt = alt
+    return figure
+
+
+def _write_below(axis: Axes, lines: Sequence[Line]) -> None:
+    y = -5.0  # points below the image
+    for text, color in lines:
+        wrapped = textwrap.wrap(text, 42, max_lines=7, placeholder=" …")
+        axis.annotate(
+            "\n".join(wrapped), (0, 0), (0, y), xycoords="axes fraction", va="top", fontsize=9,
+            textcoords="offset points", color=color, parse_math=False,  # captions may contain "$"
+        )  # fmt: skip
+        y -= 12 * len(wrapped) + 3  # a line is 11 to 12 points high
+
+
+def _caption_lines(heading: str, caption: str, reference: str) -> list[Line]:
+    lines = [(heading, GREY), (caption or "(no words)", BLUE)]
+    return [*lines, (f"reference: {reference}", INK)] if reference else lines
+
+
 def _place(weights: np.ndarray) -> str:
-    """Say in which ninth of the image the largest weight is."""
+    """Return the ninth of the image that has the largest weight, such as "top left"."""
     side = round(len(weights) ** 0.5)
     row, column = (int(3 * (k + 0.5) / side) for k in divmod(int(weights.argmax()), side))
-    height = ("at the top", "half-way down", "at the bottom")[row]
-    return f"{height}{(' left', '', ' right')[column]}"
+    return f"{('top', 'middle', 'bottom')[row]} {('left', 'centre', 'right')[column]}"

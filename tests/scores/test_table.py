@@ -1,5 +1,3 @@
-import re
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +5,6 @@ import pytest
 from roco_caption.core.errors import UserError
 from roco_caption.scores import table as evaluation
 from roco_caption.scores.table import breakdown, length_quartiles, score_table
-from roco_caption.show.figures import style_scores
 
 REFERENCES = [
     "Chest X-ray showing a right pleural effusion.",
@@ -133,30 +130,6 @@ def test_meteor_of_every_run_lands_in_its_row(monkeypatch):
     monkeypatch.setattr(evaluation, "meteor_counts", fake)
     scores = table({"all": REFERENCES, "none": [""] * 4, "runs": [REFERENCES, [""] * 4]}, meteor=1)
     assert scores["METEOR"].tolist() == pytest.approx([1, 0, 0.5])
-
-
-def test_the_styled_table_shows_bold_best_intervals_and_caption():
-    scores = table({"perfect": REFERENCES, "<b>": OTHERS})
-    page = style_scores(scores).to_html()
-    assert "1.000<br><small>[1.000, 1.000]</small>" in page
-    assert "4 images" in page and "&lt;b&gt;" in page
-    assert "font-weight: bold" in page and "color" not in page
-    assert "nan" not in page
-
-
-def test_bold_is_the_least_repetition_the_highest_score_and_no_length():
-    scores = pd.DataFrame({"repeated": [0.1, 0.3], "CIDEr": [1.0, 2.0], "words": [9.0, 8.0]})
-    bold = re.search(r"([^{}]*)\{[^}]*bold", style_scores(scores).to_html()).group(1)
-    assert set(re.findall(r"row\d_col\d", bold)) == {"row0_col0", "row1_col1"}
-
-
-def test_without_jinja2_the_plain_table_is_shown(monkeypatch):
-    def missing(self):
-        raise ImportError("jinja2")
-
-    monkeypatch.setattr(pd.DataFrame, "style", property(missing))
-    scores = table({"a": OTHERS})
-    assert style_scores(scores) is scores
 
 
 def test_breakdown_scores_each_group_apart():

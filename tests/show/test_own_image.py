@@ -1,4 +1,4 @@
-"""A reader's own image is captioned beside its neighbours, and nothing of it stays."""
+"""Your own image is captioned beside similar images, and no upload is stored."""
 
 import contextlib
 import tempfile
@@ -22,7 +22,7 @@ from roco_caption.text.tokenizer import CaptionTokenizer
 
 
 class FakeCaptioner:
-    """Its features are an image's corner; its captions are always the same."""
+    """Uses an image's corner pixel as its features, and always gives the same captions."""
 
     decoder = SimpleNamespace(rates_cells=False)
     tokenizer = CaptionTokenizer.fit(["axial ct no mass chest film of a b"], min_frequency=1)
@@ -53,16 +53,14 @@ def texts(figure) -> list[str]:
     return [text.get_text() for axis in figure.axes for text in axis.texts]
 
 
-def test_the_image_its_captions_and_its_neighbours(train, tmp_path):
+def test_the_image_is_shown_with_captions_and_nearest_images(train, tmp_path):
     Image.new("RGB", (20, 20), (255, 0, 0)).save(tmp_path / "mine.png")
     figure, table = explain(FakeCaptioner(), *train, tmp_path / "mine.png", reference="the truth")
-    said = texts(figure)
-    assert said[:3] == ["this image", "axial ct", "reference: the truth"]
-    assert [text for text in said if text.startswith("caption ")] == [
-        "caption 0", "caption 3", "caption 4",
-    ]  # fmt: skip
-    shown = [axis.images[0].get_array()[0, 0].tolist() for axis in figure.axes if axis.images]
-    assert shown == [[255, 0, 0], [250, 0, 0], [240, 20, 0], [200, 90, 0]]
+    assert texts(figure)[:3] == ["this image", "axial ct", "reference: the truth"]
+    nearest = [text for text in texts(figure) if text.startswith("caption ")]
+    assert nearest == ["caption 0", "caption 3", "caption 4"]
+    corners = [axis.images[0].get_array()[0, 0].tolist() for axis in figure.axes if axis.images]
+    assert corners == [[255, 0, 0], [250, 0, 0], [240, 20, 0], [200, 90, 0]]
     html = table.to_html()
     assert "25.0%" in html and "6.4%" in html and "1e-09" in html
     assert "63.0%" in html and "40.0%" in html  # 0.25 ** (1 / 3), 0.064 ** (1 / 3)
@@ -70,33 +68,32 @@ def test_the_image_its_captions_and_its_neighbours(train, tmp_path):
 
 
 def test_with_attention_the_words_have_heat_maps(train, tmp_path, monkeypatch):
-    asked = []
+    calls = []
 
-    def seen(captioner, features, captions):
-        asked.append(captions)
+    def fake_word_maps(*args):
+        calls.append(args)
         return [(["axial", "ct"], np.eye(2, 9))]
 
-    monkeypatch.setattr(own_image, "evidence", seen)
+    monkeypatch.setattr(own_image, "word_maps", fake_word_maps)
     known = np.array([[0, 0, 9]], np.float16), np.zeros((1, 9, 2), np.float16)
     captioner = FakeCaptioner()
     captioner.decoder = SimpleNamespace(rates_cells=True)
     _, maps, table = explain(captioner, *train, tmp_path / "0.png", features=known)
-    assert asked == [["axial ct"]] and "no mass" in table.to_html()
+    assert calls == [(captioner.decoder, captioner.tokenizer, known, ["axial ct"])]
+    assert "no mass" in table.to_html()
     assert [axis.get_title() for axis in maps.axes if axis.images] == ["the image", "axial", "ct"]
-    assert "“ct” most at the top" in maps.alt
+    assert "“ct” top centre" in maps.alt
 
 
-def test_known_features_are_used_and_synthetic_training_is_said(train, tmp_path):
+def test_given_features_are_used_and_synthetic_training_is_stated(train, tmp_path):
     captioner, known = FakeCaptioner(), np.array([[0, 0, 9]], np.float16)
-    figure, table = explain(
-        captioner, *train, tmp_path / "0.png", features=known, synthetic=True
-    )  # fmt: skip
+    figure, table = explain(captioner, *train, tmp_path / "0.png", features=known, synthetic=True)
     assert captioner.seen is known and "caption 2" in texts(figure)
     assert figure.get_suptitle() == "Synthetic training images, drawn by this notebook"
     assert "synthetic" in table.to_html() and "Not for clinical use" in table.to_html()
 
 
-def test_of_a_dicom_file_only_how_it_is_shown_is_told(train, tmp_path, capfd):
+def test_a_dicom_files_patient_is_not_shown(train, tmp_path, capfd):
     path = write_dicom(tmp_path / "scan", np.arange(256).reshape(2, 8, 16) * 9)
     figure, table = explain(FakeCaptioner(), *train, path)
     assert "DICOM CT, frame 2 of 2, its full range of" in " ".join(texts(figure))
@@ -105,7 +102,7 @@ def test_of_a_dicom_file_only_how_it_is_shown_is_told(train, tmp_path, capfd):
 
 
 def upload(box, content: bytes, name: str = f"{SECRET}.dcm") -> None:
-    """Do what the browser does when a file is chosen."""
+    """Imitate a browser in which a file is chosen."""
     button = box.children[0]
     if hasattr(button, "_counter"):  # ipywidgets 7
         button.metadata, button.data = [{"name": name, "size": len(content)}], [content]
@@ -117,7 +114,7 @@ def upload(box, content: bytes, name: str = f"{SECRET}.dcm") -> None:
 
 @pytest.fixture
 def shown(monkeypatch):
-    """What is displayed; only a running kernel would put it into the output below the button."""
+    """Collect what is displayed: without a kernel, no output appears below the button."""
     displayed = []
     monkeypatch.delenv("ROCO_PROGRESS", raising=False)
     monkeypatch.setattr("IPython.display.display", lambda *things: displayed.extend(things))
@@ -147,7 +144,7 @@ def test_an_upload_is_shown_and_leaves_no_trace(shown, tmp_path, monkeypatch):
     assert SECRET not in state and "FileUpload" in state
 
 
-def test_what_is_no_image_is_said_without_the_temporary_path(shown, capsys):
+def test_an_invalid_image_is_reported_without_the_temporary_path(shown, capsys):
     def show(path):
         raise ImageError(f"{path}: it is broken.")
 
@@ -158,14 +155,14 @@ def test_what_is_no_image_is_said_without_the_temporary_path(shown, capsys):
     assert "broken" in capsys.readouterr().out
 
 
-def test_real_files_go_through_the_button(shown, train):
+def test_a_real_dicom_file_can_be_uploaded(shown, train):
     box = upload_button(lambda path: explain(FakeCaptioner(), *train, path))
     upload(box, Path(get_testdata_file("CT_small.dcm", download=False)).read_bytes())
     figure, table = shown
     assert "DICOM CT, its full range of values" in texts(figure) and "axial ct" in table.to_html()
 
 
-def test_nobody_there_or_no_widgets(monkeypatch):
+def test_no_button_in_unattended_runs_or_without_widgets(monkeypatch):
     monkeypatch.setenv("ROCO_PROGRESS", "text")
     assert upload_button(print) is None
     monkeypatch.delenv("ROCO_PROGRESS")
@@ -174,13 +171,13 @@ def test_nobody_there_or_no_widgets(monkeypatch):
     assert upload_button(print) is None
 
 
-def test_the_shape_of_uploads_in_both_versions():
+def test_uploads_of_ipywidgets_7_and_8_are_read():
     assert own_image._content({}) is None and own_image._content(()) is None
     assert own_image._content({"a": {"metadata": {}, "content": b"7"}}) == b"7"
     assert own_image._content(({"name": "a", "content": memoryview(b"8")},)) == b"8"
 
 
-def test_a_captioner_without_its_encoder_is_explained(train, tmp_path):
+def test_a_captioner_without_an_encoder_raises_its_error(train, tmp_path):
     class Without(FakeCaptioner):
         def encode(self, images):
             raise UserError("its encoder is not known")

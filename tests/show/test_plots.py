@@ -1,126 +1,135 @@
-"""Every figure of the notebook says what it shows, where nbconvert and JupyterLab look for it."""
+"""Every figure of the notebook shows what it should, and describes it in its alt text."""
 
-import base64
-import io
-import logging
-import re
-from pathlib import Path
+import inspect
+from itertools import pairwise
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-from nbconvert import HTMLExporter
 from PIL import Image
 
-from roco_caption import diagram
-from roco_caption.decoder.model import build_decoder
 from roco_caption.show import plots
-from roco_caption.show import plots as heatmaps
-from roco_caption.show.figures import brief, new_figure
-
-NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "roco_captioning.ipynb"
+from roco_caption.show.plots import word_map_figure
 
 
-@pytest.fixture(scope="module")
-def figures(tmp_path_factory) -> dict:
-    """One of each kind, by the function that draws it."""
-    folder = tmp_path_factory.mktemp("images")
-    texts = ['axial ct of a "left" <mass>', "chest film", "no image " + "at all " * 40]
+def every_figure(folder, captions):
+    """Return one figure of each function by its name, for three images of which one is missing."""
     for i in range(2):
         Image.new("RGB", (30, 30), (90 * i, 0, 0)).save(folder / f"{i}.png")
-    frame = pd.DataFrame({"id": list("abc"), "caption": texts})
+    frame = pd.DataFrame({"id": list("abc"), "caption": captions})
     frame["image"] = [str(folder / f"{i}.png") for i in range(3)]
     history = pd.DataFrame({"loss": [4.0, 2.0], "val_loss": [3.0, 3.5]}, index=[1, 2])
-    captions = frame.assign(reference=texts, caption="said of it")
-    weights = np.zeros((3, 9))
-    weights[[0, 1, 2], [0, 4, 5]] = 1
-    sizes = {"vocab_size": 9, "max_len": 5, "feature_size": 6, "components": 2, "units": 4}
+    generated = pd.DataFrame({"caption": ["a lesion", captions[0], ""]})
+    words = [captions[1].split()[0], "of", "mass"]
+    image, note = frame.image[0], captions[1]
     return {
-        "sample_images": plots.sample_images(frame),
-        "gallery": plots.gallery(frame, captions, [3.0, 2.0, 1.0], each=1),
-        "image_beside": plots.image_beside(frame.image[0], "a mass", "", "", frame[1:]),
+        "sample_images": plots.sample_images(frame, note=note),
+        "caption_under_image": plots.caption_under_image(image, captions[0], captions[1], note),
+        "gallery": plots.gallery(frame, generated, np.array([3.0, 2.0, 1.0]), each=1, note=note),
+        "image_beside": plots.image_beside(image, captions[0], "", "DICOM CT", frame[1:], note),
         "caption_lengths": plots.caption_lengths({"train": frame, "test": frame[:2]}, 20),
         "training_curves": plots.training_curves(history),
-        "model_diagram": diagram.model_diagram(build_decoder(**sizes).next_word),
-        "evidence_maps": heatmaps.evidence_maps(frame.image[0], ["left", "of", "mass"], weights),
+        "word_map_figure": word_map_figure(image, words, np.eye(3, 9)[[0, 1, 2]], note),
     }
 
 
-def test_each_says_what_it_shows(figures):
-    told = {name: figure.alt for name, figure in figures.items()}
-    for word in ("3 training images", '"left" <mass>', "“chest film”"):
-        assert word in told["sample_images"]
-    assert "best: CIDEr 3.00, “said of it”, reference “axial ct" in told["gallery"]
-    assert "worst: CIDEr 1.00" in told["gallery"]
-    assert "caption “a mass”, beside the nearest training images: “chest" in told["image_beside"]
-    assert "test: 2 captions, median 4 words, 0% longer than 20" in told["caption_lengths"]
-    assert "train: 3 captions, median 6 words, 33% longer than 20" in told["caption_lengths"]
-    assert "Validation: from 3.000 to 3.500" in told["training_curves"]
-    assert "epoch 1 were kept, validation loss 3.000" in told["training_curves"]
-    assert "merge takes drop_lstm and image" in told["model_diagram"]
-    assert "input_img is an input" in told["model_diagram"]
-    assert "“left” most at the top left; “mass” most half-way down right" in told["evidence_maps"]
-    assert all(len(text) < 1500 for text in told.values())
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory):
+    captions = ['axial ct of a "left" <mass>', "chest film", "no image " + "at all " * 40]
+    return every_figure(tmp_path_factory.mktemp("images"), captions)
 
 
-def test_every_figure_of_the_notebook_is_among_them(figures):
-    drawn = set()
-    for cell in nbformat.read(NOTEBOOK, as_version=4).cells:
-        drawn |= set(re.findall(r"(?:plots|heatmaps)\.(\w+)\(", cell.source))
-    drawn -= {"peaks_on_findings"}
-    assert drawn and drawn <= set(figures)
+def test_alt_texts_describe_the_figures(figures):
+    alts = {name: figure.alt for name, figure in figures.items()}
+    assert "3 training images" in alts["sample_images"]
+    assert '"left" <mass>' in alts["sample_images"] and "“chest film”" in alts["sample_images"]
+    assert alts["caption_under_image"].endswith("<mass>”, “reference: chest film”.")
+    assert "“best: CIDEr 3.00”, “a lesion”, “reference: axial ct of a" in alts["gallery"]
+    assert "“worst: CIDEr 1.00”, “(no words)”" in alts["gallery"]
+    assert "“DICOM CT”. Image 2: “training image, nearest 1”, “chest" in alts["image_beside"]
+    assert "test: 2 captions, median 4 words, 0% longer than 20" in alts["caption_lengths"]
+    assert "train: 3 captions, median 6 words, 33% longer than 20" in alts["caption_lengths"]
+    assert "Validation: from 3.000 to 3.500" in alts["training_curves"]
+    assert "epoch 1 were kept, validation loss 3.000" in alts["training_curves"]
+    assert "“chest” top left, “mass” top right" in alts["word_map_figure"]
+    assert all(len(alt) < 1500 for alt in alts.values())
 
 
-def test_the_html_holds_the_picture_its_text_and_room_to_scroll(figures):
-    figure = figures["gallery"]
-    shown = figure._repr_html_()
-    source = re.search(r'src="data:image/webp;base64,([^"]+)"', shown)[1]
-    picture = Image.open(io.BytesIO(base64.b64decode(source)))
-    width = figure.get_figwidth() * figure.dpi
-    assert picture.format == "WEBP" and picture.width > 1.3 * width
-    assert picture.getpixel((0, 0))[:3] == (255, 255, 255)  # on a dark page too
-    assert f"--width: {round(width)}px" in shown and "overflow-x: auto" in shown
-    assert 'alt="3 test images' in shown and "&lt;mass&gt;" in shown and "<mass>" not in shown
+def test_every_function_that_draws_a_figure_is_tested(figures):
+    functions = inspect.getmembers(plots, inspect.isfunction)
+    drawing = {
+        name for name, f in functions if f.__annotations__.get("return") == "DescribedFigure"
+    }
+    assert {name for name in drawing if not name.startswith("_")} == set(figures)
 
 
-def test_text_below_an_image_does_not_run_into_the_next(figures, tmp_path):
-    long = "a word and another " * 6
+def test_dollar_signs_in_captions_are_not_read_as_formulas(tmp_path):
+    captions = ["$$T_2^*$$ map", r"$\frac{$ is invalid", "$_$"]
+    for figure in every_figure(tmp_path, captions).values():
+        figure.draw_without_rendering()
+
+
+def test_a_missing_image_is_named_in_its_place(figures):
+    texts = [text.get_text() for axis in figures["gallery"].axes for text in axis.texts]
+    assert texts.count("cannot be decoded") == 1
+
+
+def test_texts_below_an_image_overlap_neither_each_other_nor_the_next_image(tmp_path):
+    long = "a word and another " * 20
     path = str(tmp_path / "grey.png")
     Image.new("RGB", (30, 30), (9, 9, 9)).save(path)
-    frame = pd.DataFrame({"id": range(9), "image": path, "caption": long})
-    figure = plots.gallery(frame, frame.assign(caption=long), [1.0] * 9)
-    figure._repr_html_()
+    frame = pd.DataFrame({"id": range(6), "image": path, "caption": long})
+    figure = plots.gallery(frame, frame, np.ones(6), each=2)
+    figure.draw_without_rendering()
     upper, lower = figure.axes[0], figure.axes[3]
-    lowest = min(text.get_window_extent().y0 for text in upper.texts)
-    assert lowest >= lower.get_window_extent().y1 - 1  # fonts differ by parts of a pixel
+    boxes = [text.get_window_extent() for text in upper.texts]
+    assert (
+        upper.get_window_extent().y0 > boxes[0].y1 and boxes[-1].y0 > lower.get_window_extent().y1
+    )
+    assert all(above.y0 > below.y1 for above, below in pairwise(boxes))
 
 
-def test_nbconvert_misses_no_alternative_text(figures, caplog):
-    outputs = [
-        nbformat.v4.new_output("display_data", {"text/html": f._repr_html_(), "image/png": "AAAA"})
-        for f in figures.values()
-    ]
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=outputs)])
-    with caplog.at_level(logging.WARNING):
-        html, _ = HTMLExporter().from_notebook_node(notebook)
-    assert "Alternative text" not in caplog.text
-    assert html.count("<img alt=") == len(figures) and "No description" not in html
-    for output in outputs:  # what it says of plain images, so that this test can fail
-        del output.data["text/html"]
-    with caplog.at_level(logging.WARNING):
-        HTMLExporter().from_notebook_node(notebook)
-    assert f"missing on {len(figures)} image" in caplog.text
+def one_cell(cell, weight=0.9):
+    weights = np.full(49, (1 - weight) / 48, np.float32)
+    weights[cell] = weight
+    return weights
 
 
-def test_a_figure_shows_itself_where_notebooks_ask_first():
-    from IPython.core.formatters import HTMLFormatter
-
-    figure, _ = new_figure(1, 1, 2, 2)
-    figure.alt = "nothing"
-    assert 'alt="nothing"' in HTMLFormatter()(figure)
+def drawn(figure):
+    return [axis for axis in figure.axes if axis.images]
 
 
-def test_brief():
-    assert brief("a few words") == "a few words"
-    assert len(brief("word " * 90)) <= 120 and brief("word " * 90).endswith(" …")
+@pytest.fixture
+def image(tmp_path):
+    Image.new("L", (60, 40), 90).save(tmp_path / "image.png")
+    return str(tmp_path / "image.png")
+
+
+def test_each_content_word_has_a_heat_map_on_one_scale(image):
+    words = ["a", "small", "left", "effusion", "on", "chest", "radiograph"]
+    strengths = (0.9, 0.3, 0.8, 0.4, 0.9, 0.1, 0.25)
+    weights = np.stack([one_cell(i, weight) for i, weight in enumerate(strengths)])
+    figure = word_map_figure(image, words, weights, note="synthetic")
+    panels = drawn(figure)
+    titles = [axis.get_title() for axis in panels]
+    assert titles == ["the image", "small", "left", "effusion", "radiograph"]  # "chest" is weak
+    tops = [float(axis.images[1].get_array().max()) for axis in panels[1:]]
+    assert tops == pytest.approx([0.375, 1, 0.5, 0.3125], abs=0.08)
+    assert len(panels[0].images) == 1 and figure.get_suptitle() == "synthetic"
+    assert "“left” top centre" in figure.alt and "chest" not in figure.alt
+
+
+@pytest.mark.parametrize(
+    ("words", "weights", "titles"),
+    [
+        (["mass", "of"], -np.eye(2, 49), []),
+        (["mass", "no", "mass"], np.stack([one_cell(3)] * 3), ["mass", "no"]),
+        (list("bcdefghi") * 5, np.stack([one_cell(3)] * 40), list("bcdefgh")),
+        ([], np.zeros((0, 49)), []),
+    ],
+    ids=["unsupported", "repeated", "too many", "no words"],
+)
+def test_words_without_a_heat_map(image, words, weights, titles):
+    figure = word_map_figure(image, words, weights, panels=8)
+    assert [axis.get_title() for axis in drawn(figure)] == ["the image", *titles]
+    assert ("No maps" in figure.alt) == (not titles)
