@@ -1,19 +1,21 @@
 # make notebook    execute the notebook from the top into notebooks/executed/ (.ipynb and .html)
 # make test        lint, check the types, and run the tests
 # make docs        pages of every function in docs/api/, from the docstrings
-# make benchmark   measure each stage beside the classic loop, one JSON object a line
-# make browser     run the notebook in JupyterLab and Chromium, with pictures of it in notebooks/executed/browser/
+# make benchmark   measure each stage against the classic loop, one JSON object per line
+# make experiments compare variants of the decoder on folds and on the test split
+# make rehearsal   the stages at the size of ROCO: seconds and memory
+# make browser     run the notebook in JupyterLab and Chromium, with screenshots
 # make runtimes    run notebook and tests with Colab's and Kaggle's package versions
 # make jax         run the tests with JAX instead of TensorFlow (KERAS_BACKEND=jax)
 # make torture     kill the pipeline 100 times, inject faults, read 2,000 bad images
-# make fuzz        half an hour of a coverage-guided fuzzer for each reader (Linux)
-# make distributed the tests that need Ray, which is installed for them (about 400 MB)
+# make fuzz        half an hour of a coverage-guided fuzzer per reader (Linux)
+# make distributed the tests that need Ray, which it installs (about 400 MB)
 # make clean       remove environments and executed notebooks; data and checkpoints stay
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# The smaller build without CUDA serves where there is no NVIDIA card.
+# Without an NVIDIA card the smaller build without CUDA is enough.
 TENSORFLOW := $(if $(shell command -v nvidia-smi),tensorflow,tensorflow-cpu)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
@@ -31,7 +33,7 @@ $(VENV)/ready: requirements.txt requirements-dev.txt
 notebook: $(VENV)/ready
 	ROCO_PROGRESS=text $(BIN)/python -m nbconvert --execute --to notebook --log-level WARN \
 	    --ExecutePreprocessor.timeout=-1 --output-dir notebooks/executed notebooks/roco_captioning.ipynb
-	# of a progress bar only its last state is kept
+	# keep only the last state of a progress bar
 	$(BIN)/python -m nbconvert --to notebook --inplace --CoalesceStreamsPreprocessor.enabled=True \
 	    notebooks/executed/roco_captioning.ipynb
 	$(BIN)/python -m nbconvert --to html notebooks/executed/roco_captioning.ipynb
@@ -56,28 +58,28 @@ rehearsal: $(VENV)/ready
 
 browser: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check jupyterlab playwright
-	$(BIN)/python tests/browser.py notebooks/executed/browser
+	$(BIN)/python tests/campaigns/browser.py notebooks/executed/browser
 
 runtimes:
-	bash tests/runtimes.sh
+	bash tests/campaigns/runtimes.sh
 
 jax: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(VENV)/jax --upgrade jax
 	PYTHONPATH=$(abspath $(VENV)/jax) KERAS_BACKEND=jax $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 torture: $(VENV)/ready
-	$(BIN)/python tests/torture.py
+	$(BIN)/python tests/campaigns/torture.py
 
 fuzz: $(VENV)/ready
-	# not in requirements-dev.txt: it is large, and has wheels for Linux alone
+	# not in requirements-dev.txt: it is large, with wheels for Linux only
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=3'
-	$(BIN)/python tests/fuzz.py
+	$(BIN)/python tests/campaigns/fuzz.py
 
 distributed: $(VENV)/ready
 	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project'] \
 	    ['optional-dependencies']['distributed'], sep='\n')" > $(VENV)/distributed.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(VENV)/distributed.txt
-	$(BIN)/python -m pytest tests/test_shards.py tests/test_distributed.py
+	$(BIN)/python -m pytest tests/features/test_shards.py tests/scale
 
 clean:
 	rm -rf .venv* notebooks/executed docs/api

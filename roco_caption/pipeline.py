@@ -1,4 +1,4 @@
-"""The stages of the notebook, from images to scored captions, each one call."""
+"""The stages of the notebook, from images to scored captions, one function each."""
 
 from __future__ import annotations
 
@@ -37,19 +37,13 @@ from roco_caption.search.rerank import Consensus, match_length
 from roco_caption.text.tokenizer import CaptionTokenizer
 from roco_caption.training.loop import CaptionData, train
 
-Frames = dict[str, pd.DataFrame]
+Frames = dict[str, pd.DataFrame]  # {split: DataFrame[id, image, caption]}
 SHUFFLED = "images shuffled (mean of 5)"
 
 
 @dataclass(frozen=True)
 class Data:
-    """Images and captions by split.
-
-    Attributes:
-        source: where they are.
-        frames: {split: DataFrame[id, image, caption]}.
-        counts: one row per split: images listed, used, and left out for which reason.
-    """
+    """Where the data set is, its captions by split, and how many images each split uses."""
 
     source: Source
     frames: Frames
@@ -61,11 +55,11 @@ class Inputs:
     """What the decoder sees of each image, by split.
 
     Attributes:
-        frames: {split: DataFrame[id, image, caption]}, the images that have features.
+        frames: the images that have features.
         features: {split: float16 (n, d), or with attention a pair of it and the grids
             (n, cells, channels)}, in the frames' order.
         encoder: what made them, see `features.encoder.describe`.
-        missing: a line per image without features: its id and the reason.
+        missing: one line per image without features: its id and the reason.
     """
 
     frames: Frames
@@ -78,14 +72,14 @@ class Inputs:
         """The features without the grids."""
         return {split: arrays_of(arrays)[0] for split, arrays in self.features.items()}
 
-    def image(self, split: str, row: int) -> tuple[Any, ...]:
-        """Return the features of one image as `Captioner.caption_features` takes them."""
-        return tuple(array[row : row + 1] for array in arrays_of(self.features[split]))
-
     @cached_property
     def cases(self) -> dict[str, pd.Series]:
         """The patient or article of each image."""
         return {split: cases_of(frame.id) for split, frame in self.frames.items()}
+
+    def image(self, split: str, row: int) -> tuple[Any, ...]:
+        """Return the features of one image, as `Captioner.caption_features` takes them."""
+        return tuple(array[row : row + 1] for array in arrays_of(self.features[split]))
 
 
 @dataclass(frozen=True)
@@ -97,79 +91,48 @@ class Words:
 
 
 def prepare_data(
-    cache_dir: str | os.PathLike,
-    *,
-    data_dir: str = "",
-    source: str = "auto",
-    platform: str = "local",
-    phantoms: str = "768,48,300",
-    limit: int = 0,
-    seed: int = 1,
+    cache_dir: str | os.PathLike, *, phantoms: str = "768,48,300", limit: int = 0, **options: Any
 ) -> Data:
     """Find the data set, download or draw it if necessary, and read its captions.
 
     Args:
         cache_dir: for downloads and phantoms.
-        data_dir, source, platform, seed: as `locate_dataset` takes them.
         phantoms: synthetic images to train, validate and test on.
         limit: images per split, for a quick try; 0 takes all.
+        options: of `locate_dataset`: `data_dir`, `source`, `platform`, `seed`.
 
     Raises:
         UserError: there is no data set, the download failed, or a table cannot be read.
     """
-    try:
-        train_count, validation_count, test_count = (int(count) for count in phantoms.split(","))
-    except ValueError:
+    counts = phantoms.split(",")
+    if len(counts) != 3 or not all(count.strip().isdigit() for count in counts):
         raise UserError(
             f"PHANTOMS must be three whole numbers such as '768,48,300', got {phantoms!r}."
-        ) from None
-    counts = train_count, validation_count, test_count
-    located = locate_dataset(
-        cache_dir, data_dir=data_dir, source=source, platform=platform, phantom_counts=counts,
-        seed=seed,
-    )  # fmt: skip
-    print(located)
-    return Data(located, *read_dataset(located.root, limit))
-
-
-def prepare_features(
-    data: Data, cache_dir: str | os.PathLike, *, attention: bool = False, **options: Any
-) -> Inputs:
-    """Encode the images, or read precomputed features, and select those of each split.
-
-    Args:
-        data: of `prepare_data`.
-        cache_dir, options: as `read_or_encode` takes them.
-        attention: whether the decoder is to attend to the grids.
-
-    Raises:
-        UserError: as `read_or_encode` and `select_inputs` say.
-    """
-    features = read_or_encode(data, cache_dir, attention=attention, **options)
-    return select_inputs(data.frames, features, attention=attention)
+        )
+    sizes = int(counts[0]), int(counts[1]), int(counts[2])
+    source = locate_dataset(cache_dir, phantom_counts=sizes, **{"seed": 1} | options)
+    print(source)
+    return Data(source, *read_dataset(source.root, limit))
 
 
 def read_or_encode(
     data: Data,
     cache_dir: str | os.PathLike,
     *,
-    encoder: str = "vgg16",
-    weights: str = "imagenet",
     features_file: str = "",
     grid_file: str = "",
     attention: bool = False,
-    precision: str = "float32",
-    seed: int = 1,
+    **options: Any,
 ) -> Features:
     """Return the features of a data set's images.
 
     Args:
         data: of `prepare_data`.
         cache_dir: for the cache of features, in a folder per data set.
-        encoder, weights, precision, seed: as `extract_features` takes them.
         features_file: an .npz of precomputed features, used instead of the encoder.
         grid_file: with attention, an .npz of precomputed grids.
         attention: whether grids are needed.
+        options: of `extract_features`: `encoder`, `weights`, `precision`, `seed`.
 
     Raises:
         UserError: as `extract_features` says, or a file is not such an .npz.
@@ -177,79 +140,62 @@ def read_or_encode(
     if features_file:
         features = read_features_file(features_file)
     else:
-        images = pd.concat(data.frames.values())
-        features = extract_features(
-            dict(zip(images.id, images.image, strict=True)),
-            Path(cache_dir) / "features" / data.source.name, encoder=encoder, weights=weights,
-            seed=seed, allow_random=data.source.synthetic, precision=precision,
-            with_grid=attention and not grid_file,
-        )  # fmt: skip
+        listed = pd.concat(data.frames.values())
+        images = dict(zip(listed.id, listed.image, strict=True))
+        folder = Path(cache_dir) / "features" / data.source.name
+        needs_grid = attention and not grid_file
+        options = {"seed": 1, "allow_random": data.source.synthetic} | options
+        features = extract_features(images, folder, with_grid=needs_grid, **options)
     return with_grid_file(features, grid_file) if attention and grid_file else features
 
 
 def select_inputs(
-    frames: Mapping[str, pd.DataFrame],
-    features: Features,
-    *,
-    attention: bool = False,
-    lazy: bool = False,
+    frames: Frames, features: Features, *, attention: bool = False, lazy: bool = False
 ) -> Inputs:
     """Keep the images that have features, and select these.
 
     Args:
-        frames: {split: DataFrame[id, caption, …]}.
+        frames: captions by split.
         features: of their images.
         attention: whether to add the grids.
-        lazy: whether features stay where they are, and are read batch by batch.
+        lazy: whether features stay on disk and are read batch by batch.
 
     Raises:
         UserError: no image of a split has features, or they have no grids.
     """
-    kept, _, missing = with_features(dict(frames), features)
+    frames, missing = with_features(frames, features)
     select = features.select_rows if lazy else features.select
-    arrays: dict[str, Any] = {split: select(list(frame.id)) for split, frame in kept.items()}
+    arrays: dict[str, Any] = {split: select(list(frame.id)) for split, frame in frames.items()}
     if attention:
-        arrays = {
-            split: (arrays[split], features.select_grid(list(frame.id)))
-            for split, frame in kept.items()
-        }
-    return Inputs(kept, arrays, features.encoder, missing)
+        grids = {split: features.select_grid(list(frame.id)) for split, frame in frames.items()}
+        arrays = {split: (arrays[split], grids[split]) for split in frames}
+    return Inputs(frames, arrays, features.encoder, missing)
 
 
-def run_folder(
-    root: str | os.PathLike, data: Data, inputs: Inputs, checkpoint_dir: str = ""
-) -> Path:
-    """Return the folder for a run's files.
-
-    Args:
-        root: what holds `checkpoints/`.
-        data, inputs: name the run after data set and encoder.
-        checkpoint_dir: the folder itself, if it is chosen by hand.
-    """
-    if checkpoint_dir:
-        return Path(checkpoint_dir).expanduser()
-    attention = "-attention" if isinstance(inputs.features["train"], tuple) else ""
-    return Path(root) / "checkpoints" / f"{data.source.name}-{inputs.encoder['name']}{attention}"
+def prepare_features(
+    data: Data, cache_dir: str | os.PathLike, *, attention: bool = False, **options: Any
+) -> Inputs:
+    """Encode the images, or read precomputed features: `read_or_encode`, then `select_inputs`."""
+    features = read_or_encode(data, cache_dir, attention=attention, **options)
+    return select_inputs(data.frames, features, attention=attention)
 
 
-def index_words(
-    frames: Mapping[str, pd.DataFrame], *, min_frequency: int = 3, max_words: int = 50
-) -> Words:
+def index_words(frames: Frames, *, min_frequency: int = 3, max_words: int = 50) -> Words:
     """Make the vocabulary of the training captions, and encode all captions with it.
 
     Args:
-        frames: {split: DataFrame[caption, …]}.
+        frames: captions by split.
         min_frequency: words that are rarer in the training captions become unknown.
         max_words: longer captions are truncated.
 
     Raises:
         UserError: no word is that frequent.
     """
+    captions = {split: list(frame.caption) for split, frame in frames.items()}
     tokenizer = CaptionTokenizer.fit(
-        frames["train"].caption, min_frequency=min_frequency, max_words=max_words
+        captions["train"], min_frequency=min_frequency, max_words=max_words
     )
-    tokens = {split: tokenizer.encode(list(frame.caption)) for split, frame in frames.items()}
-    return Words(tokenizer, tokens)
+    return Words(tokenizer, {split: tokenizer.encode(texts) for split, texts in captions.items()})
 
 
 def make_decoder(
@@ -258,19 +204,16 @@ def make_decoder(
     """Build the decoder, and fit its scalers to the training images.
 
     Args:
-        inputs: of `select_inputs`.
-        words: of `index_words`.
-        members: decoders to average; each starts from a seed of its own.
+        inputs, words: the data; attention is used if they have grids.
+        members: decoders to average; each starts from its own seed.
         seed: of the first one's initial weights.
-        sizes: of `build_decoder` other than those of the data.
+        sizes: of `build_decoder`, other than those of the data.
     """
     vectors, *grids = arrays_of(inputs.features["train"])
-    sizes = {
-        "vocab_size": words.tokenizer.vocab_size, "max_len": words.tokenizer.max_words + 1,
-        "feature_size": vectors.shape[1], **sizes,
-    }  # fmt: skip
+    sizes |= {"vocab_size": words.tokenizer.vocab_size, "max_len": words.tokenizer.max_words + 1}
+    sizes |= {"feature_size": vectors.shape[1]}
     if grids:
-        sizes |= {"attention": True, "grid_size": tuple(grids[0].shape[1:])}
+        sizes |= {"attention": True, "grid_size": grids[0].shape[1:]}
     built = []
     for k in range(members):
         set_seeds(seed + k)
@@ -278,6 +221,16 @@ def make_decoder(
     decoder = combine(built)
     fit_scalers(decoder, inputs.features["train"], words.tokens["train"], inputs.cases["train"])
     return decoder
+
+
+def run_folder(
+    root: str | os.PathLike, data: Data, inputs: Inputs, checkpoint_dir: str = ""
+) -> Path:
+    """Return the folder for a run's files: `checkpoint_dir`, or one below `root` named for it."""
+    if checkpoint_dir:
+        return Path(checkpoint_dir).expanduser()
+    attention = "-attention" if isinstance(inputs.features["train"], tuple) else ""
+    return Path(root) / "checkpoints" / f"{data.source.name}-{inputs.encoder['name']}{attention}"
 
 
 def train_decoder(
@@ -290,35 +243,29 @@ def train_decoder(
     callbacks: Sequence[Callable] = (),
     **options: Any,
 ) -> list[pd.DataFrame]:
-    """Train the decoder, or each member of an ensemble; resume or reuse what was trained before.
+    """Train the decoder, or each member of an ensemble; resume or reuse an earlier training.
 
     Args:
         decoder: of `make_decoder`.
         inputs, words: what it is trained and validated on.
         folder: of the run.
         seed: of the first member's batches.
-        callbacks: called with the row of every epoch, see `train`.
+        callbacks: called with the row of every epoch, see `train`; TensorBoard's is added.
         options: further ones of `train`.
 
     Returns:
-        A history per member, see `train`.
+        The history of each member, see `train`.
 
     Raises:
         UserError: as `train` says.
     """
-    learn, tune = (
-        CaptionData(inputs.features[split], words.tokens[split])
-        for split in ("train", "validation")
-    )
+    learn = CaptionData(inputs.features["train"], words.tokens["train"])
+    tune = CaptionData(inputs.features["validation"], words.tokens["validation"])
     histories = []
     for k, member in enumerate(decoder.members):
         place = member_folder(folder, k)
-        curves = tensorboard(place / "tensorboard")
-        histories.append(
-            train(
-                member, learn, tune, place, seed=seed + k, callbacks=[curves, *callbacks], **options
-            )
-        )
+        options |= {"seed": seed + k, "callbacks": [tensorboard(place / "tensorboard"), *callbacks]}
+        histories.append(train(member, learn, tune, place, **options))
     return histories
 
 
@@ -342,18 +289,14 @@ def make_captioner(
         match: whether to make captions as long as the validation split's.
         search: further options of `Search`.
     """
-    captioner = Captioner(
-        decoder, words.tokenizer, Search(beams, neighbours=neighbours, **search),
-        sizes=decoder.members[0].sizes, encoder=inputs.encoder,
-    )  # fmt: skip
+    options = Search(beams, neighbours=neighbours, **search)
+    captioner = Captioner(decoder, words.tokenizer, options, encoder=inputs.encoder)
     if neighbours:
-        captioner.consensus = Consensus.fit(
-            decoder, inputs.features["train"], words.tokens["train"]
-        )
-    if match and captioner.search.beams > 1:
-        captioner.search = match_length(
-            captioner, inputs.features["validation"], words.tokens["validation"]
-        )
+        known = inputs.features["train"], words.tokens["train"]
+        captioner.consensus = Consensus.fit(decoder, *known)
+    if match and beams > 1:
+        tune = inputs.features["validation"], words.tokens["validation"]
+        captioner.search = match_length(captioner, *tune)
     return captioner
 
 
@@ -365,8 +308,7 @@ def caption_test_images(
     Returns:
         DataFrame[id, reference, caption, log_probability], one row per image.
     """
-    test = inputs.frames["test"]
-    captions = test[["id", "caption"]].rename(columns={"caption": "reference"})
+    captions = inputs.frames["test"][["id", "caption"]].rename(columns={"caption": "reference"})
     captions[["caption", "log_probability"]] = captioner.caption_features(inputs.features["test"])
     write_text(Path(folder) / "captions.csv", captions.to_csv(index=False))
     return captions
@@ -375,17 +317,15 @@ def caption_test_images(
 def caption_by_baselines(
     captioner: Captioner, inputs: Inputs, captions: Sequence[str]
 ) -> dict[str, Any]:
-    """Return what the model's captions are to be compared with, in the order of the score table.
+    """Return the captions of the test images by the model and by what it is compared with.
 
     Args:
         captioner: the model.
-        inputs: its test images, and the training images that baselines copy from.
-        captions: the model's captions of the test images.
+        inputs: the test images, and the training images that baselines copy from.
+        captions: the model's, of the test images.
 
     Returns:
-        {system: n captions, or several runs of n captions}: the model, the model decoding greedily,
-        its captions under other images, its caption of the average image for all, the nearest
-        training image's caption, the consensus of the nearest ones, the most frequent caption.
+        {system: n captions, or several runs of n captions}, the model first.
     """
     captions, vectors, n = list(captions), inputs.vectors, len(captions)
     greedy = captioner.caption_features(inputs.features["test"], Search(beams=1, no_repeat=0))
@@ -406,17 +346,7 @@ def caption_by_baselines(
 def score(
     systems: Mapping[str, Any], inputs: Inputs, folder: str | os.PathLike, *, seed: int = 1
 ) -> pd.DataFrame:
-    """Score systems on the test images, and write `scores.csv` into the run's folder.
-
-    Args:
-        systems: of `caption_by_baselines`.
-        inputs: the test images' captions and cases.
-        folder: of the run.
-        seed: of the bootstrap.
-
-    Returns:
-        As `score_table` says.
-    """
+    """Score systems on the test images with `score_table`, and write `scores.csv`."""
     table = score_table(
         list(inputs.frames["test"].caption), systems, groups=inputs.cases["test"], seed=seed,
         train_captions=list(inputs.frames["train"].caption),
@@ -426,15 +356,9 @@ def score(
 
 
 def score_phantoms(systems: Mapping[str, Any], references: Sequence[str]) -> pd.DataFrame:
-    """Return the share of each system's captions that name what their phantom shows.
-
-    Args:
-        systems: {name: n captions, or several runs of n captions}.
-        references: n captions of phantoms, which state the truth.
-    """
-    rows = {}
+    """Return the share of each system's captions that name what their phantom shows."""
+    shares = {}
     for name, captions in systems.items():
         runs = [captions] if isinstance(captions[0], str) else captions
-        shares = pd.DataFrame([shares_right(references, run) for run in runs])
-        rows[name] = shares.mean()
-    return pd.DataFrame(rows).T
+        shares[name] = pd.DataFrame([shares_right(references, run) for run in runs]).mean()
+    return pd.DataFrame(shares).T

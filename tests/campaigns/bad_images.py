@@ -1,6 +1,6 @@
 """Damaged and hostile image files, and a judge: pixels or a reason, in a second and 500 MB.
 
-`python tests/bad_images.py FOLDER COUNT` makes and judges them, and prints a table.
+`python tests/campaigns/bad_images.py FOLDER COUNT` makes and judges them, and prints a table.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Runs the notebook in JupyterLab and Chromium, as a person does, and takes pictures of it.
 
-`python tests/browser.py FOLDER`, or `make browser`: FOLDER gets the pictures, to be looked at. It
+`python tests/campaigns/browser.py FOLDER`, or `make browser`: FOLDER gets the pictures, to be looked at. It
 fails where a cell fails, no bar is seen, a figure has no text, or an upload is not captioned. Needs
 jupyterlab, playwright (without browsers of its own) and Chromium; CHROMIUM names its program.
 """

@@ -1,7 +1,7 @@
 """`make fuzz`: a coverage-guided fuzzer (atheris) over the readers of what others may have made.
 
-    python tests/fuzz.py [READER ...]     each in turn, `ROCO_FUZZ_SECONDS` (1,800) long; a table
-    python tests/fuzz.py --one READER FOLDER [libFuzzer's options]
+    python tests/campaigns/fuzz.py [READER ...]     each in turn, `ROCO_FUZZ_SECONDS` (1,800) long; a table
+    python tests/campaigns/fuzz.py --one READER FOLDER [libFuzzer's options]
 
 Only a `UserError` that names the file may come out of a reader. What brings anything else out is
 kept in `seeds/<reader>/`, where `test_fuzz.py` reads it ever after.
@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 HERE = Path(__file__).parent
 SEEDS = HERE / "seeds"
-sys.path[:0] = [str(HERE), str(HERE.parent)]
+sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # Python code whose branches guide the fuzzer, by reader; C code is run, but not looked into.
@@ -366,7 +366,7 @@ def fuzz(name: str, seconds: int) -> tuple[str, bool]:
     first, last = int(edges[0][0]), int(edges[-1][0])
     good = not result.returncode
     line = f"| {name} | {took:,} s | {busy:,.0f} s | {done:,} | {last:,} (from {first:,}) | "
-    return line + ("none |" if good else f"see {seeds.relative_to(HERE.parent)} |"), good
+    return line + ("none |" if good else f"see {seeds.relative_to(HERE.parents[1])} |"), good
 
 
 def _children_seconds() -> float:

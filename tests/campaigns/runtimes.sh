@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Runs the notebook, unedited, and the tests with the package versions of Colab and of Kaggle; both
-# are imitated by tests/imitate.py. Needs Python 3.13 and 3.12, git, and the network for pip.
+# are imitated by tests/campaigns/imitate.py. Needs Python 3.13 and 3.12, git, and the network for pip.
 # RUNTIMES names the folder of the versions, files of pip constraints.
 # Ends with one line a runtime, and with status 1 if anything failed.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 
 runtimes=${RUNTIMES:-../shared/runtimes}
 # Neither Colab nor Kaggle has them, so the notebook's first cell must bring them.
@@ -58,7 +58,7 @@ run_notebook() { # platform, environment
     local before
     "$2/bin/python" -m pip uninstall --quiet --yes "${brought[@]}"
     before=$(versions "$2")
-    "$2/bin/python" tests/imitate.py "$1" "$work/$1" || return
+    "$2/bin/python" tests/campaigns/imitate.py "$1" "$work/$1" || return
     [[ $(versions "$2") == "$before" ]] || { echo "The notebook changed versions." >&2; return 1; }
 }
 

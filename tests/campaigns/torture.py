@@ -1,8 +1,8 @@
 """`make torture`: kills, faults, bad images and fuzzed readers, more than the tests have time for.
 
-`ROCO_KILLS` kills (100), `ROCO_IMAGES` bad images (2,000) and `ROCO_EXAMPLES` examples a reader
-(2,000) set how long, `ROCO_FAULTS` whether faults are injected (1); 0 leaves a part out. Ends with
-one table of all, and with status 1 on any failure.
+`ROCO_KILLS` (100), `ROCO_IMAGES` (2,000) and `ROCO_EXAMPLES` per reader (2,000) set how many,
+`ROCO_FAULTS` (1) whether faults are injected; 0 leaves a part out. Prints a table of all parts, and
+exits with status 1 after any failure.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+TESTS = Path(__file__).parents[1]
+sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # Each test of these injects a fault, or several, and ends with what an undisturbed run would have.
 FAULTS = {
-    "disk full, folder read-only": "test_disk_full.py",
-    "network and archives": "test_download.py",
-    "files damaged, pickles hostile": "test_sealed.py test_files.py test_grids.py "
-    "test_training_state.py test_fuzz.py",
-    "memory short, stop button, two at once": "test_memory.py test_locks.py",
+    "disk full, folder read-only": "campaigns/test_disk_full.py",
+    "network and archives": "data/test_kaggle.py data/test_archive.py",
+    "files damaged, pickles hostile": "core/test_pickles.py core/test_files.py "
+    "features/test_grids.py training/test_checkpoint.py campaigns/test_fuzz.py",
+    "out of memory, stop button, two at once": "core/test_errors.py core/test_locks.py",
 }
 
 
@@ -57,7 +57,7 @@ def kills(folder: Path, count: int) -> tuple[list[Row], float]:
 
 def images(folder: Path, count: int) -> list[Row]:
     """Print what became of the bad images; each is to be decoded or skipped in time."""
-    output, status = _shown([sys.executable, HERE / "bad_images.py", folder, count])
+    output, status = _shown([sys.executable, TESTS / "campaigns" / "bad_images.py", folder, count])
     (numbers,) = re.findall(r"\| together \| (\d+) \| (\d+) \|", output) or [(0, 0)]
     survived = sum(map(int, numbers))
     return [Row("image files fuzzed", survived + status, survived)]
@@ -65,7 +65,7 @@ def images(folder: Path, count: int) -> list[Row]:
 
 def tests(what: str, files: str, **environment: int) -> Row:
     """Run some tests; return how many there are and how many passed."""
-    paths = [HERE / name for name in files.split()]
+    paths = [TESTS / name for name in files.split()]
     output, status = _shown(
         [
             sys.executable,
@@ -85,7 +85,7 @@ def tests(what: str, files: str, **environment: int) -> Row:
 
 def readers(examples: int) -> list[Row]:
     """Run the property tests of the readers with many examples."""
-    row = tests("other files fuzzed", "test_readers.py", ROCO_EXAMPLES=examples)
+    row = tests("other files fuzzed", "campaigns/test_readers.py", ROCO_EXAMPLES=examples)
     return [row._replace(number=row.number * examples, survived=row.survived * examples)]
 
 
@@ -93,7 +93,7 @@ def _shown(command: list, **environment: int) -> tuple[str, int]:
     """Run a command, and print what it prints."""
     variables = os.environ | {name: str(value) for name, value in environment.items()}
     process = subprocess.Popen(
-        list(map(str, command)), env=variables, cwd=HERE.parent, stdout=subprocess.PIPE, text=True
+        list(map(str, command)), env=variables, cwd=TESTS.parent, stdout=subprocess.PIPE, text=True
     )
     lines = []
     for line in process.stdout:
