@@ -19,6 +19,7 @@ from roco_caption.core.progress import progress_bar
 TABLES = {"train": "traindata.csv", "validation": "valdata.csv", "test": "testdata.csv"}
 TREE = "all_data"
 RADIOLOGY = rf"{TREE}/({'|'.join(TABLES)})/(radiology/.*[^/]|radiology\w*data\.csv)"
+UNSAFE = r"^/|(^|/)\.\.(/|$)|[\\\0]|(^|/)[A-Za-z]:"  # absolute, upwards, or so on Windows
 # What zipfile raises for damaged bytes, encrypted entries and unknown compressions
 _DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, RuntimeError)
 
@@ -87,7 +88,9 @@ def _radiology_members(zipped: zipfile.ZipFile, archive: Path) -> list[zipfile.Z
     """Return the files to unpack, after a check of every name in the archive."""
     members, splits = {}, set()
     for info in zipped.infolist():
-        _refuse_unsafe_name(info, archive)
+        name = info.orig_filename  # as stored: zipfile alters some names on some systems
+        if re.search(UNSAFE, name):
+            raise _unsafe(archive, name, "would be written outside the folder")
         if match := re.fullmatch(RADIOLOGY, info.filename):
             members[info.filename] = info  # by name, so that an entry listed twice counts once
             splits.add(match[1])
@@ -108,12 +111,6 @@ def _radiology_members(zipped: zipfile.ZipFile, archive: Path) -> list[zipfile.Z
     return list(members.values())
 
 
-def _refuse_unsafe_name(info: zipfile.ZipInfo, archive: Path) -> None:
-    name = info.orig_filename  # as stored: zipfile alters some names on some systems
-    if re.search(r"^/|(^|/)\.\.(/|$)|[\\\0]|(^|/)[A-Za-z]:", name):
-        raise _unsafe(archive, name, "would be written outside the folder")
-
-
 def _unsafe(archive: Path, name: str, problem: str) -> UserError:
     return UserError(
         f"{archive} was not unpacked: its entry {name!r} {problem}. Delete the archive; it is not "
@@ -123,7 +120,10 @@ def _unsafe(archive: Path, name: str, problem: str) -> UserError:
 
 def _unpack_missing(zipped: zipfile.ZipFile, members: list[zipfile.ZipInfo], tree: Path) -> None:
     targets = {info: tree / info.filename.removeprefix(f"{TREE}/") for info in members}
-    missing = [info for info, target in targets.items() if _size(target) != info.file_size]
+    missing = [
+        info for info, target in targets.items()
+        if not target.exists() or target.stat().st_size != info.file_size
+    ]  # fmt: skip
     for parent in {target.parent for target in targets.values()}:
         parent.mkdir(parents=True, exist_ok=True)
     left = sum(info.file_size for info in missing)
@@ -149,14 +149,5 @@ def _unpack(zipped: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> Non
                 f"its entry {info.filename!r} has {written} bytes, not {info.file_size}"
             )
         aside.replace(target)
-    except BaseException:
+    finally:
         aside.unlink(missing_ok=True)
-        raise
-
-
-def _size(path: Path) -> int:
-    """Return a file's size in bytes, -1 if it does not exist."""
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1

@@ -132,9 +132,7 @@ def _read_or_reason(read: Callable, path: str | os.PathLike, size: int) -> np.nd
         return str(error)
 
 
-def _gather(
-    start: int, futures: list[Future], size: int
-) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+def _gather(start: int, futures: list[Future], size: int) -> tuple[np.ndarray, np.ndarray, dict]:
     results = {start + i: future.result() for i, future in enumerate(futures)}
     skipped = {i: result for i, result in results.items() if isinstance(result, str)}
     images = {i: result for i, result in results.items() if i not in skipped}

@@ -26,7 +26,6 @@ TIMEOUT = (20, 60)  # seconds to connect, and between two pieces of a response
 ARCHIVE_BYTES = 6_190_000_000  # where the response does not state its size
 UNPACKED_SHARE = 7.0 / 6.19  # size of the unpacked radiology part, relative to the archive
 WAITS = (2, 4, 8, 16, 32)  # seconds before each new attempt
-FIRST_WAITS = WAITS[:2]  # before the first byte has arrived: most likely there is no network
 TEMPORARY = {0, 408, 429, *range(500, 600)}  # HTTP statuses; 0 where there is no response
 CHUNK = 1 << 20  # bytes per write
 
@@ -90,7 +89,7 @@ def _download(archive: Path) -> None:
                 source, headers = "", {}
                 continue
             failures = 1 if _size(archive) > size else failures + 1
-            waits = WAITS if _size(archive) else FIRST_WAITS
+            waits = WAITS if _size(archive) else WAITS[:2]  # probably there is no network at all
             wait = max(waits[min(failures, len(waits)) - 1], _retry_after(error))
             if failures > len(waits) or wait > max(WAITS) or _status(error) not in TEMPORARY:
                 raise _explained(error, archive) from error

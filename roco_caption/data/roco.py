@@ -164,8 +164,8 @@ def _read_table(folder: Path, split: str) -> pd.DataFrame:
     paths = [folder / TABLES[split], folder.parent / f"radiology{TABLES[split]}"]
     path = next((path for path in paths if path.is_file()), None)
     if path is None or not (folder / "images").is_dir():
-        missing = f"{folder}/images" if path else " and ".join(map(str, paths))
-        raise UserError(f"Missing: {missing}. Unpack the data set there, or change DATA_DIR.")
+        missing = f"{folder}/images" if path else " or ".join(map(str, paths))
+        raise UserError(f"{missing} is missing. Unpack the data set there, or change DATA_DIR.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # rows longer than the header, whose rest is dropped

@@ -210,7 +210,7 @@ def test_pydicom_is_imported_only_for_dicom(tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
     write_dicom(tmp_path / "a.dcm", RAMP)
     code = (
-        "import sys; from roco_caption.images import read_image\n"
+        "import sys; from roco_caption.data.images import read_image\n"
         f"read_image({str(tmp_path / 'a.png')!r}); assert 'pydicom' not in sys.modules\n"
         f"read_image({str(tmp_path / 'a.dcm')!r}); assert 'pydicom' in sys.modules\n"
     )

@@ -30,7 +30,7 @@ from roco_caption.data.kaggle import download_roco, find_account
 SECRET = "s3cret-token-never-to-be-shown"
 BEARER = f"Bearer {SECRET}"
 BASIC = "Basic " + base64.b64encode(f"someone:{SECRET}".encode()).decode()
-PAIR = {"username": "someone", "key": SECRET}
+KAGGLE_JSON = json.dumps({"username": "someone", "key": SECRET})
 
 
 @pytest.fixture(autouse=True)
@@ -111,73 +111,46 @@ def set_colab_secrets(monkeypatch, **secrets: str) -> None:
     monkeypatch.setitem(sys.modules, "google.colab", types.SimpleNamespace(userdata=userdata))
 
 
-def set_account(place: str, monkeypatch, home: Path) -> None:
-    """Put an account in one of the places that are searched."""
-    if place == "token":
-        monkeypatch.setenv("KAGGLE_API_TOKEN", f"{SECRET}\n")
-    elif place == "token file":
-        write(home / ".kaggle" / "access_token", f"{SECRET}\n")
-    elif place == "named token file":
-        write(home / "token", SECRET)
-        monkeypatch.setenv("KAGGLE_API_TOKEN", str(home / "token"))
-    elif place == "user and key":
-        monkeypatch.setenv("KAGGLE_USERNAME", "someone")
-        monkeypatch.setenv("KAGGLE_KEY", SECRET)
-    elif place == "kaggle.json":
-        write(home / ".kaggle" / "kaggle.json", json.dumps(PAIR))
-    elif place == "config/kaggle.json":
-        monkeypatch.setenv("KAGGLE_CONFIG_DIR", str(home / "config"))
-        write(home / "config" / "kaggle.json", json.dumps(PAIR))
-    elif place == ".config/kaggle/kaggle.json":
-        write(home / ".config" / "kaggle" / "kaggle.json", json.dumps(PAIR))
-    elif place == "Colab's token":
-        set_colab_secrets(monkeypatch, KAGGLE_API_TOKEN=SECRET)
-    else:
-        set_colab_secrets(monkeypatch, KAGGLE_USERNAME="someone", KAGGLE_KEY=SECRET)
+PLACES = [  # environment variables, files below the home folder, Colab's secrets
+    ({"KAGGLE_API_TOKEN": f"{SECRET}\n"}, {}, {}, BEARER),
+    ({"KAGGLE_API_TOKEN": "~/token"}, {"token": SECRET}, {}, BEARER),
+    ({}, {".kaggle/access_token": f"{SECRET}\n"}, {}, BEARER),
+    ({"KAGGLE_USERNAME": "someone", "KAGGLE_KEY": SECRET}, {}, {}, BASIC),
+    ({}, {".kaggle/kaggle.json": KAGGLE_JSON}, {}, BASIC),
+    ({"KAGGLE_CONFIG_DIR": "~/config"}, {"config/kaggle.json": KAGGLE_JSON}, {}, BASIC),
+    ({}, {".config/kaggle/kaggle.json": KAGGLE_JSON}, {}, BASIC),
+    ({}, {}, {"KAGGLE_API_TOKEN": SECRET}, BEARER),
+    ({}, {}, {"KAGGLE_USERNAME": "someone", "KAGGLE_KEY": SECRET}, BASIC),
+]
 
 
-@pytest.mark.parametrize(
-    ("place", "header"),
-    [
-        ("token", BEARER),
-        ("token file", BEARER),
-        ("named token file", BEARER),
-        ("user and key", BASIC),
-        ("kaggle.json", BASIC),
-        ("config/kaggle.json", BASIC),
-        (".config/kaggle/kaggle.json", BASIC),
-        ("Colab's token", BEARER),
-        ("Colab's user and key", BASIC),
-    ],
-)
-def test_accounts_are_found(home, monkeypatch, place, header):
-    set_account(place, monkeypatch, home)
+@pytest.mark.parametrize(("environment", "files", "secrets", "header"), PLACES)
+def test_accounts_are_found(home, monkeypatch, environment, files, secrets, header):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    for path, text in files.items():
+        write(home / path, text)
+    set_colab_secrets(monkeypatch, **secrets)
     source, headers = find_account()
     assert headers == {"Authorization": header}
     assert "account from" in source and SECRET not in source
 
 
-@pytest.mark.parametrize(("place", "header"), [("token", BEARER), ("kaggle.json", BASIC)])
-def test_an_account_is_used_for_the_api_alone(
-    server, folder, home, monkeypatch, capfd, place, header
-):
-    set_account(place, monkeypatch, home)
+def test_an_account_is_used_for_the_api_alone(server, folder, home, monkeypatch, capfd):
+    monkeypatch.setenv("KAGGLE_API_TOKEN", SECRET)
     write(home / ".netrc", "machine localhost login other password other\n")
     download_roco(folder)
-    assert values(server.api_calls, "Authorization") == [header]
+    assert values(server.api_calls, "Authorization") == [BEARER]
     assert values(server.downloads, "Authorization") == [None]
     assert SECRET not in "".join(capfd.readouterr())
 
 
 @pytest.mark.parametrize("status", [401, 403])
-@pytest.mark.parametrize(("place", "header"), [("token", BEARER), ("kaggle.json", BASIC)])
-def test_a_refused_account_falls_back_to_none(
-    server, folder, home, monkeypatch, capfd, place, header, status
-):
+def test_a_refused_account_falls_back_to_none(server, folder, home, monkeypatch, capfd, status):
     server.refuse_accounts = status
-    set_account(place, monkeypatch, home)
+    write(home / ".kaggle" / "kaggle.json", KAGGLE_JSON)
     download_roco(folder)
-    assert values(server.api_calls, "Authorization") == [header, None]
+    assert values(server.api_calls, "Authorization") == [BASIC, None]
     assert_unpacked(folder, server.archive)
     printed = "".join(capfd.readouterr())
     assert printed.count("Kaggle refused the request with the account from ") == 1
@@ -193,7 +166,7 @@ def test_credentials_that_no_header_can_hold_are_ignored_and_not_shown(
     printed = "".join(capfd.readouterr())
     assert "The credentials from KAGGLE_API_TOKEN contain invalid characters" in printed
     assert SECRET not in printed
-    set_account("kaggle.json", monkeypatch, home)
+    write(home / ".kaggle" / "kaggle.json", KAGGLE_JSON)
     assert find_account()[1] == {"Authorization": BASIC}
 
 
@@ -318,7 +291,8 @@ def test_bytes_without_a_valid_marker_are_not_continued(server, folder, archive,
 
 def test_a_file_of_full_size_that_is_not_an_archive_is_downloaded_again(server, folder, archive):
     """A crash of the machine can leave one: the size is there, the bytes are not."""
-    leave_partial(archive, server.archive[:100_000].ljust(len(server.archive), b"\0"), 100)
+    size = len(server.archive)
+    leave_partial(archive, server.archive[:100_000].ljust(size, b"\0"), size)
     download_roco(folder)
     assert values(server.downloads, "Range") == [None]
     assert_unpacked(folder, server.archive)
