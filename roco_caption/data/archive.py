@@ -40,8 +40,7 @@ def unpack_radiology(archive: str | os.PathLike, folder: str | os.PathLike) -> i
 
     Raises:
         DamagedArchive: the zip is damaged, or the size of an entry is not the one it states.
-        UserError: an entry is a link or leads outside `folder`, the archive is not ROCO's, the
-            disk is too small or full, or the folder is not writable.
+        UserError: an entry is a link or leads outside, it is not ROCO, or the disk is too small.
     """
     archive, folder = Path(archive), Path(folder)
     final = folder / TREE

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -57,17 +59,11 @@ def read_dicom(path: str | os.PathLike, max_pixels: int) -> tuple[np.ndarray, st
         raise DicomError(f"{pixels:,} pixels are too many to decode safely.")
     frame = frames // 2
     stored = _decode(dataset, frame if frames > 1 else None)
-    try:
+    with _damage_explained("Its window or colours are damaged", "Export the image as PNG."):
         if stored.ndim == 3 or dataset.PhotometricInterpretation == "PALETTE COLOR":
             values, rendering = _colour(stored, dataset), "in colour"
         else:
             values, rendering = _windowed(stored, dataset, frame)
-    except MemoryError:
-        raise
-    except Exception as error:  # its text might quote the file, so only its type is shown
-        raise DicomError(
-            f"Its window or colours are damaged ({type(error).__name__}). Export the image as PNG."
-        ) from None
     notes = [f"DICOM {dataset.get('Modality', '')}".strip()]
     notes += [f"frame {frame + 1} of {frames}"] if frames > 1 else []
     notes += ["text is burned into it"] if dataset.get("BurnedInAnnotation") == "YES" else []
@@ -80,38 +76,39 @@ def _read(path: str | os.PathLike) -> tuple[Any, int, int]:
         import pydicom
     except ImportError:
         raise DicomError("DICOM needs pydicom. Run `pip install pydicom` and try again.") from None
-    try:
+    with _damage_explained("It is a damaged DICOM file", "Export it again."):
         dataset = pydicom.dcmread(path, specific_tags=list(TAGS))
         kind = dataset.file_meta.get("MediaStorageSOPClassUID")
         name = kind.name if kind else "unknown type"
         sizes = [int(dataset.get(tag) or 0) for tag in ("NumberOfFrames", "Rows", "Columns")]
-    except Exception as error:  # a damaged file can raise nearly anything, and quote itself
-        reason = type(error).__name__
-        raise DicomError(f"It is a damaged DICOM file ({reason}). Export it again.") from None
     frames, rows, columns = sizes
     if not rows * columns or not any(tag in dataset for tag in PIXELS):
         raise DicomError(f"It is a DICOM file without an image ({name}). Choose an image file.")
     return dataset, frames or 1, rows * columns
 
 
+@contextlib.contextmanager
+def _damage_explained(problem: str, remedy: str) -> Iterator[None]:
+    """Turn errors, which a damaged file can raise of any type, into a DicomError."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # its text might quote the file, so only its type is shown
+        raise DicomError(f"{problem} ({type(error).__name__}). {remedy}") from None
+
+
 def _decode(dataset: Any, frame: int | None) -> np.ndarray:
     from pydicom.pixels import pixel_array
 
-    try:
-        return pixel_array(dataset, index=frame)
-    except MemoryError:
-        raise
-    except Exception as error:
-        syntax = dataset.file_meta.get("TransferSyntaxUID")
-        if syntax is None or not syntax.is_compressed:
-            raise DicomError(
-                f"Its pixels are damaged or cut short ({type(error).__name__}). Export it again."
-            ) from None
-        raise DicomError(
-            f"Its pixels are compressed as {syntax.name}, which could not be decoded. Run "
-            f"`{DECODERS}`, restart the kernel and try again; or export the file without "
-            "compression, or as PNG."
-        ) from None
+    problem, remedy = "Its pixels are damaged or cut short", "Export it again."
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if syntax is not None and syntax.is_compressed:
+        problem = f"Its pixels are compressed as {syntax.name}, which could not be decoded"
+        remedy = f"Run `{DECODERS}` and restart the kernel, or export the image as PNG."
+    with _damage_explained(problem, remedy):
+        pixels = pixel_array(dataset, index=frame)
+    return pixels
 
 
 def _colour(stored: np.ndarray, dataset: Any) -> np.ndarray:

@@ -48,8 +48,7 @@ def read_with_note(path: str | os.PathLike, size: int = 224) -> tuple[np.ndarray
     """Decode an image file as `read_image` does, and describe how a DICOM file was rendered.
 
     Returns:
-        uint8 (size, size, 3); a note such as "DICOM CT, frame 8 of 15, window 40 ± 200", empty
-        for other formats.
+        uint8 (size, size, 3); a note as "DICOM CT, window 40 ± 200", empty for other formats.
     """
     try:
         with warnings.catch_warnings():
@@ -100,9 +99,8 @@ def image_batches(
     """Decode images in threads, ahead of their use.
 
     Args:
-        paths: image files.
+        paths: image files; `batch_size` of them per batch.
         size: side of the square images in pixels.
-        batch_size: number of `paths` per batch.
         workers: decoding threads; one per core when None (Pillow releases Python's lock).
         ahead: number of batches decoded in advance, which bounds the memory.
         read: replaces `read_image(path, size)`, for files stored elsewhere.

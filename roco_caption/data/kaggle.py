@@ -25,7 +25,7 @@ SERVER = "https://www.kaggle.com"
 TIMEOUT = (20, 60)  # seconds to connect, and between two pieces of a response
 ARCHIVE_BYTES = 6_190_000_000  # where the response does not state its size
 UNPACKED_SHARE = 7.0 / 6.19  # size of the unpacked radiology part, relative to the archive
-WAITS = (2, 4, 8, 16, 32)  # seconds before each new attempt
+MAX_WAIT = 32  # seconds before a new attempt; longer ones are left to the user
 TEMPORARY = {0, 408, 429, *range(500, 600)}  # HTTP statuses; 0 where there is no response
 CHUNK = 1 << 20  # bytes per write
 
@@ -34,8 +34,8 @@ def download_roco(folder: str | os.PathLike) -> Path:
     """Download ROCO (6.19 GB), unpack its radiology part, or continue either; return `folder`.
 
     Args:
-        folder: takes `all_data/{train,validation,test}/radiology/` and, meanwhile, the archive.
-            An archive that was saved there by hand as `roco-dataset.zip` is used.
+        folder: takes `all_data/` and, meanwhile, the archive; one that was saved there by hand as
+            `roco-dataset.zip` is used.
 
     Raises:
         UserError: Kaggle does not deliver, the disk is too small, or the archive is damaged.
@@ -83,15 +83,15 @@ def _download(archive: Path) -> None:
         try:
             return _receive(_get(f"{SERVER}/api/v1/datasets/download/{DATASET}", headers), archive)
         except requests.RequestException as error:
-            sent = getattr(error.request, "headers", {})  # to the storage without an account
+            sent = getattr(error.request, "headers", {})  # the storage gets no account
             if _status(error) in (401, 403) and "Authorization" in sent:
                 print(f"Kaggle refused the request {source}. Continuing without an account.")
                 source, headers = "", {}
                 continue
             failures = 1 if _size(archive) > size else failures + 1
-            waits = WAITS if _size(archive) else WAITS[:2]  # probably there is no network at all
-            wait = max(waits[min(failures, len(waits)) - 1], _retry_after(error))
-            if failures > len(waits) or wait > max(WAITS) or _status(error) not in TEMPORARY:
+            attempts = 5 if _size(archive) else 2  # probably there is no network at all
+            wait = max(2**failures, _retry_after(error))
+            if failures > attempts or wait > MAX_WAIT or _status(error) not in TEMPORARY:
                 raise _explained(error, archive) from error
             print(f"{_reason(error)}. Trying again in {wait} s.")
             time.sleep(wait)
@@ -122,11 +122,10 @@ def _receive(response: requests.Response, archive: Path) -> None:
     pieces = response.iter_content(CHUNK)
     first = next(pieces, b"")
     if not offset and not first.startswith(b"PK"):
-        kind = response.headers.get("Content-Type", "no content type")
         raise UserError(
-            f"{archive} was not downloaded: the response is not a zip archive ({kind}, starting "
-            f"with {first[:40]!r}). It may be the login page of a network or a proxy: open a web "
-            "page in a browser to check, then run this cell again."
+            f"{archive} was not downloaded: the response is {response.headers.get('Content-Type')} "
+            f"starting with {first[:40]!r}, not a zip archive. It may be a login page of the "
+            "network: open any web page to check, then run this cell again."
         )
     with open(archive, "ab" if offset else "wb") as file:
         if not offset:  # after the old bytes are gone and before new ones are written

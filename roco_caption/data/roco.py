@@ -50,8 +50,7 @@ def locate_dataset(
         source: `"kaggle"` (download), `"phantoms"`, or `"auto"`: the attached data set on Kaggle,
             the download in Colab, phantoms elsewhere.
         platform: `"colab"`, `"kaggle"` or `"local"`.
-        phantom_counts: phantoms to draw for training, validation and test.
-        seed: random seed of the phantoms.
+        phantom_counts, seed: phantoms to draw per split, and their random seed.
 
     Raises:
         UserError: `data_dir` has no data set, none is attached on Kaggle, or the download failed.
@@ -70,9 +69,9 @@ def locate_dataset(
     make_phantoms(root, train=train, validation=validation, test=test, seed=seed)
     reason = "the default outside Colab and Kaggle" if source == "auto" else "as DATA_SOURCE asks"
     why = (
-        f"PHANTOMS: synthetic images drawn by this notebook, {reason}. "
-        "Set DATA_SOURCE = 'kaggle' to download ROCO (6.2 GB), or DATA_DIR to use your own copy."
+        f"PHANTOMS: synthetic images drawn by this notebook, {reason}. Set DATA_SOURCE = 'kaggle' "
     )
+    why += "to download ROCO (6.2 GB), or DATA_DIR to use your own copy."
     return Source(root, name, why, synthetic=True)
 
 
@@ -113,7 +112,7 @@ def read_dataset(
 
     Args:
         root: the folder that contains `all_data/`.
-        limit: number of images per split, in the table's order; 0 for all.
+        limit: number of images per split, the first of its table; 0 for all.
 
     Returns:
         {split: DataFrame[id, image, caption]}: the image's file name without extension, its path,

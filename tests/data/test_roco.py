@@ -45,7 +45,7 @@ def nothing_is_fetched_or_drawn(monkeypatch):
     """A wrong choice fails at once instead of downloading 6.2 GB."""
 
     def unexpected(*args, **options):
-        pytest.fail("neither a download nor phantoms were called for")
+        pytest.fail("neither a download nor phantoms are expected here")
 
     monkeypatch.setattr(roco, "download_roco", unexpected)
     monkeypatch.setattr(roco, "make_phantoms", unexpected)
@@ -59,7 +59,7 @@ def test_both_places_of_the_table_are_read(tmp_path, beside):
     assert all(Path(image).is_file() for image in frame.image) and (reasons == "").all()
 
 
-def test_stray_spaces_newlines_and_quotes_are_put_right(tmp_path):
+def test_stray_white_space_is_removed_and_quotes_stay(tmp_path):
     make_split(
         tmp_path, "train", [(" a.jpg \n", ' Axial\n"T2"  image,\tleft. '), ("b.c.jpg", "NA")]
     )
@@ -68,7 +68,7 @@ def test_stray_spaces_newlines_and_quotes_are_put_right(tmp_path):
     assert frame.caption.tolist() == ['Axial "T2" image, left.', "NA"]
 
 
-def test_what_is_left_out_is_counted_by_its_reason(tmp_path):
+def test_rows_left_out_are_counted_by_reason(tmp_path):
     make_roco(tmp_path)
     rows = [
         ("a.jpg", "one"),
@@ -95,7 +95,7 @@ def test_a_limit_takes_the_first_and_says_how_many_are_over_it(tmp_path):
     assert (counts["over the limit"] == 1).all() and (counts.used == 3).all()
 
 
-def test_bytes_that_are_no_utf8_do_not_stop_the_reading(tmp_path):
+def test_invalid_utf8_does_not_stop_the_reading(tmp_path):
     path = make_split(tmp_path, "train", [("a.jpg", "30 degrees")])
     path.write_bytes(path.read_bytes().replace(b"degrees", b"\xb0 left"))
     assert read_split(tmp_path, "train")[0].caption.tolist() == ["30 � left"]
@@ -120,7 +120,7 @@ def test_missing_and_odd_tables_are_named(tmp_path):
         read_split(tmp_path, "train")
 
 
-def test_a_split_of_which_nothing_can_be_used_says_why(tmp_path):
+def test_a_split_without_usable_rows_says_why(tmp_path):
     make_split(tmp_path, "train", [("a.jpg", "one"), ("b.jpg", "")], present=["b.jpg"])
     with pytest.raises(UserError, match=r"No image of .*train.*image file missing.*unpacked"):
         read_split(tmp_path, "train")
@@ -129,7 +129,7 @@ def test_a_split_of_which_nothing_can_be_used_says_why(tmp_path):
         read_split(tmp_path, "test")
 
 
-def test_a_given_folder_comes_first_and_a_wrong_one_is_an_error(tmp_path):
+def test_data_dir_comes_first_and_a_wrong_one_is_an_error(tmp_path):
     make_roco(tmp_path / "mine")
     for platform, wish in (("colab", "auto"), ("local", "kaggle"), ("kaggle", "phantoms")):
         source = locate_dataset(
@@ -182,7 +182,7 @@ def test_on_kaggle_without_it_the_remedies_are_named(tmp_path, monkeypatch):
         ("kaggle", "phantoms", "phantoms", "as DATA_SOURCE asks"),
     ],
 )
-def test_the_choice_and_how_to_choose_otherwise(
+def test_the_choice_and_its_alternative_are_explained(
     tmp_path, monkeypatch, platform, source, chosen, why
 ):
     calls = []
@@ -198,22 +198,22 @@ def test_the_choice_and_how_to_choose_otherwise(
 
     monkeypatch.setattr(roco, "download_roco", download)
     monkeypatch.setattr(roco, "make_phantoms", phantoms)
-    found = locate_dataset(
+    located = locate_dataset(
         tmp_path, source=source, platform=platform, phantom_counts=(5, 6, 7), seed=3
     )
-    assert calls == [chosen] and found.synthetic == (chosen == "phantoms")
+    assert calls == [chosen] and located.synthetic == (chosen == "phantoms")
     name, otherwise = {
         "download": ("roco", "DATA_SOURCE = 'phantoms'"),
         "phantoms": ("phantoms-5-6-7-seed3", "DATA_SOURCE = 'kaggle'"),
     }[chosen]
-    assert found.name == name and found.root == tmp_path / name
-    first, second = str(found).splitlines()
-    assert first == f"Data: {found.root}" and why in second and otherwise in second
+    assert located.name == name and located.root == tmp_path / name
+    first, second = str(located).splitlines()
+    assert first == f"Data: {located.root}" and why in second and otherwise in second
     assert ("default" in second) == (source == "auto")
-    assert ("DATA_DIR" in second) == found.synthetic
+    assert ("DATA_DIR" in second) == located.synthetic
 
 
-@pytest.mark.skipif(not MEDPIX.exists(), reason="the real images are not at hand")
+@pytest.mark.skipif(not MEDPIX.exists(), reason="the real images are not available")
 def test_real_images_in_rocos_layout():
     frames, counts = read_dataset(MEDPIX)
     assert {split: len(frame) for split, frame in frames.items()} == {
@@ -235,7 +235,7 @@ def test_a_row_that_ends_early_has_no_caption(tmp_path):
     assert frame.id.tolist() == ["a"] and reasons.tolist() == ["", "no caption", "no caption"]
 
 
-def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path):
+def test_a_byte_order_mark_is_not_part_of_the_header(tmp_path):
     path = make_split(tmp_path, "train", [("a.jpg", "one")])
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert read_split(tmp_path, "train")[0].id.tolist() == ["a"]
@@ -250,7 +250,7 @@ def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path):
         (b"PK\x03\x04\x00\x00", "has the columns"),
     ],
 )
-def test_what_is_no_table_is_named(tmp_path, content, says):
+def test_files_that_are_not_tables_are_named(tmp_path, content, says):
     make_split(tmp_path, "train", [("a.jpg", "one")]).write_bytes(content)
     with pytest.raises(UserError, match=rf"traindata\.csv {says}"):
         read_split(tmp_path, "train")
@@ -264,7 +264,7 @@ def test_images_that_were_not_unpacked_are_named_by_their_folder(tmp_path):
 
 
 @pytest.mark.parametrize(("limit", "used", "over"), [(1, 1, 1), (2, 2, 0), (9, 2, 0)])
-def test_with_a_limit_too_every_line_is_counted_once(tmp_path, limit, used, over):
+def test_every_row_is_counted_once_with_a_limit(tmp_path, limit, used, over):
     make_roco(tmp_path)
     rows = [("a.jpg", "one"), ("gone.jpg", "two"), ("a.jpg", "three"), ("b.jpg", "four")]
     make_split(tmp_path, "train", rows, present=["a.jpg", "b.jpg"])
@@ -273,7 +273,7 @@ def test_with_a_limit_too_every_line_is_counted_once(tmp_path, limit, used, over
     assert (counts.drop(columns="listed").sum(axis=1) == counts.listed).all()
 
 
-def test_a_read_only_mount_is_read_and_left_as_it_is(tmp_path, monkeypatch):
+def test_a_read_only_mount_is_read_and_not_changed(tmp_path, monkeypatch):
     mount = make_roco(tmp_path / "input" / "roco-dataset").parent
     monkeypatch.setattr(machine, "KAGGLE_INPUT", mount)
     paths = [mount, *mount.rglob("*")]
@@ -291,7 +291,7 @@ def test_a_read_only_mount_is_read_and_left_as_it_is(tmp_path, monkeypatch):
             path.chmod(mode)
 
 
-def test_a_given_folder_may_begin_at_home_and_hold_the_data_deeper(tmp_path, monkeypatch):
+def test_data_dir_may_start_with_a_tilde_and_contain_the_data_deeper(tmp_path, monkeypatch):
     make_roco(tmp_path / "archive" / "x-rays")
     monkeypatch.setenv("HOME", str(tmp_path))
     source = locate_dataset("unused", data_dir="~/archive")
@@ -308,6 +308,6 @@ def test_a_given_folder_may_begin_at_home_and_hold_the_data_deeper(tmp_path, mon
         ([f"ct_{i}" for i in range(30)] + [f"mr_{i}" for i in range(30)], None),
     ],
 )
-def test_an_id_names_its_case_where_it_tells_one(ids, cases):
+def test_id_prefixes_are_cases_unless_they_are_too_few(ids, cases):
     ids = pd.Series(ids)
     assert cases_of(ids).tolist() == (list(ids) if cases is None else cases)
