@@ -1,23 +1,23 @@
-"""Finds ROCO, downloads it or draws its stand-in, and reads the splits."""
+"""Locates ROCO, downloads it or draws its synthetic stand-in, and reads the splits."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 import pandas as pd
 
-from roco_caption.core import machine as places
+from roco_caption.core import machine
 from roco_caption.core.errors import UserError
+from roco_caption.data.archive import TABLES
 from roco_caption.data.kaggle import download_roco
 from roco_caption.data.phantoms.dataset import make_phantoms
 
-MOST_OF_A_CASE = 10  # images a case on average: of more, what an id starts with names no case
-SPLITS = {"train": "traindata.csv", "validation": "valdata.csv", "test": "testdata.csv"}
+IMAGES_PER_CASE = 10  # if id prefixes average more images than this, they are not case ids
+OTHERWISE = "Set DATA_SOURCE = 'phantoms' for a small synthetic set instead."
 
 
 @dataclass(frozen=True)
@@ -42,85 +42,67 @@ def locate_dataset(
     phantom_counts: tuple[int, int, int] = (768, 48, 300),
     seed: int = 0,
 ) -> Source:
-    """Choose the data set, and download or draw it where that is needed.
-
-    In this order: `data_dir` where given; on Kaggle the attached data set; in Colab, or where
-    `source` is `"kaggle"`, the download; elsewhere the phantoms.
+    """Choose the data set, and download or draw it where necessary.
 
     Args:
-        folder: where downloads and phantoms are kept.
-        data_dir: a folder that contains `all_data/`, or empty.
-        source: `"auto"`, `"kaggle"` or `"phantoms"`.
+        folder: takes downloads and phantoms.
+        data_dir: a folder that contains `all_data/`; if empty, `source` decides.
+        source: `"kaggle"` (download), `"phantoms"`, or `"auto"`: the attached data set on Kaggle,
+            the download in Colab, phantoms elsewhere.
         platform: `"colab"`, `"kaggle"` or `"local"`.
-        phantom_counts: phantoms to draw for training, validation and test.
-        seed: of the phantoms.
+        phantom_counts, seed: phantoms to draw per split, and their random seed.
 
     Raises:
-        UserError: `data_dir` holds no data set, none is attached on Kaggle, or the download failed.
+        UserError: `data_dir` has no data set, none is attached on Kaggle, or the download failed.
     """
-    folder = Path(folder)
     if data_dir:
-        root = _containing_all_data(Path(data_dir).expanduser())
-        if root is None:
-            raise UserError(
-                f"DATA_DIR is {data_dir!r}, which does not contain all_data/train/radiology. Give "
-                "the folder above all_data, or leave DATA_DIR empty."
-            )
-        place = str(root.resolve())  # another folder of the same name has caches of its own
-        name = f"{root.resolve().name}-{hashlib.sha256(place.encode()).hexdigest()[:6]}"
-        return Source(root, name, "Chosen because DATA_DIR names it; empty, DATA_SOURCE decides.")
+        return _given(data_dir)
     if source == "auto" and platform == "kaggle":
         return _attached()
     if source == "kaggle" or (source == "auto" and platform == "colab"):
-        why = "ROCO from Kaggle" + ("." if source == "kaggle" else ", the default in Colab.")
-        root = download_roco(folder / "roco")
-        return Source(
-            root, "roco", f"{why} DATA_SOURCE = 'phantoms' would draw a small set instead."
-        )
+        default = "" if source == "kaggle" else ", the default in Colab"
+        root = download_roco(Path(folder) / "roco")
+        return Source(root, "roco", f"ROCO from Kaggle{default}. {OTHERWISE}")
     train, validation, test = phantom_counts
     name = f"phantoms-{train}-{validation}-{test}-seed{seed}"
-    root = make_phantoms(folder / name, train=train, validation=validation, test=test, seed=seed)
+    root = Path(folder) / name
+    make_phantoms(root, train=train, validation=validation, test=test, seed=seed)
     reason = "the default outside Colab and Kaggle" if source == "auto" else "as DATA_SOURCE asks"
     why = (
-        f"PHANTOMS: synthetic images drawn by this notebook, {reason}. "
-        "DATA_SOURCE = 'kaggle' downloads ROCO (6.2 GB); DATA_DIR names a copy that you have."
+        f"PHANTOMS: synthetic images drawn by this notebook, {reason}. Set DATA_SOURCE = 'kaggle' "
     )
+    why += "to download ROCO (6.2 GB), or DATA_DIR to use your own copy."
     return Source(root, name, why, synthetic=True)
 
 
-def _attached() -> Source:
-    root = _containing_all_data(places.KAGGLE_INPUT)
+def _given(data_dir: str) -> Source:
+    root = _containing_all_data(Path(data_dir).expanduser())
     if root is None:
         raise UserError(
-            f"No ROCO under {places.KAGGLE_INPUT}. Attach it (Add Input, search for "
+            f"DATA_DIR is {data_dir!r}, which does not contain all_data/train/radiology. Set it to "
+            "the folder above all_data, or leave it empty."
+        )
+    place = root.resolve()  # in the name, so that folders of the same name do not share caches
+    name = f"{place.name}-{hashlib.sha256(str(place).encode()).hexdigest()[:6]}"
+    return Source(root, name, "Chosen by DATA_DIR; if that is empty, DATA_SOURCE decides.")
+
+
+def _attached() -> Source:
+    root = _containing_all_data(machine.KAGGLE_INPUT)
+    if root is None:
+        raise UserError(
+            f"No ROCO under {machine.KAGGLE_INPUT}. Attach it (Add Input, search for "
             "'virajbagal/roco-dataset') and run this cell again; or set DATA_SOURCE to 'kaggle' "
             "(downloads 6.2 GB, internet on) or to 'phantoms' (a small synthetic set)."
         )
-    return Source(
-        root,
-        "roco",
-        "Chosen because it is attached to this Kaggle notebook. DATA_SOURCE = 'phantoms' would "
-        "draw a small set instead.",
-    )
+    return Source(root, "roco", f"Chosen because this notebook has it attached. {OTHERWISE}")
 
 
 def _containing_all_data(top: Path, depth: int = 4) -> Path | None:
     """Return the nearest folder at or below `top` that contains `all_data/train/radiology`."""
-    level = [top]
-    for _ in range(depth):
-        for folder in level:
-            if (folder / "all_data" / "train" / "radiology").is_dir():
-                return folder
-        level = [below for folder in level for below in _folders(folder)]
-    return None
-
-
-def _folders(folder: Path) -> Iterator[Path]:
-    try:
-        with os.scandir(folder) as entries:
-            yield from sorted(Path(entry.path) for entry in entries if entry.is_dir())
-    except OSError:  # not there, or not ours to read
-        return
+    patterns = ["*/" * level + "all_data/train/radiology" for level in range(depth)]
+    paths = (path for pattern in patterns for path in sorted(top.glob(pattern)) if path.is_dir())
+    return next((path.parents[2] for path in paths), None)
 
 
 def read_dataset(
@@ -130,18 +112,18 @@ def read_dataset(
 
     Args:
         root: the folder that contains `all_data/`.
-        limit: images taken of each split, in the table's order; all when 0.
+        limit: number of images per split, the first of its table; 0 for all.
 
     Returns:
-        {split: DataFrame[id, image, caption]}: `id` is the image's file name without its
-        extension, `image` its path, `caption` in one line. And a table, one row a split: how many
-        are listed, used, and left out for which reason.
+        {split: DataFrame[id, image, caption]}: the image's file name without extension, its path,
+        and the caption in one line. And a table with one row per split: how many images are
+        listed, used, and left out for which reason.
 
     Raises:
-        UserError: a table is missing or is none of ROCO's, or nothing in it can be used.
+        UserError: a table is missing or not ROCO's, or contains nothing usable.
     """
     frames, counts = {}, {}
-    for split in SPLITS:
+    for split in TABLES:
         frame, reasons = read_split(root, split)
         frames[split] = frame.head(limit) if limit else frame
         counts[split] = {"listed": reasons.size, "used": len(frames[split])}
@@ -154,64 +136,56 @@ def read_split(root: str | os.PathLike, split: str) -> tuple[pd.DataFrame, pd.Se
     """Read one split; see `read_dataset`.
 
     Returns:
-        DataFrame[id, image, caption], and for every line of the table the reason why it was left
-        out, empty where it was not.
+        DataFrame[id, image, caption]; for each row of the table why it is left out, or "".
     """
     folder = Path(root) / "all_data" / split / "radiology"
     table = _read_table(folder, split)
     names = table["name"].str.strip()
     captions = table["caption"].str.split().str.join(" ")
     ids = names.map(lambda name: PurePath(name).stem)
-    present = {entry.name for entry in os.scandir(folder / "images")}
+    files = {entry.name for entry in os.scandir(folder / "images")}
     reasons = pd.Series("", index=table.index)
-    reasons[~names.isin(present)] = "image file missing"
+    reasons[~names.isin(files)] = "image file missing"
     reasons[captions == ""] = "no caption"
     usable = ids[reasons == ""]
     reasons[usable.index[usable.duplicated()]] = "listed twice"
-    frame = pd.DataFrame(
-        {"id": ids, "image": [str(folder / "images" / name) for name in names], "caption": captions}
-    )[reasons == ""].reset_index(drop=True)
+    images = [str(folder / "images" / name) for name in names]
+    frame = pd.DataFrame({"id": ids, "image": images, "caption": captions})[reasons == ""]
     if frame.empty:
         raise UserError(
             f"No image of {folder} can be used ({reasons.value_counts().to_dict()}). Check that "
-            "its images were unpacked and that its table has captions."
+            "its images are unpacked and that its table has captions."
         )
-    return frame, reasons
+    return frame.reset_index(drop=True), reasons
 
 
 def _read_table(folder: Path, split: str) -> pd.DataFrame:
-    places = [folder / SPLITS[split], folder.parent / f"radiology{SPLITS[split]}"]
-    path = next((place for place in places if place.is_file()), None)
+    paths = [folder / TABLES[split], folder.parent / f"radiology{TABLES[split]}"]
+    path = next((path for path in paths if path.is_file()), None)
     if path is None or not (folder / "images").is_dir():
-        missing = f"{folder}/images" if path else " nor ".join(map(str, places))
-        raise UserError(
-            f"{missing} is missing: unpack the data set there, or name another DATA_DIR."
-        )
+        missing = f"{folder}/images" if path else " or ".join(map(str, paths))
+        raise UserError(f"{missing} is missing. Unpack the data set there, or change DATA_DIR.")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of rows longer than the header, whose rest is lost
+            warnings.simplefilter("ignore")  # rows longer than the header, whose rest is dropped
             table = pd.read_csv(
                 path, dtype=str, keep_default_na=False, encoding_errors="replace",
-                index_col=False,  # else a row longer than the header makes the ids an index
+                index_col=False,  # or a row longer than the header makes the ids an index
             )  # fmt: skip
     except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
-        raise UserError(f"{path} is no readable table ({error}). Unpack it again.") from error
-    if not {"name", "caption"} <= set(table.columns):
-        raise UserError(
-            f"{path} has the columns {list(table.columns)}; ROCO's have id, name and caption."
-        )
+        raise UserError(f"{path} is not a readable table ({error}). Unpack it again.") from error
+    columns = list(table.columns)
+    if not {"name", "caption"} <= set(columns):
+        raise UserError(f"{path} has the columns {columns}; ROCO has id, name and caption.")
     return table
 
 
 def cases_of(ids: pd.Series) -> pd.Series:
-    """Return the patient or article that each image belongs to, as far as its id tells.
+    """Return the patient or article that each image id of `read_dataset` belongs to.
 
-    That is what stands before the first `_`. Where it tells nothing, as in `ROCO_00001`, each
-    image is a case of its own.
-
-    Args:
-        ids: of `read_dataset`.
+    That is the part before the first `_`. If the prefixes are not case ids, as in `ROCO_00001`,
+    each image is its own case.
     """
     cases = ids.str.split("_").str[0]
-    telling = cases.nunique() > 1 and len(cases) <= MOST_OF_A_CASE * cases.nunique()
-    return cases if telling else ids
+    informative = 1 < cases.nunique() >= len(cases) / IMAGES_PER_CASE
+    return cases if informative else ids

@@ -303,7 +303,7 @@ def archives() -> list[bytes]:
     """A small one."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as zipped:
-        for split, table in dataset.SPLITS.items():
+        for split, table in dataset.TABLES.items():
             folder = f"all_data/{split}/radiology"
             zipped.writestr(f"{folder}/{table}", "id,name,caption\n1,a.jpg,x\n")
             zipped.writestr(f"{folder}/images/a.jpg", b"\xff\xd8\xff")

@@ -56,17 +56,17 @@ class Imitated(importlib.abc.MetaPathFinder):
         return spec
 
 
-def _to_localhost(kaggle_env: Any) -> None:
+def _to_localhost(kaggle: Any) -> None:
     if url := os.environ.get("IMITATED_KAGGLE"):
-        kaggle_env._env_to_endpoint[kaggle_env.KaggleEnv.PROD] = url
+        kaggle.SERVER = url
 
 
-def _to_mount(places: Any) -> None:
+def _to_mount(machine: Any) -> None:
     if folder := os.environ.get("IMITATED_INPUT"):
-        places.KAGGLE_INPUT = Path(folder)
+        machine.KAGGLE_INPUT = Path(folder)
 
 
-CHANGES = {"kagglesdk.kaggle_env": _to_localhost, "roco_caption.places": _to_mount}
+CHANGES = {"roco_caption.data.kaggle": _to_localhost, "roco_caption.core.machine": _to_mount}
 
 
 def make_roco(folder: Path) -> None:

@@ -20,7 +20,7 @@ from campaigns import pipeline
 
 SERVE = (
     "import sys, time; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
-    "from kaggle_server import KaggleServer\n"
+    "from helpers.kaggle_server import KaggleServer\n"
     "server = KaggleServer(Path(sys.argv[2]).read_bytes(), pause=0.01)\n"
     "print(server.url, flush=True)\n"
     "sys.stdin.read()\n"  # until whoever started it is gone
@@ -145,7 +145,13 @@ def kill_often(folder: Path, kills: int, seed: int = 0) -> tuple[dict[str, Row],
     with zipfile.ZipFile(folder / "roco.zip", "w") as zipped:
         for path in sorted((folder / "first" / "phantoms" / "all_data").rglob("*.*")):
             zipped.write(path, path.relative_to(folder / "first" / "phantoms"))
-    command = [sys.executable, "-c", SERVE, str(Path(__file__).parent), str(folder / "roco.zip")]
+    command = [
+        sys.executable,
+        "-c",
+        SERVE,
+        str(Path(__file__).parents[1]),
+        str(folder / "roco.zip"),
+    ]
     server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         url = server.stdout.readline().strip()

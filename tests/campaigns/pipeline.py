@@ -17,7 +17,6 @@ from pathlib import Path
 import keras
 import numpy as np
 import pandas as pd
-from kagglesdk import kaggle_env
 
 from roco_caption.core.files import write_json, write_text
 from roco_caption.data import archive
@@ -54,7 +53,7 @@ def run(folder: Path, kaggle: str, stage: Callable[[str], None], unit: Callable[
     if not kaggle:
         return
     stage("download")
-    kaggle_env._env_to_endpoint[kaggle_env.KaggleEnv.PROD] = kaggle
+    download.SERVER = kaggle
     root = download.download_roco(folder / "roco")
     stage("features")
     frames, _ = read_dataset(root)

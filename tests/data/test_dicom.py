@@ -1,4 +1,4 @@
-"""DICOM is shown as it asks to be, and says nothing of its patient."""
+"""DICOM is rendered as it asks to be, and no patient data leaves the file."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def shown(path, **elements):
-    """Return the grey values, 0 to 1, that a file of RAMP is shown with, and the note."""
+    """Return the rendered grey values of RAMP, 0 to 1, and the note."""
     array, note = dicom.read_dicom(write_dicom(path, RAMP, **elements), 10**6)
     assert array.dtype == np.uint8 and array.shape == (16, 16)
     return array / 255, note
@@ -42,7 +42,7 @@ def test_known_by_its_content_not_by_its_name(tmp_path):
         ("LINEAR_EXACT", 900, 1100),
     ],
 )
-def test_the_window_lies_over_rescaled_values(tmp_path, function, low, high):
+def test_the_window_applies_to_rescaled_values(tmp_path, function, low, high):
     grey, note = shown(
         tmp_path / "a", RescaleSlope=2, RescaleIntercept=-1024, WindowCenter=1000, WindowWidth=200,
         VOILUTFunction=function,
@@ -74,14 +74,14 @@ def apply_voi_window(dataset):
     return apply_windowing(dataset.pixel_array, dataset) / 65535  # its range is that of the bits
 
 
-def test_of_several_windows_the_first(tmp_path):
+def test_the_first_of_several_windows_is_used(tmp_path):
     one, _ = shown(tmp_path / "a", WindowCenter=1000, WindowWidth=200)
     several, note = shown(tmp_path / "b", WindowCenter=[1000, 40], WindowWidth=[200, 80])
     np.testing.assert_array_equal(one, several)
     assert note.endswith("window 1000 ± 100")
 
 
-def test_without_a_window_the_full_range_without_padding(tmp_path):
+def test_without_a_window_the_full_range_except_padding_is_used(tmp_path):
     grey, note = shown(tmp_path / "a", RescaleSlope=-1, RescaleIntercept=7)  # a falling slope
     assert note == "DICOM CT, its full range of values"
     np.testing.assert_allclose(grey, 1 - RAMP / RAMP.max(), atol=0.5 / 255 + 1e-9)
@@ -118,7 +118,7 @@ def test_look_up_tables_of_both_kinds(tmp_path):
 
 
 @pytest.mark.parametrize(("frames", "middle"), [(1, 1), (2, 2), (5, 3), (30, 16)])
-def test_of_several_frames_the_middle_one_and_that_is_said(tmp_path, frames, middle):
+def test_the_middle_frame_is_taken_and_noted(tmp_path, frames, middle):
     pixels = np.zeros((frames, 16, 16), np.uint16)
     pixels += np.arange(1, frames + 1, dtype=np.uint16)[:, None, None]
     path = write_dicom(tmp_path / "a", pixels, WindowCenter=16, WindowWidth=32)
@@ -157,8 +157,8 @@ def test_frames_with_settings_of_their_own(tmp_path):
     ],
 )
 def test_the_files_that_pydicom_ships(name, note, colour):
-    array, said = read_with_note(get_testdata_file(name, download=False), 64)
-    assert said == note and array.shape == (64, 64, 3) and np.ptp(array) > 100
+    array, rendering = read_with_note(get_testdata_file(name, download=False), 64)
+    assert rendering == note and array.shape == (64, 64, 3) and np.ptp(array) > 100
     assert (array[..., 0] != array[..., 2]).any() == colour
     if name.startswith("MR_small_"):
         plain = read_image(get_testdata_file("MR_small.dcm", download=False), 64)
@@ -187,7 +187,7 @@ def test_compression_without_its_decoder_names_the_package(monkeypatch):
         ("badVR.dcm", "damaged DICOM file"),
     ],
 )
-def test_what_holds_no_whole_image_says_so(name, reason):
+def test_files_without_a_whole_image_say_so(name, reason):
     path = next(Path(pydicom.data.__file__).parent.rglob(name))
     with pytest.raises(ImageError) as caught:
         read_image(path)
@@ -210,7 +210,7 @@ def test_pydicom_is_imported_only_for_dicom(tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
     write_dicom(tmp_path / "a.dcm", RAMP)
     code = (
-        "import sys; from roco_caption.images import read_image\n"
+        "import sys; from roco_caption.data.images import read_image\n"
         f"read_image({str(tmp_path / 'a.png')!r}); assert 'pydicom' not in sys.modules\n"
         f"read_image({str(tmp_path / 'a.dcm')!r}); assert 'pydicom' in sys.modules\n"
     )
@@ -218,7 +218,7 @@ def test_pydicom_is_imported_only_for_dicom(tmp_path):
 
 
 def spoilt(path: Path, how: str) -> None:
-    """Damage a file in a way that makes pydicom complain of it."""
+    """Damage a file in a way that makes pydicom complain about it."""
     content = path.read_bytes()
     if how == "cut":
         path.write_bytes(content[:-40])
@@ -234,29 +234,29 @@ def spoilt(path: Path, how: str) -> None:
 @pytest.mark.parametrize(
     "how", ["whole", "cut", "cut in the patient", "bad number", "bad kind", "window", "unknown"]
 )
-def test_nothing_of_the_patient_is_shown(tmp_path, capfd, caplog, how):
+def test_no_patient_data_is_shown(tmp_path, capfd, caplog, how):
     caplog.set_level(0)
     elements = {"BurnedInAnnotation": "YES", "NumberOfFrames": 1}
     elements |= {"VOILUTSequence": [item(LUTExplanation=SECRET)]} if how == "window" else {}
     elements |= {"PhotometricInterpretation": SECRET.upper()} if how == "unknown" else {}
     path = write_dicom(tmp_path / "a.dcm", RAMP, **elements)
     spoilt(path, how)
-    told = []
+    texts = []
     try:
         _, note = read_with_note(path, 32)
-        told.append(note)
+        texts.append(note)
         assert "text is burned into it" in note
     except ImageError as error:
-        told += [str(error), "".join(traceback.format_exception(error))]
+        texts += [str(error), "".join(traceback.format_exception(error))]
     list(image_batches([path], size=32))
     captured = capfd.readouterr()
-    told += [captured.out, captured.err, caplog.text]
-    assert any(told) and not [text for text in told if SECRET.lower() in text.lower()]
-    assert "19010203" not in "".join(told)
+    texts += [captured.out, captured.err, caplog.text]
+    assert any(texts) and not [text for text in texts if SECRET.lower() in text.lower()]
+    assert "19010203" not in "".join(texts)
     if how == "whole":
         assert SECRET in str(pydicom.dcmread(path))  # so the search can find it
     if how in ("cut", "window"):
-        assert "damaged" in told[0]
+        assert "damaged" in texts[0]
 
 
 def test_identifiers_are_not_even_read(tmp_path):

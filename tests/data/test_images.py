@@ -1,4 +1,4 @@
-"""Every format ROCO holds becomes pixels; what does not is reported and stops nothing."""
+"""Every image format in ROCO is decoded; bad files are reported and stop nothing."""
 
 import numpy as np
 import pytest
@@ -73,7 +73,7 @@ def test_large_jpeg_decodes_at_reduced_size_to_the_same_picture(tmp_path):
         b"\x89PNG\r\n\x1a\n" + b"\0" * 9,
     ],
 )
-def test_what_is_no_image_is_named(tmp_path, content):
+def test_files_that_are_not_images_are_named(tmp_path, content):
     path = tmp_path / "PMC4240561_MA-68-291-g002.jpg"
     path.write_bytes(content)
     with pytest.raises(ImageError, match="PMC4240561_MA-68-291-g002"):

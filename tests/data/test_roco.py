@@ -1,4 +1,4 @@
-"""ROCO's folders are found wherever they lie, and what cannot be used is counted, not guessed."""
+"""ROCO's folders are found wherever they are; rows that cannot be used are counted by reason."""
 
 import csv
 from pathlib import Path
@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from roco_caption.core import machine as places
+from roco_caption.core import machine
 from roco_caption.core.errors import UserError
-from roco_caption.data import roco as dataset
+from roco_caption.data import roco
 from roco_caption.data.roco import cases_of, locate_dataset, read_dataset, read_split
 
 MEDPIX = Path(__file__).parents[3] / "shared" / "medpix"
@@ -45,10 +45,10 @@ def nothing_is_fetched_or_drawn(monkeypatch):
     """A wrong choice fails at once instead of downloading 6.2 GB."""
 
     def unexpected(*args, **options):
-        pytest.fail("neither a download nor phantoms were called for")
+        pytest.fail("neither a download nor phantoms are expected here")
 
-    monkeypatch.setattr(dataset, "download_roco", unexpected)
-    monkeypatch.setattr(dataset, "make_phantoms", unexpected)
+    monkeypatch.setattr(roco, "download_roco", unexpected)
+    monkeypatch.setattr(roco, "make_phantoms", unexpected)
 
 
 @pytest.mark.parametrize("beside", [False, True])
@@ -59,7 +59,7 @@ def test_both_places_of_the_table_are_read(tmp_path, beside):
     assert all(Path(image).is_file() for image in frame.image) and (reasons == "").all()
 
 
-def test_stray_spaces_newlines_and_quotes_are_put_right(tmp_path):
+def test_stray_white_space_is_removed_and_quotes_stay(tmp_path):
     make_split(
         tmp_path, "train", [(" a.jpg \n", ' Axial\n"T2"  image,\tleft. '), ("b.c.jpg", "NA")]
     )
@@ -68,7 +68,7 @@ def test_stray_spaces_newlines_and_quotes_are_put_right(tmp_path):
     assert frame.caption.tolist() == ['Axial "T2" image, left.', "NA"]
 
 
-def test_what_is_left_out_is_counted_by_its_reason(tmp_path):
+def test_rows_left_out_are_counted_by_reason(tmp_path):
     make_roco(tmp_path)
     rows = [
         ("a.jpg", "one"),
@@ -95,7 +95,7 @@ def test_a_limit_takes_the_first_and_says_how_many_are_over_it(tmp_path):
     assert (counts["over the limit"] == 1).all() and (counts.used == 3).all()
 
 
-def test_bytes_that_are_no_utf8_do_not_stop_the_reading(tmp_path):
+def test_invalid_utf8_does_not_stop_the_reading(tmp_path):
     path = make_split(tmp_path, "train", [("a.jpg", "30 degrees")])
     path.write_bytes(path.read_bytes().replace(b"degrees", b"\xb0 left"))
     assert read_split(tmp_path, "train")[0].caption.tolist() == ["30 � left"]
@@ -110,17 +110,17 @@ def test_an_image_of_another_folder_cannot_be_named(tmp_path):
 
 
 def test_missing_and_odd_tables_are_named(tmp_path):
-    with pytest.raises(UserError, match=r"radiology/traindata\.csv nor .*radiologytraindata\.csv"):
+    with pytest.raises(UserError, match=r"radiology/traindata\.csv or .*radiologytraindata\.csv"):
         read_split(tmp_path, "train")
     path = make_split(tmp_path, "train", [("a.jpg", "one")], header=("id", "file", "caption"))
     with pytest.raises(UserError, match=r"traindata\.csv has the columns .'id', 'file', 'caption'"):
         read_split(tmp_path, "train")
     path.write_bytes(b"")
-    with pytest.raises(UserError, match=r"traindata\.csv is no readable table"):
+    with pytest.raises(UserError, match=r"traindata\.csv is not a readable table"):
         read_split(tmp_path, "train")
 
 
-def test_a_split_of_which_nothing_can_be_used_says_why(tmp_path):
+def test_a_split_without_usable_rows_says_why(tmp_path):
     make_split(tmp_path, "train", [("a.jpg", "one"), ("b.jpg", "")], present=["b.jpg"])
     with pytest.raises(UserError, match=r"No image of .*train.*image file missing.*unpacked"):
         read_split(tmp_path, "train")
@@ -129,7 +129,7 @@ def test_a_split_of_which_nothing_can_be_used_says_why(tmp_path):
         read_split(tmp_path, "test")
 
 
-def test_a_given_folder_comes_first_and_a_wrong_one_is_an_error(tmp_path):
+def test_data_dir_comes_first_and_a_wrong_one_is_an_error(tmp_path):
     make_roco(tmp_path / "mine")
     for platform, wish in (("colab", "auto"), ("local", "kaggle"), ("kaggle", "phantoms")):
         source = locate_dataset(
@@ -137,8 +137,7 @@ def test_a_given_folder_comes_first_and_a_wrong_one_is_an_error(tmp_path):
         )
         assert source.root == tmp_path / "mine" and not source.synthetic
         assert str(source) == (
-            f"Data: {tmp_path / 'mine'}\n"
-            "Chosen because DATA_DIR names it; empty, DATA_SOURCE decides."
+            f"Data: {tmp_path / 'mine'}\nChosen by DATA_DIR; if that is empty, DATA_SOURCE decides."
         )
     with pytest.raises(UserError, match="which does not contain all_data/train/radiology"):
         locate_dataset(tmp_path, data_dir=str(tmp_path / "none"))
@@ -155,7 +154,7 @@ def test_folders_of_the_same_name_do_not_share_caches(tmp_path):
 
 @pytest.mark.parametrize("place", ["roco-dataset", "datasets/virajbagal/roco-dataset"])
 def test_on_kaggle_the_attached_data_set_is_found_however_nested(tmp_path, monkeypatch, place):
-    monkeypatch.setattr(places, "KAGGLE_INPUT", tmp_path / "input")
+    monkeypatch.setattr(machine, "KAGGLE_INPUT", tmp_path / "input")
     make_roco(tmp_path / "input" / place)
     (tmp_path / "input" / "another").mkdir()
     source = locate_dataset(tmp_path / "working", platform="kaggle")
@@ -165,7 +164,7 @@ def test_on_kaggle_the_attached_data_set_is_found_however_nested(tmp_path, monke
 
 
 def test_on_kaggle_without_it_the_remedies_are_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(places, "KAGGLE_INPUT", tmp_path / "input")
+    monkeypatch.setattr(machine, "KAGGLE_INPUT", tmp_path / "input")
     with pytest.raises(UserError, match=r"Add Input.*'kaggle'.*'phantoms'"):
         locate_dataset(tmp_path, platform="kaggle")
 
@@ -183,7 +182,7 @@ def test_on_kaggle_without_it_the_remedies_are_named(tmp_path, monkeypatch):
         ("kaggle", "phantoms", "phantoms", "as DATA_SOURCE asks"),
     ],
 )
-def test_the_choice_and_how_to_choose_otherwise(
+def test_the_choice_and_its_alternative_are_explained(
     tmp_path, monkeypatch, platform, source, chosen, why
 ):
     calls = []
@@ -197,24 +196,24 @@ def test_the_choice_and_how_to_choose_otherwise(
         assert options == {"train": 5, "validation": 6, "test": 7, "seed": 3}
         return folder
 
-    monkeypatch.setattr(dataset, "download_roco", download)
-    monkeypatch.setattr(dataset, "make_phantoms", phantoms)
-    found = locate_dataset(
+    monkeypatch.setattr(roco, "download_roco", download)
+    monkeypatch.setattr(roco, "make_phantoms", phantoms)
+    located = locate_dataset(
         tmp_path, source=source, platform=platform, phantom_counts=(5, 6, 7), seed=3
     )
-    assert calls == [chosen] and found.synthetic == (chosen == "phantoms")
+    assert calls == [chosen] and located.synthetic == (chosen == "phantoms")
     name, otherwise = {
         "download": ("roco", "DATA_SOURCE = 'phantoms'"),
         "phantoms": ("phantoms-5-6-7-seed3", "DATA_SOURCE = 'kaggle'"),
     }[chosen]
-    assert found.name == name and found.root == tmp_path / name
-    first, second = str(found).splitlines()
-    assert first == f"Data: {found.root}" and why in second and otherwise in second
+    assert located.name == name and located.root == tmp_path / name
+    first, second = str(located).splitlines()
+    assert first == f"Data: {located.root}" and why in second and otherwise in second
     assert ("default" in second) == (source == "auto")
-    assert ("synthetic" in second) == ("DATA_DIR" in second) == found.synthetic
+    assert ("DATA_DIR" in second) == located.synthetic
 
 
-@pytest.mark.skipif(not MEDPIX.exists(), reason="the real images are not at hand")
+@pytest.mark.skipif(not MEDPIX.exists(), reason="the real images are not available")
 def test_real_images_in_rocos_layout():
     frames, counts = read_dataset(MEDPIX)
     assert {split: len(frame) for split, frame in frames.items()} == {
@@ -236,7 +235,7 @@ def test_a_row_that_ends_early_has_no_caption(tmp_path):
     assert frame.id.tolist() == ["a"] and reasons.tolist() == ["", "no caption", "no caption"]
 
 
-def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path):
+def test_a_byte_order_mark_is_not_part_of_the_header(tmp_path):
     path = make_split(tmp_path, "train", [("a.jpg", "one")])
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert read_split(tmp_path, "train")[0].id.tolist() == ["a"]
@@ -245,13 +244,13 @@ def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b'id,name,caption\n0,a.jpg,"never closed\n', "is no readable table"),
-        (b"id,name,caption\n0,a.jpg,one\n1,b.jpg,two,parts\n", "is no readable table"),
+        (b'id,name,caption\n0,a.jpg,"never closed\n', "is not a readable table"),
+        (b"id,name,caption\n0,a.jpg,one\n1,b.jpg,two,parts\n", "is not a readable table"),
         ("id,name,caption\n0,a.jpg,one\n".encode("utf-16"), "has the columns"),
         (b"PK\x03\x04\x00\x00", "has the columns"),
     ],
 )
-def test_what_is_no_table_is_named(tmp_path, content, says):
+def test_files_that_are_not_tables_are_named(tmp_path, content, says):
     make_split(tmp_path, "train", [("a.jpg", "one")]).write_bytes(content)
     with pytest.raises(UserError, match=rf"traindata\.csv {says}"):
         read_split(tmp_path, "train")
@@ -260,12 +259,12 @@ def test_what_is_no_table_is_named(tmp_path, content, says):
 def test_images_that_were_not_unpacked_are_named_by_their_folder(tmp_path):
     images = make_split(tmp_path, "train", [("a.jpg", "one")]).parent / "images"
     images.rename(images.with_name("pictures"))
-    with pytest.raises(UserError, match="radiology/images is missing: unpack"):
+    with pytest.raises(UserError, match=r"radiology/images is missing\. Unpack"):
         read_split(tmp_path, "train")
 
 
 @pytest.mark.parametrize(("limit", "used", "over"), [(1, 1, 1), (2, 2, 0), (9, 2, 0)])
-def test_with_a_limit_too_every_line_is_counted_once(tmp_path, limit, used, over):
+def test_every_row_is_counted_once_with_a_limit(tmp_path, limit, used, over):
     make_roco(tmp_path)
     rows = [("a.jpg", "one"), ("gone.jpg", "two"), ("a.jpg", "three"), ("b.jpg", "four")]
     make_split(tmp_path, "train", rows, present=["a.jpg", "b.jpg"])
@@ -274,9 +273,9 @@ def test_with_a_limit_too_every_line_is_counted_once(tmp_path, limit, used, over
     assert (counts.drop(columns="listed").sum(axis=1) == counts.listed).all()
 
 
-def test_a_read_only_mount_is_read_and_left_as_it_is(tmp_path, monkeypatch):
+def test_a_read_only_mount_is_read_and_not_changed(tmp_path, monkeypatch):
     mount = make_roco(tmp_path / "input" / "roco-dataset").parent
-    monkeypatch.setattr(places, "KAGGLE_INPUT", mount)
+    monkeypatch.setattr(machine, "KAGGLE_INPUT", mount)
     paths = [mount, *mount.rglob("*")]
     modes = [path.stat().st_mode for path in paths]
     for path, mode in zip(paths, modes, strict=True):
@@ -292,7 +291,7 @@ def test_a_read_only_mount_is_read_and_left_as_it_is(tmp_path, monkeypatch):
             path.chmod(mode)
 
 
-def test_a_given_folder_may_begin_at_home_and_hold_the_data_deeper(tmp_path, monkeypatch):
+def test_data_dir_may_start_with_a_tilde_and_contain_the_data_deeper(tmp_path, monkeypatch):
     make_roco(tmp_path / "archive" / "x-rays")
     monkeypatch.setenv("HOME", str(tmp_path))
     source = locate_dataset("unused", data_dir="~/archive")
@@ -309,6 +308,6 @@ def test_a_given_folder_may_begin_at_home_and_hold_the_data_deeper(tmp_path, mon
         ([f"ct_{i}" for i in range(30)] + [f"mr_{i}" for i in range(30)], None),
     ],
 )
-def test_an_id_names_its_case_where_it_tells_one(ids, cases):
+def test_id_prefixes_are_cases_unless_they_are_too_few(ids, cases):
     ids = pd.Series(ids)
     assert cases_of(ids).tolist() == (list(ids) if cases is None else cases)

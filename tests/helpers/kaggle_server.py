@@ -1,4 +1,4 @@
-"""A Kaggle on localhost: the API that redirects, and the storage that holds the archive."""
+"""Imitates Kaggle on localhost: an API that redirects, and a storage that holds the archive."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-API = "/v1/datasets.DatasetApiService/DownloadDataset"
+API = "/api/v1/datasets/download/virajbagal/roco-dataset"
 MODIFIED = "Mon, 04 May 2020 12:00:00 GMT"
 
 
 @dataclass
 class KaggleServer:
-    """What it serves, how it misbehaves, and what it was asked. Close it when done.
+    """What it serves, how it misbehaves, and the requests it got. Close it when done.
 
     As on Kaggle the API and the storage have different names (localhost and 127.0.0.1 here), so
-    the client's Authorization header does not travel with the redirect.
+    the Authorization header must not follow the redirect.
     """
 
     archive: bytes = b""
     etag: str | None = '"first"'
     content_type: str = "application/zip"
-    api_status: int = 0  # answers every call of the API with it, unless 0
+    api_status: int = 0  # of every answer of the API, unless 0
     retry_after: str | None = None
     refuse_accounts: int = 0  # the status for calls with an Authorization header, unless 0
-    storage_status: int = 0
     ranges: bool = True
     shift: int = 0  # answers a range with one that begins so many bytes later
-    drop_after: list[int] = field(default_factory=list)  # bytes, one a download of the storage
+    drop_after: list[int] = field(default_factory=list)  # bytes, one entry per storage request
     hold_after: int | None = None  # bytes, after which the storage falls silent until `close`
     pause: float = 0  # seconds after every 8 KiB
     silent: bool = False  # the API takes requests and never answers
+    storage_refuses_ranges: int = 0  # the status for requests with a Range header, unless 0
     requests: list[dict] = field(default_factory=list)
-    sent: list[int] = field(default_factory=list)  # bytes of the bodies that the storage promised
+    sent: list[int] = field(default_factory=list)  # Content-Length of each answer of the storage
 
     def __post_init__(self) -> None:
         self._http = _Http(("127.0.0.1", 0), type("Bound", (_Handler,), {"of": self}))
@@ -63,7 +63,7 @@ class _Http(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *_: object) -> None:
-        """Say nothing of clients that hang up, which these tests make them do."""
+        """Print nothing about clients that hang up, which these tests make them do."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -73,31 +73,36 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+    def do_GET(self) -> None:
+        names = ("Authorization", "Range", "If-Range")
+        self.of.requests.append({name: self.headers.get(name) for name in names})
+        self.of.requests[-1]["path"] = self.path
+        if self.path == API:
+            self._answer_for_api()
+        elif self.path.startswith("/storage"):
+            self._answer_for_storage()
+        else:
+            self._fail(404)
+
+    def _answer_for_api(self) -> None:
         server = self.of
-        self._note(body)
         if server.silent:
             server._released.wait(20)
             self.close_connection = True
         elif "Authorization" in self.headers and server.refuse_accounts:
             self._fail(server.refuse_accounts)
-        elif not self.path.startswith(API):  # the client looks at a token when it is imported
-            self._fail(404)
         elif server.api_status:
             self._fail(server.api_status)
         else:
             self.send_response(302)
             self.send_header("Location", f"http://127.0.0.1:{server.port}/storage/archive.zip?s=1")
-            self.send_header("X-Kaggle-APIVersion", "99.0")  # which makes the client print advice
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-    def do_GET(self) -> None:
+    def _answer_for_storage(self) -> None:
         server = self.of
-        self._note("")
-        if server.storage_status:
-            return self._fail(server.storage_status)
+        if "Range" in self.headers and server.storage_refuses_ranges:
+            return self._fail(server.storage_refuses_ranges)
         whole, start = server.archive, self._start()
         self.send_response(206 if start else 200)
         self.send_header("Content-Type", server.content_type)
@@ -109,7 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("ETag", server.etag)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(whole) - 1}/{len(whole)}")
-        # before the client can ask anew: answers are dropped in the order that they were asked for
+        # before the client can ask again: answers are dropped in the order of the requests
         holds = server.hold_after is not None
         drop = server.drop_after.pop(0) if server.drop_after and not holds else None
         self.end_headers()
@@ -134,7 +139,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _start(self) -> int:
-        """The first byte asked for: 0 unless the rest of this very archive is."""
+        """The first byte of the answer: 0 unless the rest of this version is requested."""
         asked = self.headers.get("Range")
         same = self.headers.get("If-Range") in (None, self.of.etag or MODIFIED)
         if not (asked and same and self.of.ranges):
@@ -150,14 +155,3 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Retry-After", self.of.retry_after)
         self.end_headers()
         self.wfile.write(page)
-
-    def _note(self, body: str) -> None:
-        self.of.requests.append(
-            {
-                "path": self.path,
-                "body": body,
-                "authorization": self.headers.get("Authorization"),
-                "range": self.headers.get("Range"),
-                "if_range": self.headers.get("If-Range"),
-            }
-        )
