@@ -65,7 +65,7 @@ def test_weights_that_are_not_the_trainings_are_written_again(
     monkeypatch.setattr(loop._Run, "_run_epoch", None)  # nothing may be trained
     assert_ends_as(finished, folder)
     out = capsys.readouterr().out
-    assert f"{WEIGHTS} is " in out and "written again" in out
+    assert f"{WEIGHTS} " in out and "written again" in out
     assert (folder / f"{WEIGHTS}.damaged").exists() == (what == "flipped")
 
 

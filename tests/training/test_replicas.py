@@ -118,5 +118,5 @@ def test_machines_with_other_settings_are_told():
     text = json.dumps(vars(Progress({"epochs": 3}))).encode()
     replies = [np.array([len(text)]), np.frombuffer(text, np.uint8)]
     replicas._from_first = lambda array: replies.pop(0) if replies else array
-    with pytest.raises(UserError, match="Machine 1 has other epochs than machine 0"):
+    with pytest.raises(UserError, match="Machine 1 has different epochs than machine 0"):
         replicas.follow(Progress({"epochs": 4}))
