@@ -1,1 +1,1 @@
-"""core."""
+"""Errors, files, the machine, Keras' backend and progress bars: what every other room uses."""

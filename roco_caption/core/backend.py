@@ -1,6 +1,4 @@
-"""What Keras' backend is told: to keep quiet, to compile, in what precision to multiply."""
-
-from __future__ import annotations
+"""Backend configuration: logging, compilation, precision."""
 
 import contextlib
 import logging
@@ -11,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
-# What TensorFlow says of itself when it is imported, and of kernels that it has another one for.
+# TensorFlow's messages at import, and about kernels for which it has a replacement.
 _CHATTER = re.compile(
     r"I\d{4} |WARNING: All log messages before absl|To enable the following"
     r"|E\d{4} .*oneDNN supports \w+ only on"
@@ -19,96 +17,76 @@ _CHATTER = re.compile(
 
 
 def quiet_tensorflow() -> None:
-    """Keep TensorFlow's start-up lines out of the notebook; errors are still shown."""
+    """Keep TensorFlow's start-up messages out of the notebook; errors are still shown."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    # one warning a shape of batch: few shapes are meant
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # no warning per new batch shape
 
 
 @contextlib.contextmanager
 def chatter_left_out() -> Iterator[None]:
-    """Leave out what TensorFlow says meanwhile that helps nobody, whatever its log level is."""
+    """Filter harmless TensorFlow messages out of standard error, whatever its log level."""
     sys.stderr.flush()
-    with tempfile.TemporaryFile() as held:
-        before = os.dup(2)
-        os.dup2(held.fileno(), 2)  # of the process: the lines come from C++
+    with tempfile.TemporaryFile() as captured:
+        stderr = os.dup(2)
+        os.dup2(captured.fileno(), 2)  # the file descriptor: the messages come from C++
         try:
             yield
         finally:
             sys.stderr.flush()
-            os.dup2(before, 2)
-            os.close(before)
-            held.seek(0)
-            for line in held.read().decode("utf-8", "replace").splitlines(keepends=True):
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            captured.seek(0)
+            for line in captured.read().decode("utf-8", "replace").splitlines(keepends=True):
                 if not _CHATTER.match(line):
                     sys.stderr.write(line)
 
 
 @contextlib.contextmanager
 def multiplied_in(precision: str) -> Iterator[None]:
-    """Let TensorFlow multiply matrices in bfloat16 on a CPU that has units for it.
+    """Multiply large matrices in bfloat16 within this block, on a CPU with units for it.
 
-    What is between the products stays in float32, and so do the weights. TensorFlow's own rewriting
-    of graphs does it, where products are large enough to gain. It is switched off again after, so
-    that losses and captions are computed in full.
-
-    Args:
-        precision: a Keras dtype policy; only `mixed_bfloat16` on TensorFlow changes anything.
+    TensorFlow rewrites its graphs for that; weights and everything between the products stay in
+    float32. Only the Keras dtype policy `mixed_bfloat16` on TensorFlow changes anything.
     """
     import keras
 
-    if precision != "mixed_bfloat16" or keras.backend.backend() != "tensorflow":
-        yield
-        return
-    import tensorflow as tf
+    option = "auto_mixed_precision_onednn_bfloat16"
+    with contextlib.ExitStack() as stack:
+        if precision == "mixed_bfloat16" and keras.backend.backend() == "tensorflow":
+            from tensorflow.config import optimizer
 
-    switch = "auto_mixed_precision_onednn_bfloat16"
-    before = tf.config.optimizer.get_experimental_options().get(switch, False)
-    tf.config.optimizer.set_experimental_options({switch: True})
-    try:
+            before = optimizer.get_experimental_options().get(option, False)
+            stack.callback(optimizer.set_experimental_options, {option: before})
+            optimizer.set_experimental_options({option: True})
         yield
-    finally:
-        tf.config.optimizer.set_experimental_options({switch: before})
 
 
 @contextlib.contextmanager
 def multiplied_exactly() -> Iterator[None]:
-    """Let GPUs multiply float32 in full meanwhile.
+    """Multiply float32 in full precision on GPUs within this block.
 
-    From NVIDIA's Ampere on they round factors to 10 bits (TF32) unless told otherwise, which
-    trains as well, but tells two ways to compute the same apart.
+    By default NVIDIA GPUs since Ampere round factors to 10 bits (TF32): good enough to train, but
+    not to compare two implementations.
     """
     import keras
 
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
+    with contextlib.ExitStack() as stack:
+        if keras.backend.backend() == "tensorflow":
+            from tensorflow.config import experimental as config
 
-        before = tf.config.experimental.tensor_float_32_execution_enabled()
-        tf.config.experimental.enable_tensor_float_32_execution(False)
-        try:
-            yield
-        finally:
-            tf.config.experimental.enable_tensor_float_32_execution(before)
-    elif keras.backend.backend() == "jax":
-        import jax
+            before = config.tensor_float_32_execution_enabled()
+            stack.callback(config.enable_tensor_float_32_execution, before)
+            config.enable_tensor_float_32_execution(False)
+        elif keras.backend.backend() == "jax":
+            import jax
 
-        with jax.default_matmul_precision("float32"):
-            yield
-    else:
+            stack.enter_context(jax.default_matmul_precision("float32"))
         yield
 
 
 def compiled(function: Callable, **options: Any) -> Callable:
-    """Compile a function of arrays for the backend in use.
-
-    Args:
-        function: written with `keras.ops`; its inputs keep their shapes from call to call.
-        options: passed to `tf.function` where TensorFlow is the backend.
-
-    Returns:
-        The function, traced by `tf.function` or `jax.jit`, or itself on other backends.
-    """
+    """Compile a function of `keras.ops`, with `tf.function` (and its options) or `jax.jit`."""
     import keras
 
     if keras.backend.backend() == "tensorflow":

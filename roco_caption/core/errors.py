@@ -1,6 +1,4 @@
-"""Files that are whole or not there, errors that a person can put right, and checked JSON."""
-
-from __future__ import annotations
+"""User-facing errors, and one clear message for out-of-memory errors."""
 
 import contextlib
 import os
@@ -8,10 +6,7 @@ from collections.abc import Iterator
 
 
 class UserError(Exception):
-    """Something a person can put right: the message says what happened, to which file, what to do.
-
-    Notebooks show the message alone, without a traceback.
-    """
+    """An error that the user can fix; notebooks show its message without a traceback."""
 
     def _render_traceback_(self) -> list[str]:
         return [f"{type(self).__name__}: {self}"]
@@ -26,53 +21,38 @@ class DamagedFile(UserError):
 
 
 def first_line(error: Exception) -> str:
-    """Return what an error says, or its kind where it says nothing, short enough for a message."""
+    """Return the first line of an error's message, at most 200 characters, or else its type."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
-# TensorFlow's and PyTorch's own errors; JAX's has no name of its own, and CUDA only says so.
-_KINDS = ("ResourceExhaustedError", "OutOfMemoryError")
-_SIGNS = ("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY", "out of memory")
-
-
 class OutOfMemory(UserError):
-    """Memory that ran short, on the accelerator or beside it.
-
-    Args:
-        doing: what was being done, as "training".
-        error: what was raised.
-        remedy: what to lower, and what is kept.
-    """
+    """The accelerator or the computer is out of memory; `doing` and `remedy` as in `memory_for`."""
 
     def __init__(self, doing: str, error: Exception, remedy: str) -> None:
         super().__init__(
-            f"Memory ran short while {doing} ({type(error).__name__}). Close what else uses "
-            f"memory and start the kernel anew. {remedy}"
+            f"Out of memory while {doing} ({type(error).__name__}). Close other programs and "
+            f"notebooks that use memory, then restart the kernel. {remedy}"
         )
 
 
 @contextlib.contextmanager
 def memory_for(doing: str, remedy: str) -> Iterator[None]:
-    """Say in one message where memory ran short in this block, and what helps.
+    """Raise `OutOfMemory` if NumPy, Pillow or a Keras backend runs out of memory in this block.
 
-    Where the system ends the process instead, nothing can be said; what was saved is there.
-
-    Args:
-        doing: what the block does, as "training".
-        remedy: what to lower, and what is kept.
-
-    Raises:
-        OutOfMemory: memory ran short, in NumPy, Pillow, TensorFlow, JAX or PyTorch.
+    `doing` is such as "training (batch size 32)"; `remedy` says what to lower, and what is kept.
     """
     try:
         yield
     except Exception as error:
-        if not _is_shortage(error):
+        if not _is_out_of_memory(error):
             raise
         raise OutOfMemory(doing, error, remedy) from error
 
 
-def _is_shortage(error: Exception) -> bool:
-    if isinstance(error, MemoryError) or type(error).__name__ in _KINDS:
+def _is_out_of_memory(error: Exception) -> bool:
+    # TensorFlow and PyTorch have types for it; JAX and CUDA only say so
+    types = ("ResourceExhaustedError", "OutOfMemoryError")
+    if isinstance(error, MemoryError) or type(error).__name__ in types:
         return True
-    return not isinstance(error, UserError) and any(sign in str(error) for sign in _SIGNS)
+    signs = ("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY", "out of memory")
+    return not isinstance(error, UserError) and any(sign in str(error) for sign in signs)

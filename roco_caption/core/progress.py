@@ -1,6 +1,4 @@
-"""Progress bars, and TensorBoard's curves of a training."""
-
-from __future__ import annotations
+"""Progress bars, and training curves in TensorBoard."""
 
 import importlib.util
 import os
@@ -12,79 +10,57 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # tqdm.auto warns without ipywidgets, where text is fine
-    from tqdm.auto import tqdm as _live
-    from tqdm.std import tqdm as _text
-
-Row = dict[str, float]
+Row = dict[str, float]  # of one epoch
 
 
 def is_unattended() -> bool:
-    """Tell whether the notebook runs without a reader: `ROCO_PROGRESS=text`, as `make` sets it."""
+    """Return whether nobody watches the notebook run: `ROCO_PROGRESS=text`, as `make` sets it."""
     return os.environ.get("ROCO_PROGRESS") == "text"
 
 
 def progress_bar(iterable: Iterable | None = None, **options: Any) -> Any:
-    """Return a tqdm bar with rate and remaining time.
-
-    Args:
-        iterable: what to iterate over, or None for a bar that is moved by `update`.
-        options: of tqdm, such as `total`, `desc`, `unit`.
-
-    Returns:
-        A widget in a live notebook, text on standard output in an unattended one: widgets are not
-        kept in files.
-    """
+    """Return a tqdm bar: a widget, or text in an unattended notebook, which keeps no widgets."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns without ipywidgets, but text is fine
+        from tqdm import auto, std
     if is_unattended():
         options = {"file": sys.stdout, "ncols": 90, "mininterval": 2.0, "ascii": " ━"} | options
-        return _text(iterable, **options)
-    return _live(iterable, **options)
+        return std.tqdm(iterable, **options)
+    return auto.tqdm(iterable, **options)
 
 
-def tensorboard(folder: Path) -> Callable[[Row], None]:
-    """Return a callback for `train` that writes its losses for TensorBoard.
+def tensorboard(folder: str | os.PathLike) -> Callable[[Row], None]:
+    """Return a callback for `train` that writes losses and learning rate for TensorBoard.
 
-    Its first call removes the curves of an earlier run in `folder`: `train` passes the finished
-    epochs again.
-
-    Args:
-        folder: takes the curves, in the sub-folders `training` and `validation`.
+    Its first call removes earlier curves in `folder`: `train` passes the finished epochs again.
     """
     writers: dict[str, Any] = {}
 
     def write(row: Row) -> None:
         from tensorboard.summary import Writer
 
-        if not writers:
-            shutil.rmtree(folder, ignore_errors=True)
-            # two runs with one tag: TensorBoard draws them in one plot
-            writers.update(
-                {name: Writer(str(folder / name)) for name in ("training", "validation")}
-            )
-        epoch = int(row["epoch"])
-        writers["training"].add_scalar("loss", row["loss"], epoch)
-        writers["validation"].add_scalar("loss", row["val_loss"], epoch)
-        writers["training"].add_scalar("learning_rate", row["learning_rate"], epoch)
-        for writer in writers.values():
-            writer.flush()
+        for split, loss in (("training", "loss"), ("validation", "val_loss")):
+            path = Path(folder) / split  # one run per split: TensorBoard plots them in one chart
+            if split not in writers:
+                shutil.rmtree(path, ignore_errors=True)
+                writers[split] = Writer(str(path))
+            writers[split].add_scalar("loss", row[loss], int(row["epoch"]))
+            if split == "training":
+                writers[split].add_scalar("learning_rate", row["learning_rate"], int(row["epoch"]))
+            writers[split].flush()
 
     return write
 
 
 def show_curves(folder: str | os.PathLike, platform: str = "local") -> None:
-    """Show the curves of a run, or of all runs in a folder, in TensorBoard below the cell.
+    """Show the curves of all runs in a folder in TensorBoard, below the notebook's cell.
 
-    Prints the command to see them instead where TensorBoard is missing, the notebook runs
-    unattended, or its page cannot be reached (on Kaggle).
-
-    Args:
-        folder: of the run.
-        platform: of `machine.detect`.
+    Prints the command instead if TensorBoard is not installed, the notebook is unattended, or its
+    server cannot be reached, which is so on the platform "kaggle".
     """
     arguments = f"--logdir {shlex.quote(str(folder))}"
     if is_unattended() or platform == "kaggle" or not importlib.util.find_spec("tensorboard"):
-        print(f"The curves of this training: tensorboard {arguments}")
+        print(f"To see the training curves, run: tensorboard {arguments}")
         return
     from tensorboard import notebook
 

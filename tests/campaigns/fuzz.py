@@ -30,7 +30,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # Python code whose branches guide the fuzzer, by reader; C code is run, but not looked into.
 GUIDES = {
-    "cache": ["pickletools"], "csv": ["pandas"], "captions": ["json"], "tokenizer": ["json"],
+    "cache": ["pickle"], "csv": ["pandas"], "captions": ["json"], "tokenizer": ["json"],
     "image": ["PIL"], "dicom": ["pydicom"], "npz": ["numpy", "zipfile"], "json": ["json"],
     "archive": ["zipfile"],
 }  # fmt: skip

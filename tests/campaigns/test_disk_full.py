@@ -63,10 +63,10 @@ def complaint(request, full):
         assert f"/disk/{name}" in text and "could not be written" in text
         assert "run this cell again" in text
         if kind == "read-only":
-            assert "Read-only" in text and "Choose a place that you may write to" in text
+            assert "Read-only" in text and "Choose a writable folder" in text
         else:
-            assert "Free some room" in text and " are free." in text
-            assert not sized or " It takes " in text
+            assert "Free some space" in text and " are free." in text
+            assert not sized or " It needs " in text
         assert not list(full[0].rglob("*.tmp*"))  # nothing half is left
 
     return check

@@ -1,4 +1,4 @@
-"""Keras' backend compiles once, multiplies as it is asked to, and is quiet but for what matters."""
+"""The backend compiles once, multiplies in the chosen precision, and shows errors only."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from roco_caption.core import machine as runtime
+from roco_caption.core import machine
 from roco_caption.core.backend import chatter_left_out, compiled, multiplied_exactly, multiplied_in
 
 
@@ -27,10 +27,10 @@ def test_a_compiled_function_is_traced_once():
 
 @pytest.mark.tensorflow("its rewriting of graphs")
 @pytest.mark.parametrize("precision", ["float32", "mixed_float16", "mixed_bfloat16"])
-def test_products_are_in_bfloat16_only_meanwhile_and_only_if_asked(precision):
+def test_matrix_products_are_in_bfloat16_only_within_the_block_and_on_request(precision):
     import tensorflow as tf
 
-    # what float32 tells apart and bfloat16, with 8 binary digits, does not
+    # differs from 1 in float32, but not in bfloat16 with its 8 binary digits
     matrix = np.eye(256, dtype="f4") * (1 + 2**-12)
 
     def product():
@@ -39,16 +39,16 @@ def test_products_are_in_bfloat16_only_meanwhile_and_only_if_asked(precision):
     whole = product()
     assert whole == pytest.approx(1 + 2**-11, abs=2**-20)
     with pytest.raises(KeyboardInterrupt), multiplied_in(precision):
-        halved = precision == "mixed_bfloat16" == runtime._precision(())
+        halved = precision == "mixed_bfloat16" == machine._precision(())
         assert product() == (1 if halved else whole)
         raise KeyboardInterrupt
     assert product() == whole
 
 
-def test_gpus_are_told_to_multiply_in_full_only_meanwhile():
-    """What a GPU does then can only be seen on one; here, what it is told."""
+def test_gpus_multiply_in_full_precision_only_within_the_block():
+    """Checks the setting; its effect can only be seen on a GPU."""
 
-    def told():
+    def precision():
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
@@ -59,14 +59,14 @@ def test_gpus_are_told_to_multiply_in_full_only_meanwhile():
             return jax.config.jax_default_matmul_precision
         return None
 
-    before = told()
+    before = precision()
     with pytest.raises(KeyboardInterrupt), multiplied_exactly():
-        assert told() == {"tensorflow": False, "jax": "float32"}.get(keras.backend.backend())
+        assert precision() == {"tensorflow": False, "jax": "float32"}.get(keras.backend.backend())
         raise KeyboardInterrupt
-    assert told() == before
+    assert precision() == before
 
 
-def test_only_chatter_is_left_out(capfd):
+def test_only_harmless_messages_are_filtered_out(capfd):
     with chatter_left_out():
         os.write(2, b"I0000 00:00:1 port.cc:153] oneDNN custom operations are on.\n")
         os.write(2, b"E0000 00:00:1 util.cc:131] oneDNN supports DT_INT64 only on platforms.\n")
@@ -78,7 +78,7 @@ def test_only_chatter_is_left_out(capfd):
     ]  # fmt: skip
 
 
-def test_what_an_import_said_is_shown_where_it_failed(capfd):
+def test_the_messages_of_a_failed_import_are_shown(capfd):
     with pytest.raises(ImportError), chatter_left_out():
         os.write(2, b"libcuda is missing\n")
         raise ImportError

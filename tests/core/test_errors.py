@@ -1,174 +1,50 @@
-"""Memory that runs short, and the stop button: one clear message, and nothing computed is lost."""
-
-import os
-import signal
-import subprocess
-import sys
-from pathlib import Path
+"""Error messages for users: what is wrong, and one message for every kind of out of memory."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import tensorflow as tf
-from helpers import toy_captioner, toy_training
-from helpers.toy_features import extract, make_images, tiny_encoder
 
-from roco_caption.core.errors import OutOfMemory, UserError, memory_for
-from roco_caption.data import images
-from roco_caption.features import extract as encoding
-from roco_caption.features import given as features
-from roco_caption.training import loop as training
-
-HERE = Path(__file__).parent
-SHORTAGES = [
-    MemoryError(),
-    tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor"),
-    RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes."),  # JAX's
-    type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory."),  # PyTorch's
-]
+from roco_caption.core.errors import OutOfMemory, UserError, first_line, memory_for
 
 
-def failing(function, error, at: int, calls: list):
-    """Return the function with an error (or what raises one) at its `at`-th call."""
-
-    def wrapper(*arguments, **options):
-        calls.append(1)
-        if len(calls) == at:
-            raise error
-        return function(*arguments, **options)
-
-    return wrapper
-
-
-@pytest.mark.parametrize("error", SHORTAGES, ids=lambda error: type(error).__name__)
-def test_encoding_keeps_what_it_had_and_says_what_to_lower(tmp_path, monkeypatch, error):
-    pictures, calls = make_images(tmp_path / "images", 20), []
-
-    def encoder(*arguments, **options):
-        model = tiny_encoder(*arguments, **options)
-        model.predict_on_batch = failing(model.predict_on_batch, error, 4, calls)
-        return model
-
-    monkeypatch.setattr(features, "build_encoder", encoder)
-    with pytest.raises(OutOfMemory) as caught:
-        extract(pictures, tmp_path)
-    text = str(caught.value)
-    assert "Memory ran short while encoding 4 images at once" in text
-    assert type(error).__name__ in text and "batch_size=2;" in text and "is kept" in text
-    made = extract(pictures, tmp_path)
-    assert made.ids == list(pictures) and len(calls) == 4 + 2  # three batches were kept
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor"),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes."),  # JAX's
+        RuntimeError("CUDA_ERROR_OUT_OF_MEMORY"),
+        type("OutOfMemoryError", (RuntimeError,), {})("CUDA error"),  # PyTorch's
+    ],
+    ids=repr,
+)
+def test_every_out_of_memory_error_becomes_one_message(error):
+    with pytest.raises(OutOfMemory) as caught, memory_for("training (batch size 32)", "Lower it."):
+        raise error
+    kind = type(error).__name__
+    assert str(caught.value).startswith(f"Out of memory while training (batch size 32) ({kind}). ")
+    assert str(caught.value).endswith(" Lower it.") and caught.value.__cause__ is error
 
 
-REAL = """
-    import sys
-    sys.path[:0] = [{root!r}, {tests!r}]
-    import resource
-    from pathlib import Path
-    import keras, numpy as np
-    from helpers import toy_features
-    from roco_caption.features import given as features
-    def encoder(*arguments, **options):
-        model = toy_features.tiny_encoder(*arguments, **options)
-        # no convolution: where it gets no memory oneDNN's may crash, which only a new start helps
-        wide = keras.ops.repeat(keras.ops.cast(model.input, "float32"), 512, axis=-1)
-        wide = keras.Model(model.input, [model.output, keras.ops.max(wide, (1, 2))])
-        predict, calls = model.predict_on_batch, []
-        def on_batch(pixels):
-            calls.append(1)
-            if len(calls) == 3:
-                wide.predict_on_batch(pixels[:1])  # threads have their memory before
-                used = int(Path("/proc/self/statm").read_text().split()[0])
-                limit = used * resource.getpagesize() + (1 << 30)  # 9.8 are asked for
-                resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-                wide.predict_on_batch(np.concatenate([pixels] * 8))
-            return predict(pixels)
-        model.predict_on_batch = on_batch
-        return model
-    features.build_encoder = encoder
-    images = {{path.stem: path for path in sorted(Path({images!r}).glob("*.png"))}}
-    try:
-        toy_features.extract(images, {folder!r})
-    except features.UserError as error:
-        print(error)
-"""
-
-
-@pytest.mark.tensorflow("others take their memory in advance")
-def test_a_process_that_may_take_no_more_memory(tmp_path, monkeypatch):
-    """TensorFlow really fails to allocate: the limit is the system's."""
-    pictures = make_images(tmp_path / "images", 12)
-    places = {"root": str(HERE.parent), "tests": str(HERE), "images": str(tmp_path / "images")}
-    code = REAL.format(**places, folder=str(tmp_path))
-    code = "\n".join(line[4:] for line in code.splitlines())
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "Memory ran short while encoding 4 images" in result.stdout, result.stderr[-2000:]
-    monkeypatch.setattr(features, "build_encoder", tiny_encoder)
-    batches, seen = encoding.image_batches, []
-    monkeypatch.setattr(
-        encoding, "image_batches", lambda paths, **o: seen.extend(paths) or batches(paths, **o)
-    )
-    assert extract(pictures, tmp_path).ids == list(pictures)
-    assert seen == list(pictures.values())[8:]
-
-
-def test_an_image_is_not_taken_for_damaged_where_memory_ran_short(tmp_path, monkeypatch):
-    pictures = make_images(tmp_path / "images", 6)
-    monkeypatch.setattr(features, "build_encoder", tiny_encoder)
-    with monkeypatch.context() as patch:
-        patch.setattr(images.Image, "open", failing(images.Image.open, MemoryError(), 3, []))
-        with pytest.raises(OutOfMemory, match=r"decoding .*image\d+\.png"):
-            extract(pictures, tmp_path)
-    made = extract(pictures, tmp_path)
-    assert sorted(made.ids) == list(pictures) and not made.skipped
-
-
-@pytest.mark.parametrize("error", SHORTAGES[:2], ids=lambda error: type(error).__name__)
-def test_training_goes_on_where_memory_ran_short(tmp_path, monkeypatch, error, capsys):
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "SAVE_SECONDS", 0)  # a state after every step
-        patch.setattr(training, "_step", failing(training._step, error, 9, []))
-        with pytest.raises(OutOfMemory, match=r"training with 16 captions a step.*BATCH_SIZE"):
-            toy_training.run(tmp_path / "stopped")
-    ends_as_undisturbed(tmp_path)
-    assert "Training continues: 1 epochs done" in capsys.readouterr().out
-
-
-def test_training_goes_on_after_the_stop_button(tmp_path, monkeypatch):
-    """The notebook's stop button sends SIGINT."""
-    step, calls = training._step, []
-
-    def pressed(*arguments):
-        calls.append(1)
-        if len(calls) == 9:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "SAVE_SECONDS", 0)
-        patch.setattr(training, "_step", pressed)
-        with pytest.raises(KeyboardInterrupt):
-            toy_training.run(tmp_path / "stopped")
-    ends_as_undisturbed(tmp_path)
-
-
-def ends_as_undisturbed(tmp_path):
-    resumed, weights = toy_training.run(tmp_path / "stopped")
-    undisturbed, expected = toy_training.run(tmp_path / "whole")
-    pd.testing.assert_frame_equal(resumed, undisturbed, check_exact=True)
-    assert all((a == b).all() for a, b in zip(weights, expected, strict=True))
-
-
-def test_captioning_says_what_to_lower(monkeypatch):
-    captioner = toy_captioner.make()
-    monkeypatch.setattr(captioner, "_compiled", lambda *_: failing(None, SHORTAGES[1], 1, []))
-    with pytest.raises(OutOfMemory, match=r"captioning \d+ images at once.*lower BEAMS"):
-        captioner.caption_features(np.zeros((2, 3), np.float32))
+def test_numpys_own_memory_error_is_recognised():
+    with pytest.raises(OutOfMemory), memory_for("x", "y"):
+        np.empty(1 << 60, np.uint8)
 
 
 @pytest.mark.parametrize(
     "error", [ValueError("odd"), UserError("out of memory, says a file"), KeyboardInterrupt()]
 )
-def test_other_errors_stay_what_they_are(error):
+def test_other_errors_stay_as_they_are(error):
     with pytest.raises(type(error)) as caught, memory_for("x", "y"):
         raise error
     assert caught.value is error
+
+
+def test_the_first_line_of_an_error_is_short_and_never_empty():
+    assert first_line(ValueError("one\ntwo")) == "one"
+    assert first_line(ValueError()) == "ValueError"
+    assert len(first_line(ValueError("x" * 1000))) == 200
+
+
+def test_a_notebook_shows_the_message_without_a_traceback():
+    assert UserError("Do this.")._render_traceback_() == ["UserError: Do this."]

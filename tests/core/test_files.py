@@ -1,16 +1,23 @@
-"""Files are whole or not there; a pickle is data, never a program."""
+"""Files are written whole or not at all; damaged JSON is noticed; messages name the file."""
 
-import io
+import errno
+import json
 import os
-import pickle
-import sys
 
-import numpy as np
 import pytest
+from helpers.damage import refused_damages
 
-from roco_caption.core.errors import UserError
-from roco_caption.core.files import atomic_open, read_json, write_json
-from roco_caption.core.pickles import checksum, read_pickle, write_pickle
+from roco_caption.core.errors import DamagedFile, UserError
+from roco_caption.core.files import (
+    atomic_open,
+    atomic_path,
+    gigabytes,
+    make_folder,
+    read_json,
+    remove_leftovers,
+    set_aside,
+    write_json,
+)
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_trace(tmp_path):
@@ -23,96 +30,73 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_trace(tmp_path):
     assert os.listdir(path.parent) == ["file.json"]
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / "file").write_text("no folder")
-    with pytest.raises(UserError, match="file/below"):
-        write_json(tmp_path / "file" / "below", 1)
+def test_leftovers_of_killed_processes_are_removed_and_nothing_else(tmp_path):
+    for name in (".a.npz.12-34.tmp", ".a.npz.12-34.tmp.h5", ".b.npz.12-34.tmp", "a.npz"):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path / "a.npz")
+    assert sorted(os.listdir(tmp_path)) == [".b.npz.12-34.tmp", "a.npz"]
 
 
-def test_damaged_and_missing_json_are_named(tmp_path):
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    for write in (lambda path: write_json(path, 1), make_folder):
+        with pytest.raises(UserError, match=r"file/below could not .*Choose a writable folder"):
+            write(tmp_path / "file" / "below")
+
+
+def test_a_full_disk_is_named_with_the_space_that_is_needed(tmp_path):
+    with (
+        pytest.raises(UserError, match=r"It needs 2\.50 GB\. [\d.]+ [GM]B are free\. Free some"),
+        atomic_path(tmp_path / "file", size=2_500_000_000),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_bytes_are_written_in_decimal_units():
+    assert gigabytes(13_190_000_000) == "13.19 GB" and gigabytes(1500) == "0.002 MB"
+
+
+def test_a_damaged_or_missing_or_unreadable_json_file_is_named(tmp_path):
     (tmp_path / "bad.json").write_text('{"a": ')
-    with pytest.raises(UserError, match=r"bad\.json is damaged"):
+    with pytest.raises(DamagedFile, match=r"bad\.json is damaged"):
         read_json(tmp_path / "bad.json")
     with pytest.raises(UserError, match=r"none\.json is missing"):
         read_json(tmp_path / "none.json")
+    with pytest.raises(UserError, match="could not be read") as caught:
+        read_json(tmp_path)
+    assert not isinstance(caught.value, DamagedFile)
 
 
-def test_arrays_and_plain_data_round_trip_and_open_with_plain_pickle(tmp_path):
-    value = {
-        "ids": ["a", "b"],
-        "features": np.arange(8, dtype=np.float16).reshape(2, 4),
-        "fortran": np.asfortranarray(np.ones((3, 2), np.float32)),
-        "strided": np.arange(10)[::2],
-        "text": np.array(["x", "yy"]),
-        "scalar": 1.5,
-        "none": None,
-    }
-    write_pickle(tmp_path / "cache.pkl", value)
-    with open(tmp_path / "cache.pkl", "rb") as file:
-        plain = pickle.load(file)
-    for loaded in (read_pickle(tmp_path / "cache.pkl"), plain):
-        assert loaded.keys() == value.keys() and loaded["ids"] == value["ids"]
-        for key in ("features", "fortran", "strided", "text"):
-            np.testing.assert_array_equal(loaded[key], value[key])
+def test_every_flipped_byte_and_cut_of_sealed_json_is_noticed_or_harmless(tmp_path):
+    path, value = tmp_path / "captioner.json", {"sizes": {"units": 12, "dropout": 0.5}, "n": [1, 2]}
+    write_json(path, value, sealed=True)
+
+    def read(path):
+        loaded = read_json(path)
+        return {name: loaded.get(name) for name in value}  # a flip in "sha256" makes another key
+
+    assert refused_damages(path, read, value) > path.stat().st_size
 
 
-@pytest.mark.parametrize("protocol", [3, 4, 5])
-def test_pickles_of_every_protocol_load(tmp_path, protocol):
-    array = np.arange(6, dtype=np.float16).reshape(2, 3)
-    (tmp_path / "cache.pkl").write_bytes(pickle.dumps({"features": array}, protocol))
-    np.testing.assert_array_equal(read_pickle(tmp_path / "cache.pkl")["features"], array)
+def test_edited_json_is_refused_until_its_seal_is_removed(tmp_path):
+    path = tmp_path / "captioner.json"
+    write_json(path, {"beams": 3, 1: (2, 3)}, sealed=True)
+    assert read_json(path) == {"beams": 3, "1": [2, 3]}
+    edited = json.loads(path.read_text()) | {"beams": 5}
+    path.write_text(json.dumps(edited))
+    with pytest.raises(DamagedFile, match="delete its line sha256"):
+        read_json(path)
+    del edited["sha256"]
+    path.write_text(json.dumps(edited))
+    assert read_json(path)["beams"] == 5
 
 
-class _Runs:
-    def __init__(self, function, *arguments):
-        self.call = function, arguments
-
-    def __reduce__(self):
-        return self.call
-
-
-@pytest.mark.parametrize(
-    "hostile",
-    [
-        _Runs(os.system, "touch {path}"),
-        _Runs(eval, "open('{path}', 'w')"),
-        _Runs(exec, "open('{path}', 'w')"),
-        _Runs(open, "{path}", "w"),
-        _Runs(getattr, np, "load"),
-        _Runs(np.save, "{path}", 1),
-        _Runs(np.memmap, "{path}", "uint8", "w+", 0, 8),
-        _Runs(io.open, "{path}", "w"),
-        _Runs(sys.exit, 3),
-    ],
-)
-def test_a_hostile_pickle_does_not_run(tmp_path, hostile):
-    target = tmp_path / "ran.npy"
-    function, arguments = hostile.call
-    arguments = [a.format(path=target) if isinstance(a, str) else a for a in arguments]
-    arguments = [a.__name__ if a is np else a for a in arguments]
-    path = tmp_path / "cache.pkl"
-    array = np.array([_Runs(function, *arguments)], dtype=object)
-    for value in (_Runs(function, *arguments), {"features": array}):
-        path.write_bytes(pickle.dumps(value))
-        with pytest.raises(UserError, match=r"cache\.pkl was not loaded"):
-            read_pickle(path)
-        assert not target.exists()
-
-
-def test_a_cut_or_flipped_pickle_is_refused_by_name(tmp_path):
-    path = tmp_path / "cache.pkl"
-    write_pickle(path, {"features": np.zeros((50, 50))})
-    whole = path.read_bytes()
-    for damaged in (b"", whole[:20], whole[:-3], b"\xff" + whole[1:]):
-        path.write_bytes(damaged)
-        with pytest.raises(UserError, match=r"cache\.pkl"):
-            read_pickle(path)
-
-
-def test_checksum_is_sha256(tmp_path):
-    (tmp_path / "abc").write_bytes(b"abc")
-    assert checksum(tmp_path / "abc").startswith("ba7816bf8f01cfea414140de5dae2223")
-
-
-def test_a_notebook_shows_the_message_without_a_traceback():
-    assert UserError("Do this.")._render_traceback_() == ["UserError: Do this."]
+def test_set_aside_keeps_the_file_and_says_why(tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    set_aside(tmp_path / "file", "odd", "It is made again.")
+    assert (tmp_path / "file.damaged").read_text() == "x" and not (tmp_path / "file").exists()
+    assert capsys.readouterr().out == (
+        f"{tmp_path}/file is damaged (odd). It was set aside as file.damaged. It is made again.\n"
+    )
+    with pytest.raises(UserError, match="could not be set aside"):
+        set_aside(tmp_path / "file", "odd", "")

@@ -1,4 +1,4 @@
-"""Two processes on one folder take turns, whoever waits knows for whom, and no lock outlives."""
+"""Two processes on one folder take turns; the one that waits names the other; no lock is stale."""
 
 import errno
 import os
@@ -12,15 +12,15 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.toy_features import SLOW, make_images
+from helpers.toy_features import make_images
 
-from roco_caption.core import files as locks
+from roco_caption.core import files
 from roco_caption.core.files import lock
 
 ROOT = Path(__file__).parents[2]
 HOLD = (
     "import sys, time; sys.path.insert(0, {root!r})\n"
-    "from roco_caption.locks import lock\n"
+    "from roco_caption.core.files import lock\n"
     "with lock({path!r}, 'training'):\n"
     "    print('held', flush=True); time.sleep({seconds})\n"
 )
@@ -80,75 +80,88 @@ def test_an_error_inside_frees_it(tmp_path, capsys):
         assert capsys.readouterr().out == ""
 
 
-def test_where_nothing_can_be_written_nothing_is_locked(tmp_path):
+def test_where_the_file_cannot_be_written_nothing_is_locked(tmp_path):
     (tmp_path / "file").write_text("")
     with lock(tmp_path / "file" / ".lock", "training"):
         pass
 
 
-def test_a_drive_that_knows_no_locks_is_named(tmp_path, monkeypatch, capsys):
+def test_a_drive_without_locks_is_named(tmp_path, monkeypatch, capsys):
     def flock(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(locks.fcntl, "flock", flock)
+    monkeypatch.setattr(files.fcntl, "flock", flock)
     with lock(tmp_path / ".lock", "training"):
         pass
-    assert "run no other notebook" in capsys.readouterr().out
-    monkeypatch.setattr(locks, "fcntl", None)  # Windows
+    assert "do not run another notebook" in capsys.readouterr().out
+    monkeypatch.setattr(files, "fcntl", None)  # Windows
     with lock(tmp_path / ".lock", "training"):
         pass
 
 
-# Two real processes on the same folders
+# Two real processes in the same folder
+
+START = f"""
+import sys, time
+sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
+def slow(function, seconds):
+    def slowed(*arguments, **options):
+        time.sleep(seconds)
+        return function(*arguments, **options)
+    return slowed
+"""
 
 
-def both(code: str) -> list[str]:
+def both(code: str, *arguments: str) -> list[str]:
     """Run the code in two processes at once; return what each printed."""
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
+    command = [sys.executable, "-c", START + textwrap.dedent(code), *arguments]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     outputs = [process.communicate(timeout=240)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
-    return outputs
+    return sorted(outputs, key=lambda output: "is in use" in output)
 
 
-def test_two_that_encode_the_same_images_make_them_once(tmp_path):
+def test_two_processes_that_encode_the_same_images_encode_them_once(tmp_path):
     make_images(tmp_path / "images", 24)
-    code = SLOW.format(
-        root=str(ROOT), tests=str(ROOT / "tests"), images=str(tmp_path / "images"),
-        folder=str(tmp_path / "features"),
-    )  # fmt: skip
-    first, second = sorted(both(textwrap.dedent(code)), key=lambda out: "reused" in out)
-    assert "Features of 24 images made" in first and "is in use" not in first
-    assert "is in use by process" in second and "Features of 24 images reused" in second
+    code = """
+        from pathlib import Path
+        from helpers import toy_features
+        from roco_caption.features import extract
+        def encoder(*arguments, **options):
+            model = toy_features.tiny_encoder(*arguments, **options)
+            model.predict_on_batch = slow(model.predict_on_batch, 0.15)
+            return model
+        extract.build_encoder = encoder
+        images = {path.stem: path for path in sorted(Path(sys.argv[1]).glob("*.png"))}
+        toy_features.extract(images, sys.argv[2])
+    """
+    first, second = both(code, str(tmp_path / "images"), str(tmp_path / "features"))
+    assert "Features of 24 images" in first and "is in use" not in first
+    assert "is in use by process" in second and "reused" in second
 
 
-def test_two_that_train_in_one_folder_train_once(tmp_path):
-    tests = str(ROOT / "tests")
-    code = (
-        f"import sys, time; sys.path[:0] = [{tests!r}, {str(ROOT)!r}]\n"
-        "from roco_caption import training; import test_training\n"
-        "step = training._step\n"
-        "def slow(*a):\n    time.sleep(0.2); return step(*a)\n"
-        "training._step = slow\n"
-        f"toy_training.run({str(tmp_path)!r})\n"
-    )
-    first, second = sorted(both(code), key=lambda out: "reused" in out)
+def test_two_processes_that_train_in_one_folder_train_once(tmp_path):
+    code = """
+        from helpers import toy_training
+        from roco_caption.training import loop
+        loop._step = slow(loop._step, 0.2)
+        toy_training.run(sys.argv[1])
+    """
+    first, second = both(code, str(tmp_path))
     assert "reused" not in first
     assert "(training, since" in second and "Training was finished and is reused" in second
 
 
-def test_two_that_draw_the_same_phantoms_draw_them_once(tmp_path):
-    code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        "from roco_caption import phantoms\n"
-        "draw = phantoms._draw_all\n"
-        "def drawing(images, *a):\n    print(len(images), 'drawn'); draw(images, *a)\n"
-        "phantoms._draw_all = drawing\n"
-        f"phantoms.make_phantoms({str(tmp_path / 'p')!r}, train=60, validation=1, test=1, "
-        "progress=False)\n"
-    )
-    first, second = sorted(both(code), key=lambda out: "in use" in out)
+def test_two_processes_that_draw_the_same_phantoms_draw_them_once(tmp_path):
+    code = """
+        from roco_caption.data.phantoms import dataset
+        draw = dataset._draw_all
+        def drawing(images, *arguments):
+            print(len(images), "drawn")
+            draw(images, *arguments)
+        dataset._draw_all = drawing
+        dataset.make_phantoms(sys.argv[1], train=60, validation=1, test=1, progress=False)
+    """
+    first, second = both(code, str(tmp_path / "p"))
     assert first == "62 drawn\n"
     assert "drawing phantoms, since" in second and "drawn\n" not in second

@@ -1,128 +1,72 @@
-"""Losses reach TensorBoard, MLflow and Weights & Biases, each epoch once, wherever it stopped."""
+"""TensorBoard gets the losses of every epoch once, and its curves are shown where they can be."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from roco_caption.core import progress as tracking
-from roco_caption.core.errors import UserError
-from roco_caption.core.progress import CURVES, show_curves, tracked
+from roco_caption.core import progress
+from roco_caption.core.progress import progress_bar, show_curves, tensorboard
 
 ROWS = [
     {"epoch": n, "loss": 4.0 / n, "val_loss": 5.0 / n, "learning_rate": 0.1 / n} for n in (1, 2, 3)
 ]
-SETTINGS = {"epochs": 3, "learning_rate": 0.1, "model": [["lstm", None, [4, 4]]]}
 
 
 def curve(folder: Path, split: str, tag: str) -> list:
     """Return a curve as TensorBoard itself reads it."""
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    found = events.EventAccumulator(str(folder / CURVES / split))
-    found.Reload()
-    read = pytest.importorskip("tensorboard.util.tensor_util").make_ndarray
-    return [(e.step, pytest.approx(float(read(e.tensor_proto)))) for e in found.Tensors(tag)]
+    run = events.EventAccumulator(str(folder / split))
+    run.Reload()
+    make_ndarray = pytest.importorskip("tensorboard.util.tensor_util").make_ndarray
+    return [(e.step, pytest.approx(float(make_ndarray(e.tensor_proto)))) for e in run.Tensors(tag)]
 
 
 def test_tensorboard_gets_each_epoch_once_although_training_was_stopped(tmp_path):
-    with tracked(tmp_path, SETTINGS, []) as log:
-        log(ROWS[0])
-        log(ROWS[1])  # killed before its state was saved, so it comes again
-    with tracked(tmp_path, SETTINGS, ROWS[:1]) as log:
-        log(ROWS[1])
-        log(ROWS[2])
+    (tmp_path / "captioner.json").touch()
+    write = tensorboard(tmp_path)
+    write(ROWS[0])
+    write(ROWS[1])  # killed before its state was saved, so this epoch comes again
+    write = tensorboard(tmp_path)
+    for row in ROWS:
+        write(row)
     assert curve(tmp_path, "training", "loss") == [(1, 4.0), (2, 2.0), (3, 4 / 3)]
     assert curve(tmp_path, "validation", "loss") == [(1, 5.0), (2, 2.5), (3, 5 / 3)]
     assert curve(tmp_path, "training", "learning_rate") == [(1, 0.1), (2, 0.05), (3, 0.1 / 3)]
+    assert (tmp_path / "captioner.json").exists()  # only the curves are removed
 
 
-def test_without_tensorboard_training_goes_on(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda name: None)
-    with tracked(tmp_path, SETTINGS, []) as log:
-        log(ROWS[0])
+def test_a_callback_that_is_never_called_writes_nothing(tmp_path):
+    tensorboard(tmp_path / "curves")
     assert list(tmp_path.iterdir()) == []
-    show_curves(tmp_path)
-    assert capsys.readouterr().out.endswith(f"tensorboard --logdir {tmp_path}\n")
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_curves_that_cannot_be_written_stop_no_training(tmp_path, capsys):
-    pytest.importorskip("tensorboard")
-    (tmp_path / CURVES).write_text("a file where a folder should be")
-    with tracked(tmp_path, SETTINGS, []) as log:
-        for row in ROWS:
-            log(row)
-    assert capsys.readouterr().out.count("No more curves for TensorBoard (") == 1
-
-
-def test_nobody_there_to_look(tmp_path, monkeypatch, capsys):
+def test_curves_are_shown_below_the_cell_of_a_live_notebook(tmp_path, monkeypatch):
     monkeypatch.delenv("ROCO_PROGRESS", raising=False)
     started = []
-    notebook = pytest.importorskip("tensorboard.notebook")
-    monkeypatch.setattr(notebook, "start", started.append)
+    monkeypatch.setattr(pytest.importorskip("tensorboard.notebook"), "start", started.append)
     show_curves(tmp_path / "a run", "local")
     assert started == [f"--logdir '{tmp_path}/a run' --reload_interval 5"]
-    show_curves(tmp_path, "kaggle")
+
+
+@pytest.mark.parametrize("reason", ["unattended", "kaggle", "not installed"])
+def test_elsewhere_the_command_is_printed(tmp_path, monkeypatch, capsys, reason):
+    monkeypatch.setenv("ROCO_PROGRESS", "text" if reason == "unattended" else "")
+    if reason == "not installed":
+        monkeypatch.setattr(progress.importlib.util, "find_spec", lambda name: None)
+    show_curves(tmp_path / "a run", "kaggle" if reason == "kaggle" else "local")
+    assert capsys.readouterr().out.endswith(f": tensorboard --logdir '{tmp_path}/a run'\n")
+
+
+def test_an_unattended_bar_is_text_on_standard_output(monkeypatch, capsys):
     monkeypatch.setenv("ROCO_PROGRESS", "text")
-    show_curves(tmp_path, "local")
-    assert len(started) == 1 and capsys.readouterr().out.count("tensorboard --logdir") == 2
+    assert list(progress_bar(range(3), desc="encoding", unit="image")) == [0, 1, 2]
+    out = capsys.readouterr().out
+    assert "encoding: 100%" in out and "3/3" in out and "image/s" in out
 
 
-@pytest.mark.parametrize("service", ["mlflow", "wandb"])
-def test_a_service_that_is_not_installed_is_named(tmp_path, monkeypatch, service):
-    monkeypatch.setitem(sys.modules, service, None)
-    with (
-        pytest.raises(UserError, match=f"pip install {service}"),
-        tracked(tmp_path, {}, [], service),
-    ):
-        pass
-
-
-def test_an_unknown_service_is_refused_and_training_asks_for_it(tmp_path):
-    from helpers.toy_training import run
-
-    with pytest.raises(UserError, match=r"'mlflow', 'wandb'"):
-        run(tmp_path, tracking="visdom")
-    history, _ = run(tmp_path)
-    losses = list(zip(history.index, history.val_loss, strict=True))
-    assert curve(tmp_path, "validation", "loss") == losses
-
-
-def test_no_service_is_imported_unasked(tmp_path):
-    code = (
-        "import sys; from pathlib import Path\n"
-        "for name in ('mlflow', 'wandb'): sys.modules[name] = None\n"
-        "from roco_caption.tracking import tracked\n"
-        "with tracked(Path(sys.argv[1]), {}, []) as log: pass\n"
-    )
-    root = Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=root, check=True)
-
-
-def test_mlflow_gets_them(tmp_path, monkeypatch):
-    mlflow = pytest.importorskip("mlflow")
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    mlflow.set_tracking_uri(tmp_path.as_uri())
-    with tracked(tmp_path / "run", SETTINGS, ROWS[:1], "mlflow") as log:
-        log(ROWS[1])
-    (run,) = mlflow.MlflowClient().search_runs(
-        [mlflow.get_experiment_by_name("roco-caption").experiment_id]
-    )
-    assert run.info.run_name == "run" and run.info.status == "FINISHED"
-    assert run.data.params == {"epochs": "3", "learning_rate": "0.1"}
-    history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "val_loss")
-    assert [(point.step, point.value) for point in history] == [(1, 5.0), (2, 2.5)]
-
-
-def test_weights_and_biases_gets_them(tmp_path, monkeypatch):
-    wandb = pytest.importorskip("wandb")
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    folder = tmp_path / "run"
-    folder.mkdir()
-    with tracked(folder, SETTINGS, ROWS[:1], "wandb") as log:
-        log(ROWS[1])
-        run = wandb.run
-        assert run.name == "run" and dict(run.config)["epochs"] == 3
-    assert run.summary["val_loss"] == 2.5 and run.summary["epoch"] == 2
-    assert list((folder / "wandb").glob("offline-run-*/*.wandb"))
+def test_a_live_bar_can_be_moved_by_hand(monkeypatch, capsys):
+    monkeypatch.delenv("ROCO_PROGRESS", raising=False)
+    with progress_bar(total=3, desc="encoding") as bar:
+        bar.update(2)
+        assert bar.n == 2
+    assert capsys.readouterr().out == ""
