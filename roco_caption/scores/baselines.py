@@ -86,7 +86,7 @@ def consensus_captions(
     n-grams, mean over n = 1 … 4. Equal captions, as images of one case share, have one vote.
 
     Agreement is the mean similarity to the m most similar of the k captions. The default k is best
-    on MedPix 2.0's validation split (1,481 training images); for COCO's 80,000 Devlin et al. took 90.
+    on MedPix 2.0's validation split (1,481 for training); Devlin et al. took 90 for COCO's 80,000.
     """
     _check(train_features, train_captions, features)
     texts = [text.split() for text in tokenized(train_captions, "coco")]
@@ -122,6 +122,8 @@ def shuffled(n: int, seed: int, groups: Sequence | None = None) -> np.ndarray:
     `groups`, n labels that are equal for images of one case, each gets an image of another case.
     """
     labels = np.arange(n) if groups is None else np.asarray(groups)
+    if len(labels) != n:
+        raise UserError(f"There are {len(labels)} groups for {n} images: give one per image.")
     case, sizes = np.unique(labels, return_inverse=True, return_counts=True)[1:]
     largest = int(sizes.max(initial=0))
     if 2 * largest > n:
@@ -138,9 +140,7 @@ def shuffled(n: int, seed: int, groups: Sequence | None = None) -> np.ndarray:
 def find_leaks(
     frames: Mapping[str, pd.DataFrame], features: Mapping[str, np.ndarray], alike: float = 0.98
 ) -> pd.DataFrame:
-    """Count what the other splits share with the training split; duplicates inflate test scores.
-
-    Features are compared, not files: no second pass, and the same pixels have the same features.
+    """Count duplicates of training images (by features) and captions, which inflate test scores.
 
     Args:
         frames: split to DataFrame[id, image, caption]; one of them "train".

@@ -146,7 +146,7 @@ def _with_intervals(sums: list[pd.DataFrame], weights: np.ndarray) -> dict[str, 
 def _caption(units: np.ndarray, protocol: str, resamples: int) -> str:
     n, cases = len(units), units.max() + 1
     return (
-        f"Images: {n:,}{f', of {cases:,} cases' if cases < n else ''}. "
+        f"{n:,} {'image' if n == 1 else 'images'}{f' of {cases:,} cases' if cases < n else ''}. "
         f'Words by the "{protocol}" protocol: {metrics.PROTOCOLS[protocol][1]}. In brackets: 95 % '
         f"bootstrap interval, {resamples:,} resamples of {'whole cases' if cases < n else 'images'}"
         ". p_vs_first: CIDEr against the first row, approximate randomisation."
