@@ -1,4 +1,4 @@
-"""Two named ways to split captions into words before scoring: "coco" and "imageclef"."""
+"""Tokenization protocols, and BLEU, METEOR, ROUGE and CIDEr from counts that add up over images."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import re
 import shutil
 import string
 import subprocess
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,12 +20,11 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from roco_caption.core.errors import UserError
 
-# A number with its separators (1.5, 1,000), a word with what joins its parts (x-ray, l5-s1,
-# pet/ct), the 's that the PTB tokenizer splits off, or a single sign.
+# A number with its separators (1.5, 1,000), a compound word (x-ray, l5-s1, pet/ct), the 's that the
+# PTB tokenizer splits off, or a single sign.
 _COCO_TOKEN = re.compile(r"\d+(?:[.,:]\d+)+|[^\W_]+(?:[-‐'’/.&][^\W_]+)*|'s|[^\w\s]")
 _POSSESSIVE = re.compile(r"(?<=\w)['’]s\b")
 _PUNCTUATION = frozenset("()[]{}.?!,:;'`\"-–—…“”‘’")
-_DIGITS = re.compile(r"\d+")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -37,12 +35,6 @@ def coco_tokens(caption: str) -> list[str]:
     Java tokenizer, brackets aside: coco-caption lists them among the punctuation to remove, but
     by a slip keeps them as the words "-lrb-" and "-rrb-". Here they are removed, or systems that
     copy captions would earn n-grams with brackets that a decoder without brackets cannot.
-
-    Args:
-        caption: any text.
-
-    Returns:
-        Lower-case words and signs (%, ×, °); punctuation is gone, hyphens within words stay.
     """
     text = _POSSESSIVE.sub(" 's", caption.lower())
     return [token for token in _COCO_TOKEN.findall(text) if token not in _PUNCTUATION]
@@ -51,97 +43,55 @@ def coco_tokens(caption: str) -> list[str]:
 def imageclef_tokens(caption: str) -> list[str]:
     """Return the words of a caption as the ImageCLEFmedical caption task's evaluator sees them.
 
-    Lower-case; then every run of digits becomes the word "number" (even within a word: "t2"
-    becomes "tnumber"); then ASCII punctuation is removed, which joins "x-ray" to "xray".
+    Digits become the word "number" ("t2" "tnumber"), punctuation is removed ("x-ray" is "xray").
     """
-    return _DIGITS.sub("number", caption.lower()).translate(_NO_PUNCTUATION).split()
+    return re.sub(r"\d+", "number", caption.lower()).translate(_NO_PUNCTUATION).split()
 
 
-class Protocol(NamedTuple):
-    """A way to split captions into words, and what to say of it under a table."""
-
-    tokens: Callable[[str], list[str]]
-    description: str
-
-
+# name: function, and what a table's caption says about it
 PROTOCOLS = {
-    "coco": Protocol(
-        coco_tokens,
-        "lower-case, punctuation removed as by coco-caption's PTB tokenizer (rewritten in Python)",
-    ),
-    "imageclef": Protocol(
-        imageclef_tokens,
-        'lower-case, digits replaced by "number", punctuation removed (ImageCLEFmedical Caption)',
-    ),
+    "coco": (coco_tokens, "lower-case, punctuation removed as by coco-caption's PTB tokenizer"),
+    "imageclef": (imageclef_tokens, "lower-case, digits replaced, punctuation removed (ImageCLEF)"),
 }
+BLEU = ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"]
+MEANS = ["ROUGE-1", "ROUGE-L", "CIDEr", "words", "repeated", "copied"]
+_GUESS, _CORRECT = ([f"{kind}_{n}" for n in "1234"] for kind in ("guess", "correct"))
+METEOR_COUNTS = [f"meteor_{i}" for i in range(23)]
 
 
 def tokenized(captions: Iterable[str], protocol: str) -> list[str]:
-    """Return every caption as its words joined by single spaces.
-
-    Args:
-        captions: any texts; an empty one stays empty.
-        protocol: a key of `PROTOCOLS`.
-
-    Raises:
-        UserError: there is no such protocol.
-    """
+    """Return each caption as its words joined by single spaces; "" stays ""."""
     if protocol not in PROTOCOLS:
-        raise UserError(f"protocol={protocol!r} is unknown: take one of {', '.join(PROTOCOLS)}.")
-    return [" ".join(PROTOCOLS[protocol].tokens(caption)) for caption in captions]
-
-
-BLEU = ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"]
-MEANS = ["ROUGE-1", "ROUGE-L", "CIDEr", "words", "repeated", "copied"]
-_BLEU_COUNTS = [
-    "written",
-    "wanted",
-    *(f"{kind}_{n}" for kind in ("tried", "right") for n in "1234"),
-]
-_METEOR_COUNTS = [f"meteor_{i}" for i in range(23)]
+        raise UserError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}.")
+    return [" ".join(PROTOCOLS[protocol][0](caption)) for caption in captions]
 
 
 def bleu_counts(references: Sequence[str], hypotheses: Sequence[str]) -> pd.DataFrame:
-    """Return each image's n-gram counts for BLEU, by pycocoevalcap's scorer.
-
-    Returns:
-        One row an image: words written and wanted; n-grams tried and right, n = 1 … 4.
-    """
+    """Return each image's words and n-grams, all and correct, n = 1 … 4, by pycocoevalcap."""
     scorer = BleuScorer(n=4)
     for reference, hypothesis in zip(references, hypotheses, strict=True):
         scorer += (hypothesis, [reference])
-    rows = [
-        [counts["testlen"], *counts["reflen"], *counts["guess"], *counts["correct"]]
-        for counts in scorer.ctest
-    ]
-    return pd.DataFrame(rows, columns=_BLEU_COUNTS, dtype=float)
+    rows = [[c["testlen"], *c["reflen"], *c["guess"], *c["correct"]] for c in scorer.ctest]
+    return pd.DataFrame(rows, columns=["testlen", "reflen", *_GUESS, *_CORRECT], dtype=float)
 
 
 def bleu(sums: pd.DataFrame) -> pd.DataFrame:
-    """Return BLEU-1 … BLEU-4 of summed counts (Papineni et al., 2002, ACL P02-1040).
-
-    Args:
-        sums: any number of rows with the columns of `bleu_counts`.
-    """
-    tried, right = (sums[[f"{kind}_{n}" for n in "1234"]] for kind in ("tried", "right"))
-    precision = (right.to_numpy() / np.maximum(tried.to_numpy(), 1)).cumprod(axis=1)
-    ratio = sums["wanted"].to_numpy() / np.maximum(sums["written"].to_numpy(), 1e-9)
+    """Return BLEU-1 … BLEU-4 of summed `bleu_counts` (Papineni et al., 2002, ACL P02-1040)."""
+    precision = sums[_CORRECT].to_numpy() / np.maximum(sums[_GUESS].to_numpy(), 1)
+    ratio = sums["reflen"].to_numpy() / np.maximum(sums["testlen"].to_numpy(), 1e-9)
     brevity = np.exp(np.minimum(0, 1 - ratio))
-    scores = precision ** (1 / np.arange(1, 5)) * brevity[:, None]
-    return pd.DataFrame(scores, index=sums.index, columns=BLEU)
+    values = precision.cumprod(axis=1) ** (1 / np.arange(1, 5)) * brevity[:, None]
+    return pd.DataFrame(values, index=sums.index, columns=BLEU)
 
 
-def meteor_counts(references: Sequence[str], hypotheses: Sequence[str]) -> pd.DataFrame | str:
-    """Return each image's 23 match counts of METEOR 1.5, or why they cannot be had.
+def meteor_counts(references: Sequence[str], hypotheses: Sequence[str]) -> pd.DataFrame:
+    """Return each image's 23 match counts of METEOR 1.5, one row per image.
 
-    The program is the `meteor-1.5.jar` within pycocoevalcap: it loads for some 8 seconds, then
-    reads about 1,000 captions a second.
-
-    Returns:
-        One row an image, or the reason in words when there is no working Java.
+    pycocoevalcap's Java program takes some 8 seconds to start, then reads about 1,000 captions per
+    second. Without a working Java, a UserError says why.
     """
     if shutil.which("java") is None:
-        return "there is no Java runtime here"
+        raise UserError("there is no Java runtime here")
     folder = Path(find_spec("pycocoevalcap").submodule_search_locations[0]) / "meteor"
     command = ["java", "-Xmx2G", "-jar", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-norm"]
     pairs = zip(references, hypotheses, strict=True)
@@ -149,99 +99,76 @@ def meteor_counts(references: Sequence[str], hypotheses: Sequence[str]) -> pd.Da
     done = subprocess.run(command, cwd=folder, input=lines.encode(), capture_output=True)
     rows = [line.split() for line in done.stdout.decode().splitlines()]
     if done.returncode or len(rows) != len(references):
-        said = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
-        return f"Java's METEOR failed ({said[0]})"
+        reason = done.stderr.decode(errors="replace").strip().partition("\n")[0]
+        raise UserError(f"Java's METEOR failed ({reason or 'no reason given'})")
     counts = np.array(rows, float)
-    # As METEOR's own sums do: a pair that matches from end to end in one piece is not broken.
+    # As in METEOR's own sums: a pair that matches as a whole, in one piece, has no fragments.
     counts[(counts[:, 20] == 1) & (counts[:, 21:23] == counts[:, 0:2]).all(axis=1), 20] = 0
-    return pd.DataFrame(counts, columns=_METEOR_COUNTS)
+    return pd.DataFrame(counts, columns=METEOR_COUNTS)
 
 
-def meteor(sums: pd.DataFrame) -> pd.Series:
-    """Return METEOR of summed counts (Denkowski and Lavie, 2014, W14-3348; English weights).
-
-    Args:
-        sums: any number of rows with the columns of `meteor_counts`.
-    """
-    counts = sums[_METEOR_COUNTS].to_numpy(float).T
+def meteor(sums: pd.DataFrame) -> np.ndarray:
+    """Return METEOR of summed counts (Denkowski and Lavie, 2014, W14-3348; English weights)."""
+    counts = sums[METEOR_COUNTS].to_numpy(float).T
     # Exact, stem, synonym and paraphrase matches; content and function words weigh differently.
     stages, content = np.array([1.0, 0.6, 0.8, 0.6]), 0.75
-    found = counts[4:20].reshape(4, 2, 2, -1)  # stage, content or function, hypothesis or reference
-    found = np.tensordot(stages, content * found[:, 0] + (1 - content) * found[:, 1], axes=1)
+    matches = counts[4:20].reshape(4, 2, 2, -1)  # stage; content, function; hypothesis, reference
+    matches = np.tensordot(stages, content * matches[:, 0] + (1 - content) * matches[:, 1], axes=1)
     length = content * (counts[0:2] - counts[2:4]) + (1 - content) * counts[2:4]
-    precision, recall = found / np.maximum(length, 1e-9)
+    precision, recall = matches / np.maximum(length, 1e-9)
     mean = precision * recall / np.maximum(0.85 * precision + 0.15 * recall, 1e-9)
     fragments = 2 * counts[20] / np.maximum(counts[21] + counts[22], 1)
-    return pd.Series(mean * (1 - 0.6 * fragments**0.2), index=sums.index, name="METEOR")
+    return mean * (1 - 0.6 * fragments**0.2)
 
 
 def image_scores(references: Sequence[str], hypotheses: Sequence[str]) -> pd.DataFrame:
-    """Return the scores that are means over images; an empty hypothesis scores 0.
+    """Return the scores that are means over images, one row per image; an empty hypothesis: 0.
 
-    ROUGE-1: F-measure without stemming, by rouge-score, which splits words at every sign
-    (Lin, 2004, W04-1013). ROUGE-L: pycocoevalcap's, with β = 1.2 (Lin, 2004). CIDEr:
-    pycocoevalcap's CIDEr-D, 0 to 10, idf from all the references given (Vedantam et al., 2015,
-    arXiv:1411.5726).
-
-    Returns:
-        One row an image, columns "ROUGE-1", "ROUGE-L" and "CIDEr".
-
-    Raises:
-        UserError: all the references are empty.
+    ROUGE-1: F-measure without stemming, by rouge-score, which splits words at every sign (Lin,
+    2004, W04-1013). ROUGE-L: pycocoevalcap's, β = 1.2 (Lin, 2004). CIDEr: pycocoevalcap's CIDEr-D,
+    0 to 10, idf from all the references given (Vedantam et al., 2015, arXiv:1411.5726).
     """
     if not any(references):
         raise UserError("There is not a word in the references to score against.")
-    wanted, written = ({i: [text] for i, text in enumerate(x)} for x in (references, hypotheses))
+    by_image = [{i: [text] for i, text in enumerate(texts)} for texts in (references, hypotheses)]
     rouge = RougeScorer(["rouge1"], use_stemmer=False)
     pairs = zip(references, hypotheses, strict=True)
     scores = pd.DataFrame({"ROUGE-1": [rouge.score(*pair)["rouge1"].fmeasure for pair in pairs]})
-    scores["ROUGE-L"] = Rouge().compute_score(wanted, written)[1]
-    scores["CIDEr"] = Cider().compute_score(wanted, written)[1]
+    scores["ROUGE-L"] = Rouge().compute_score(*by_image)[1]
+    scores["CIDEr"] = Cider().compute_score(*by_image)[1]
     # pycocoevalcap's ROUGE-L takes "" for one word, which an empty reference would match.
     scores[[hypothesis == "" for hypothesis in hypotheses]] = 0.0
     return scores
 
 
-def wording(hypotheses: Sequence[str], known: Collection[str] | None = None) -> pd.DataFrame:
-    """Return how each caption is written, whatever the reference says.
+def wording(hypotheses: Sequence[str], training: Collection[str] | None = None) -> pd.DataFrame:
+    """Return how each tokenized caption is written, whatever the reference says.
 
-    Args:
-        hypotheses: n tokenized captions.
-        known: tokenized training captions; None when they are not at hand.
-
-    Returns:
-        One row an image: "words", its length; "repeated", the share of its bigrams that stood in
-        it before or are one word twice; "copied", 1.0 when it is a training caption word for word
-        (NaN: not known).
+    "words", its length; "repeated", the share of its bigrams that occur earlier in it or are one
+    word twice; "copied", 1 if it is one of the tokenized training captions (NaN without these).
     """
     words = [hypothesis.split() for hypothesis in hypotheses]
-    pairs = [list(pairwise(caption)) for caption in words]
-    new = [{(a, b) for a, b in bigrams if a != b} for bigrams in pairs]
-    repeated = [1 - len(n) / len(b) if b else 0.0 for n, b in zip(new, pairs, strict=True)]
-    known = None if known is None else set(known) - {""}
-    copied = [float("nan") if known is None else float(text in known) for text in hypotheses]
+    repeated = []
+    for caption in words:
+        bigrams = list(pairwise(caption))
+        new = {(a, b) for a, b in bigrams if a != b}
+        repeated.append(1 - len(new) / len(bigrams) if bigrams else 0.0)
+    copied = np.nan if training is None else [t != "" and t in training for t in hypotheses]
     return pd.DataFrame({"words": map(len, words), "repeated": repeated, "copied": copied})
 
 
 def image_counts(
-    references: Sequence[str], hypotheses: Sequence[str], known: Collection[str] | None = None
+    references: Sequence[str], hypotheses: Sequence[str], training: Collection[str] | None = None
 ) -> pd.DataFrame:
-    """Return all that each image adds to the scores, METEOR's counts aside; one row an image."""
+    """Return all that each image adds to the scores, except METEOR's counts; one row per image."""
     parts = [bleu_counts(references, hypotheses), image_scores(references, hypotheses)]
-    counts = pd.concat([*parts, wording(hypotheses, known)], axis=1).astype(float)
+    counts = pd.concat([*parts, wording(hypotheses, training)], axis=1).astype(float)
     return counts.assign(images=1.0)
 
 
 def scores(sums: pd.DataFrame) -> pd.DataFrame:
-    """Return the scores of summed counts.
-
-    Args:
-        sums: one row a set of images: the sums of their `image_counts`, beside those of their
-            `meteor_counts` where these could be had.
-
-    Returns:
-        One row a set: BLEU-1 … BLEU-4, METEOR (NaN without its counts), and the means.
-    """
-    means = sums[MEANS].div(sums["images"], axis=0)
-    has_meteor = _METEOR_COUNTS[0] in sums
-    return bleu(sums).assign(METEOR=meteor(sums) if has_meteor else float("nan")).join(means)
+    """Return the scores of summed `image_counts`, joined by `meteor_counts` for METEOR."""
+    table = bleu(sums)
+    if METEOR_COUNTS[0] in sums:
+        table["METEOR"] = meteor(sums)
+    return table.join(sums[MEANS].div(sums["images"], axis=0))

@@ -1,4 +1,4 @@
-"""Reads from any caption what it says of a phantom, and how many captions say what was drawn."""
+"""Reads what captions claim about phantoms, and scores claims and heat maps against the truth."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _CYST = r"(?<!dermoid )cysts?"
 _KIDNEY = r"renal|kidneys?"
 _ADNEXA = r"adnexal?|ovar(y|ies|ian)"
 
-# What must be said for a finding to be read: the thing and, if it could lie elsewhere, the organ.
-_FINDING_WORDS = {
+# patterns that must all match: the thing and, if it can occur elsewhere, the organ
+_FINDINGS = {
     "pleural effusion": (r"effusions?",),
     "pneumothorax": (r"pneumothora(x|ces)",),
     "lung mass": (_MASS, r"lungs?|pulmonary"),
@@ -34,123 +34,99 @@ _FINDING_WORDS = {
     "solid adnexal mass": (_MASS, _ADNEXA),
     "dermoid": (r"dermoids?|teratomas?",),
 }
-_TECHNIQUE_WORDS = {
+_TECHNIQUES = {
     "chest radiograph": (r"radiographs?|x ?rays?|cxr",),
     "abdominal CT": (r"ct|computed tomography",),
     "brain MRI": (r"mri?|magnetic resonance|t2",),
-    "pelvic ultrasound": (r"ultrasound|sonograms?|ultrasonograph(y|ic)|sonograph(y|ic)",),
+    "pelvic ultrasound": (r"ultrasound|sonograms?|(ultra)?sonograph(y|ic)",),
 }
-_REGION_WORDS = {
+_REGIONS = {
     "chest radiograph": (r"chest(?! wall)|thora(x|cic)",),
     "abdominal CT": (r"abdom(en|inal)",),
     "brain MRI": (r"brain|head|cranial",),
     "pelvic ultrasound": (r"pelvi(s|c)",),
 }
-_SIDE_WORDS = {"right": (r"right|bilateral",), "left": (r"left|bilateral",)}
-_SIZE_WORDS = {
-    "small": (r"small|minimal|limited|tiny",),
-    "large": (r"large|massive|extensive|bulky|huge",),
+_SIDES = {"right": (r"right|bilateral",), "left": (r"left|bilateral",)}
+_SIZES = {
+    "small": ("small|minimal|limited|tiny",),
+    "large": ("large|massive|extensive|huge|bulky",),
 }
-_DENIED = re.compile(r"\b(no|not|without)\b( \w+){0,4}")
+_NEGATED = re.compile(r"\b(no|not|without)\b( \w+){0,4}")
 
 
 def attributes_of(caption: str) -> dict[str, str]:
-    """Read from a caption what it claims, in the words of the phantoms' labels.
+    """Read from any caption what it claims, in the words of the phantoms' labels.
 
-    Args:
-        caption: any text, a generated caption included; case and punctuation do not matter.
-
-    Returns:
-        `{"modality", "finding", "side", "size", "arrow"}`. What the caption does not say is "", and
-        where it says two different things (two sides, or a CT of the chest) it is `AMBIGUOUS`;
-        neither equals a true label. What follows "no" or "without" is not counted as said. `arrow`
-        is "yes" or "no".
+    What is not stated is "", two different claims (two sides, or a CT of the chest) are
+    `AMBIGUOUS`; neither equals a true label. Negated words are not counted.
     """
-    text = _DENIED.sub(" ", " ".join(re.findall(r"[^\W_]+", caption.lower())))
-    technique, regions = _said(_TECHNIQUE_WORDS, text), _said(_REGION_WORDS, text)
-    elsewhere = bool(technique) and bool(regions - technique)
+    text = _NEGATED.sub(" ", " ".join(re.findall(r"[^\W_]+", caption.lower())))
+    techniques, regions = _labels(_TECHNIQUES, text), _labels(_REGIONS, text)
+    contradictory = techniques and regions - techniques
     return {
-        "modality": AMBIGUOUS if elsewhere else _only(technique),
-        "finding": _only(_said(_FINDING_WORDS, text)),
-        "side": _only(_said(_SIDE_WORDS, text)),
-        "size": _only(_said(_SIZE_WORDS, text)),
+        "modality": AMBIGUOUS if contradictory else _single(techniques),
+        "finding": _single(_labels(_FINDINGS, text)),
+        "side": _single(_labels(_SIDES, text)),
+        "size": _single(_labels(_SIZES, text)),
         "arrow": "yes" if re.search(r"\barrows?\b", text) else "no",
     }
 
 
-def finding_word(words: Sequence[str], finding: str) -> int | None:
-    """Return the place of the last of a caption's words that names a finding, or None."""
-    named = re.compile(_FINDING_WORDS[finding][0])
-    return max((i for i, word in enumerate(words) if named.fullmatch(word)), default=None)
-
-
-def _said(labels: Mapping[str, tuple[str, ...]], text: str) -> set[str]:
-    """Return the labels for which `text` contains every pattern as whole words."""
+def _labels(patterns: Mapping[str, tuple[str, ...]], text: str) -> set[str]:
+    """Return the labels whose patterns all occur in `text` as whole words."""
     return {
         label
-        for label, patterns in labels.items()
-        if all(re.search(rf"\b({pattern})\b", text) for pattern in patterns)
+        for label, parts in patterns.items()
+        if all(re.search(rf"\b({part})\b", text) for part in parts)
     }
 
 
-def _only(labels: set[str]) -> str:
-    """Return the one label, "" for none, `AMBIGUOUS` for several."""
-    return next(iter(labels)) if len(labels) == 1 else AMBIGUOUS if labels else ""
+def _single(labels: set[str]) -> str:
+    return AMBIGUOUS if len(labels) > 1 else "".join(labels)
 
 
 def shares_right(references: Sequence[str], captions: Sequence[str]) -> dict[str, float]:
-    """Return the share of captions that name what their phantom shows.
+    """Return the shares of captions that state what their phantoms' references state.
 
-    Args:
-        references: n captions of phantoms, which state the truth.
-        captions: n captions to check, in the same order.
-
-    Returns:
-        Shares from 0 to 1: of each attribute alone, of modality, finding and side together, and of
-        those with the size.
+    Keys: each attribute; "modality, finding and side"; "all four", with the size.
     """
-    names = ("modality", "finding", "side", "size")
-    truths, found = map(attributes_of, references), map(attributes_of, captions)
-    right = np.array(
-        [[truth[n] == said[n] for n in names] for truth, said in zip(truths, found, strict=True)]
-    )
-    shares = {name: float(right[:, i].mean()) for i, name in enumerate(names)}
-    shares["modality, finding and side"] = float(right[:, :3].all(axis=1).mean())
-    return shares | {"all four": float(right.all(axis=1).mean())}
+    names = ["modality", "finding", "side", "size"]
+    truth, claims = (pd.DataFrame(map(attributes_of, x))[names] for x in (references, captions))
+    right = truth == claims
+    shares = right.mean()
+    shares["modality, finding and side"] = right[names[:3]].all(axis=1).mean()
+    shares["all four"] = right.all(axis=1).mean()
+    return shares.to_dict()
 
 
 def peaks_on_findings(
-    found: Sequence[tuple[Sequence[str], np.ndarray]], truth: pd.DataFrame
+    maps: Sequence[tuple[Sequence[str], np.ndarray]], truth: pd.DataFrame
 ) -> pd.DataFrame:
-    """Say for each phantom whether the map of the word that names its finding peaks on it.
+    """Return for each phantom whether the map of the word that names its finding peaks on it.
 
     Args:
-        found: of `evidence`, one a phantom.
+        maps: from `word_maps`, one per phantom.
         truth: rows of the phantoms' `attributes.csv` in the same order.
 
     Returns:
-        One row a phantom whose caption names its finding, with truth's index: `peak`, whether
-        the smooth map's maximum lies in the finding's box; `cell`, whether the cell of the
-        largest value touches it; `chance`, the box's share of the image; `cell_chance`, the share
-        of the cells that touch it.
+        One row per phantom whose caption names its finding, with truth's index: `peak`, whether the
+        smooth map's maximum is in the finding's box; `cell`, whether the cell of the largest value
+        touches it; `chance`, `cell_chance`: shares of the pixels in it, of the cells that touch it.
     """
     rows = {}
-    for (words, weights), (index, row) in zip(found, truth.iterrows(), strict=True):
-        place = finding_word(words, row.finding)
-        if place is None:
+    for (words, weights), (index, row) in zip(maps, truth.iterrows(), strict=True):
+        name = _FINDINGS[row.finding][0]
+        positions = [i for i, word in enumerate(words) if re.fullmatch(name, word)]
+        if not positions:
             continue
-        box = tuple(int(row[name]) for name in BOX)
-        y, x = divmod(int(upsampled(weights[place], SIZE).argmax()), SIZE)
-        side = round(len(weights[place]) ** 0.5)
-        starts = SIZE / side * np.arange(side)
-        down = (starts < box[3]) & (starts + SIZE / side > box[1])
-        across = (starts < box[2]) & (starts + SIZE / side > box[0])
-        touches = np.outer(down, across).ravel()
-        rows[index] = {
-            "peak": box[0] <= x < box[2] and box[1] <= y < box[3],
-            "cell": touches[weights[place].argmax()],
-            "chance": (box[2] - box[0]) * (box[3] - box[1]) / SIZE**2,
-            "cell_chance": touches.mean(),
-        }
-    columns = ["peak", "cell", "chance", "cell_chance"]
-    return pd.DataFrame(list(rows.values()), index=list(rows), columns=columns)
+        cells = weights[positions[-1]]
+        x0, y0, x1, y1 = (int(row[name]) for name in BOX)
+        y, x = divmod(int(upsampled(cells, SIZE).argmax()), SIZE)
+        side = round(len(cells) ** 0.5)
+        starts, ends = SIZE / side * np.arange(side), SIZE / side * np.arange(1, side + 1)
+        touches_y, touches_x = (starts < y1) & (ends > y0), (starts < x1) & (ends > x0)
+        touches = np.outer(touches_y, touches_x).ravel()
+        peak, chance = x0 <= x < x1 and y0 <= y < y1, (x1 - x0) * (y1 - y0) / SIZE**2
+        rows[index] = peak, touches[cells.argmax()], chance, touches.mean()
+    names = ["peak", "cell", "chance", "cell_chance"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=names)

@@ -1,56 +1,50 @@
-"""Captions to the numbers of their words, and back to captions."""
+"""Captions to token numbers and back."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
 
 import numpy as np
 
 from roco_caption.core.errors import UserError
 from roco_caption.core.files import read_json, write_json
-from roco_caption.text.words import clean, usually_between, usually_written, written_out
+from roco_caption.text.words import clean, join_words, usual_forms, usual_joints
 
 PAD, START, END, UNKNOWN = range(4)
-MOST_WORDS = 100_000  # of a caption; more would be memory for nothing
 SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
+_LONGEST_CAPTION = 100_000  # words; guards against corrupt files
 
 
+@dataclass(eq=False)
 class CaptionTokenizer:
-    """Maps cleaned captions to rows of token numbers and back.
+    """Maps captions to rows of token numbers and back.
 
-    A plain dictionary rather than Keras' TextVectorization: that layer keeps its strings inside
-    TensorFlow, so neither a readable file nor another backend could hold the vocabulary.
+    Keras' TextVectorization would keep its strings in TensorFlow, out of other backends' reach.
 
     Attributes:
-        words: the vocabulary in the order of its numbers; the first four are
-            `<pad>` 0, `<start>` 1, `<end>` 2, `<unk>` 3.
-        max_words: words kept of a caption.
-        written: words that are written with capitals: `{"ct": "CT"}`.
-        joints: what is written between two words but a space, after the last one, and between
-            any word and one that begins a sentence, in this order:
-            `{"t2 weighted": "-", "mass arrow": " (", "arrow ": ")", " there": ". "}`.
+        words: the vocabulary in the order of its numbers, beginning with `SPECIAL`.
+        max_words: longer captions are truncated.
+        written: spelling of words with capitals, see `words.usual_forms`.
+        joints: text between words, see `words.usual_joints`.
         as_sentences: whether captions begin with a capital and end with a full stop.
     """
 
-    def __init__(
-        self,
-        words: Sequence[str],
-        max_words: int,
-        written: Mapping[str, str] | None = None,
-        joints: Mapping[str, str] | None = None,
-        as_sentences: bool = False,
-    ) -> None:
-        fits = tuple(words[:4]) == SPECIAL and len(set(words)) == len(words)
-        if not fits or not 1 <= max_words <= MOST_WORDS:
-            raise UserError(
-                "This is no caption vocabulary: make the tokenizer again from captions."
-            )
-        self.words = list(words)
-        self.max_words, self.as_sentences = max_words, as_sentences
-        self.written, self.joints = dict(written or {}), dict(joints or {})
+    words: Sequence[str]
+    max_words: int
+    written: Mapping[str, str] = field(default_factory=dict)
+    joints: Mapping[str, str] = field(default_factory=dict)
+    as_sentences: bool = False
+
+    def __post_init__(self) -> None:
         self._number = {word: i for i, word in enumerate(self.words)}
+        if tuple(self.words[:4]) != SPECIAL or len(self._number) < len(self.words):
+            raise UserError(f"a vocabulary begins with {' '.join(SPECIAL)} and has no duplicates")
+        if not 1 <= self.max_words <= _LONGEST_CAPTION:
+            raise UserError(f"max_words must be 1 to {_LONGEST_CAPTION:,}, got {self.max_words}")
 
     @classmethod
     def fit(
@@ -58,13 +52,7 @@ class CaptionTokenizer:
     ) -> CaptionTokenizer:
         """Collect the vocabulary of the training captions, and how they write its words.
 
-        Args:
-            captions: training captions, uncleaned.
-            min_frequency: rarer words become `<unk>`.
-            max_words: words kept of a caption.
-
-        Raises:
-            UserError: no word is that frequent.
+        Words rarer than `min_frequency` become `<unk>`; if all are, a UserError says so.
         """
         captions = list(captions)
         counts = Counter(word for caption in captions for word in clean(caption))
@@ -76,13 +64,9 @@ class CaptionTokenizer:
                 f"No word occurs {min_frequency} times in the training captions. Lower "
                 "MIN_FREQUENCY, or check that the captions were read."
             )
-        known, usual = set(words), usually_written(captions)
-        written = {word: form for word, form in sorted(usual.items()) if word in known}
-        between = sorted(usually_between(captions).items())
-        joints = {pair: joint for pair, joint in between if known.issuperset(pair.split())}
+        written, joints = usual_forms(captions, set(words)), usual_joints(captions, set(words))
         capitals = sum(caption.lstrip()[:1].isupper() for caption in captions)
-        style = written, joints, 2 * capitals > len(captions)
-        return cls([*SPECIAL, *words], max_words, *style)
+        return cls([*SPECIAL, *words], max_words, written, joints, 2 * capitals > len(captions))
 
     @property
     def vocab_size(self) -> int:
@@ -97,67 +81,46 @@ class CaptionTokenizer:
     def encode(self, captions: Sequence[str]) -> np.ndarray:
         """Return token numbers: `<start>`, the words, `<end>`, padded on the right.
 
-        A caption cut off at `max_words` gets no `<end>`, so that the model does not learn to
-        stop in the middle of a sentence.
-
-        Args:
-            captions: `n` captions, uncleaned.
+        A truncated caption gets no `<end>`, so that the model does not learn to stop early.
 
         Returns:
-            int32 (n, max_words + 2).
+            int32 (len(captions), max_words + 2).
         """
-        tokens = np.zeros((len(captions), self.length), np.int32)
+        tokens = np.full((len(captions), self.length), PAD, np.int32)
         for row, caption in zip(tokens, captions, strict=True):
-            words = clean(caption)
-            numbers = [START, *(self._number.get(word, UNKNOWN) for word in words), END]
-            if len(numbers) > self.length:
-                numbers = numbers[: self.length - 1]
+            numbers = [self._number.get(word, UNKNOWN) for word in clean(caption)]
+            ending = [END] if len(numbers) <= self.max_words else []
+            numbers = [START, *numbers[: self.max_words], *ending]
             row[: len(numbers)] = numbers
         return tokens
 
     def decode(self, tokens: np.ndarray | Sequence[int]) -> str:
         """Return one row up to `<end>` as text, written as the training captions are.
 
-        Args:
-            tokens: a caption's row without `<start>`; special tokens are left out.
-
-        Returns:
-            `"Axial CT of the neck. No mass."`; without full stop at the end where there is no
-            `<end>`.
+        Special tokens are left out. Without `<end>` there is no final full stop.
         """
-        words = []
-        ended = False
-        for token in tokens:
-            if token == END:
-                ended = True
-                break
-            if token > UNKNOWN:
-                words.append(self.words[token])
-        text = written_out(words, self.written, self.joints, self.as_sentences)
-        return f"{text}." if text and ended and self.as_sentences else text
+        row = takewhile(lambda token: token != END, tokens)
+        words = [self.words[token] for token in row if token > UNKNOWN]
+        text = join_words(words, self.written, self.joints, self.as_sentences)
+        return f"{text}." if text and END in tokens and self.as_sentences else text
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the vocabulary as JSON."""
-        value = {"max_words": self.max_words, "words": self.words}
-        value |= {"written": self.written, "joints": self.joints}
-        value |= {"as_sentences": self.as_sentences}
-        write_json(path, value, sealed=True)
+        names = ("max_words", "words", "written", "joints", "as_sentences")
+        write_json(path, {name: getattr(self, name) for name in names}, sealed=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> CaptionTokenizer:
-        """Read a vocabulary that `save` wrote.
-
-        Raises:
-            UserError: the file is missing, damaged, or no vocabulary.
-        """
+        """Read a vocabulary that `save` wrote; a file that is not one raises a UserError."""
         value = read_json(path)
         try:
             words, max_words = value["words"], value["max_words"]
-            # files of before have no more
-            written, joints = value.get("written", {}), value.get("joints", {})
+            written, joints = value.get("written", {}), value.get("joints", {})  # not in old files
             texts = [*words, *written, *written.values(), *joints, *joints.values()]
             if not all(isinstance(text, str) for text in texts) or not isinstance(max_words, int):
-                raise TypeError("words must be texts, max_words a whole number")
+                raise TypeError("words must be strings, max_words an int")
             return cls(words, max_words, written, joints, value.get("as_sentences") is True)
         except (KeyError, TypeError, AttributeError, UserError) as error:
-            raise UserError(f"{path} holds no caption vocabulary ({error}).") from error
+            raise UserError(
+                f"{path} is not a caption vocabulary ({error}). Restore it, or fit it again."
+            ) from error

@@ -1,97 +1,88 @@
-"""Captions to lower-case words: cleaning that keeps what radiology needs."""
+"""Captions to lower-case words that keep what radiology needs, and words to sentences."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 # A number with its decimals and letters ("1.6", "3d"), a word with its digits ("t2", "l3"), or a
 # sign that changes the meaning of a number.
-WORD = re.compile(r"\d+(?:[.,]\d+)*[^\W_]*|[^\W\d_][^\W_]*|[%°±<>]")
-UNIT = re.compile(r"(?<=\d)(mm|cm|ml|cc|mg|kg|hu)\b", re.IGNORECASE)
+_WORD = re.compile(r"\d+(?:[.,]\d+)*[^\W_]*|[^\W\d_][^\W_]*|[%°±<>]")
+_UNIT = re.compile(r"(?<=\d)(mm|cm|ml|cc|mg|kg|hu)\b", re.IGNORECASE)
+# A full stop and the like if a capital follows; not after "L.", "e.g.", "vs.", "Fig.", "Dr.".
+_SENTENCE_END = re.compile(
+    r"""(?<!\b[^\W\d_])(?<!\bvs)(?<!\bfig)(?<!\bdr)[.!?;](?=["')\]]*\s+["'(\[]*(?-i:[^\W\d_a-z]))""",
+    re.IGNORECASE,
+)
+_STOP = ". "  # joint between two sentences
+_MIN_PAIRS = 3  # occurrences of a word pair below which its joint is not learnt
+_MAX_BRACKETED = 4  # words in one pair of brackets
 
 
 def clean(caption: str) -> list[str]:
     """Split a caption into lower-case words, keeping numbers, levels, sides and negations.
 
-    Unicode is normalised (NFKC: `µ`, full-width letters and superscripts become plain ones),
-    units come off their number (`5mm` → `5 mm`), hyphens and other punctuation separate words.
-
-    Args:
-        caption: any text, newlines and quotes included.
-
-    Returns:
-        The words in order: `"T2-weighted, 5mm"` → `["t2", "weighted", "5", "mm"]`.
+    `"T2-weighted, 5mm"` → `["t2", "weighted", "5", "mm"]`; Unicode is normalised (NFKC).
     """
-    text = unicodedata.normalize("NFKC", caption).lower()
-    return WORD.findall(UNIT.sub(r" \1", text))
+    return _WORD.findall(_normalised(caption).lower())
 
 
-STOP = ". "  # between two sentences
-SEEN = 3  # times two words must stand together before what stands between them is believed
-BRACKETED = 4  # words in brackets at most
-
-_NUMBERS = re.compile(r"[\d.,]+ [\d.,]*")
-# Where the next sentence begins with a capital; not after "L.", "e.g.", "vs.", "Fig.", "Dr.".
-_NEXT_SENTENCE = re.compile(
-    r"""(?<!\b[^\W\d_])(?<!\bvs)(?<!\bfig)(?<!\bdr)[.!?;](?=["')\]]*\s+["'(\[]*(?-i:[^\W\d_a-z]))""",
-    re.IGNORECASE,
-)
+def _normalised(caption: str) -> str:
+    return _UNIT.sub(r" \1", unicodedata.normalize("NFKC", caption))
 
 
-def usually_written(captions: Iterable[str]) -> dict[str, str]:
-    """Return each word as it stands most often within sentences, where that has capitals."""
-    counts: dict[str, Counter] = {}
+def usual_forms(captions: Iterable[str], vocabulary: set[str]) -> dict[str, str]:
+    """Return the most frequent spelling of each word, where it has capitals: `{"ct": "CT"}`."""
+    counts: defaultdict[str, Counter] = defaultdict(Counter)
     for caption in captions:
-        for sentence in _NEXT_SENTENCE.split(unicodedata.normalize("NFKC", caption)):
-            written = WORD.findall(UNIT.sub(r" \1", sentence))
-            # what begins with a capital may do so for being first
-            first = written[0][1:] != written[0][1:].lower() if written else False
-            for word in written if first else written[1:]:
-                counts.setdefault(word.lower(), Counter())[word] += 1
-    most = {word: max(forms, key=lambda f: (forms[f], f)) for word, forms in counts.items()}
-    return {word: form for word, form in most.items() if form != word}
+        for sentence in _SENTENCE_END.split(_normalised(caption)):
+            words = _WORD.findall(sentence)
+            # "The" may have its capital for being first, "CT" does not
+            if words and words[0][1:] == words[0][1:].lower():
+                words = words[1:]
+            for word in words:
+                counts[word.lower()][word] += 1
+    usual = {word: max(forms, key=lambda f: (forms[f], f)) for word, forms in counts.items()}
+    return {w: form for w, form in sorted(usual.items()) if form != w and w in vocabulary}
 
 
-def usually_between(captions: Iterable[str]) -> dict[str, str]:
-    """Return what stands most often between two words, and after a caption's last one.
+def usual_joints(captions: Iterable[str], vocabulary: set[str]) -> dict[str, str]:
+    """Return what most captions write between two words, after the last, and before any sentence.
 
-    Returns:
-        `{"t2 weighted": "-", "mass arrow": " (", "arrow ": ")", " there": ". "}`, the latter
-        before a word that mostly begins a sentence, whatever word was before. Pairs are left out
-        that are rarer than `SEEN`, and those between which a space is what stands anyway.
+    `{"t2 weighted": "-", "mass arrow": " (", "arrow ": ")", " there": ". "}`, the last one before
+    "there" after any word. Pairs that are rare or separated by a space anyway are left out.
     """
-    pairs: dict[str, Counter] = {}
+    counts: defaultdict[str, Counter] = defaultdict(Counter)
     for caption in captions:
-        for left, joint, right in _joined(caption):
-            pairs.setdefault(f"{left} {right}", Counter())[joint] += 1
+        for left, joint, right in _joints(caption):
+            counts[f"{left} {right}"][joint] += 1
             if right:
-                pairs.setdefault(f" {right}", Counter())[STOP if STOP in joint else " "] += 1
-    most = {
-        pair: joint
-        for pair, joints in pairs.items()
-        for joint, count in joints.most_common(1)
-        if 2 * count > joints.total() >= SEEN and not _NUMBERS.fullmatch(pair)
-    }
-    begins = {pair for pair, joint in most.items() if pair[0] == " " and joint == STOP}
+                counts[f" {right}"][_STOP if _STOP in joint else " "] += 1
+    usual: dict[str, str] = {}
+    for pair, joints in counts.items():
+        joint, count = joints.most_common(1)[0]
+        if 2 * count > joints.total() >= _MIN_PAIRS and not re.fullmatch(r"[\d.,]+ [\d.,]*", pair):
+            usual[pair] = joint
+    openers = {pair for pair, joint in usual.items() if pair[0] == " " and joint == _STOP}
     return {
         pair: joint
-        for pair, joint in most.items()
-        if joint.strip() or f" {pair.partition(' ')[2]}" in begins
+        for pair, joint in sorted(usual.items())
+        if vocabulary.issuperset(pair.split())
+        and (joint.strip() or f" {pair.partition(' ')[2]}" in openers)
     }
 
 
-def _joined(caption: str) -> Iterator[tuple[str, str, str]]:
-    """Yield each of a caption's words, what follows it, and the word after that or ""."""
+def _joints(caption: str) -> Iterator[tuple[str, str, str]]:
+    """Yield each word of a caption, what follows it, and the next word ("" after the last)."""
     last, joint = "", ""
-    for sentence in _NEXT_SENTENCE.split(unicodedata.normalize("NFKC", caption)):
-        text = UNIT.sub(r" \1", sentence.lower())
-        words = list(WORD.finditer(text))
+    for sentence in _SENTENCE_END.split(_normalised(caption)):
+        text = sentence.lower()
+        words = list(_WORD.finditer(text))
         if words and last:
-            yield last, joint + STOP, words[0][0]
+            yield last, joint + _STOP, words[0][0]
         for left, right in pairwise(words):
             yield left[0], _joint(text[left.end() : right.start()]), right[0]
         if words:
@@ -101,54 +92,44 @@ def _joined(caption: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _joint(between: str) -> str:
-    """Return what stands between two words of a sentence, reduced to what is written again."""
-    if between in ("-", "\u2010", "\u2011", "/"):
+    """Return the text between two words of a sentence, reduced to what is reproduced."""
+    if between in ("/", "-", "\u2010", "\u2011"):
         return "/" if between == "/" else "-"
     pause = ":" if ":" in between else "," if "," in between or ";" in between else ""
     return f"{')' if ')' in between else ''}{pause} {'(' if '(' in between else ''}"
 
 
-def _balanced(joints: list[str]) -> list[str]:
-    """Return what follows each word with brackets in pairs, a few words of a sentence in each."""
-    kept = [re.sub(r"[()]", "", joint) for joint in joints]
-    start = None
-    for i, joint in enumerate(joints):
-        ends = ")" in joint or i == len(joints) - 1
-        if start is not None and ends and i - start <= BRACKETED:
-            kept[start] += "("
-            kept[i] = f"){kept[i]}"
-            start = None
-        if STOP in joint:
-            start = None
-        if "(" in joint:
-            start = i
-    return kept
-
-
-def written_out(
-    words: Sequence[str], written: Mapping[str, str], joints: Mapping[str, str], as_sentences: bool
+def join_words(
+    words: Sequence[str], forms: Mapping[str, str], joints: Mapping[str, str], as_sentences: bool
 ) -> str:
-    """Return words as text.
-
-    Args:
-        words: lower-case words of a caption.
-        written: of `usually_written`.
-        joints: of `usually_between`.
-        as_sentences: whether each sentence begins with a capital.
-    """
-    if not words:
-        return ""
-    usual = joints.get
-    after = [usual(f"{a} {b}", usual(f" {b}", " ")) for a, b in pairwise(words)]
-    text, begins = "", as_sentences
-    for word, joint in zip(words, _balanced([*after, usual(f"{words[-1]} ", "")]), strict=True):
-        form = written.get(word, word)
-        text += (_capitalised(form) if begins else form) + joint
-        begins = as_sentences and STOP in joint
+    """Return lower-case words as text; `as_sentences` begins each sentence with a capital."""
+    after = [joints.get(f"{a} {b}", joints.get(f" {b}", " ")) for a, b in pairwise(words)]
+    after += [joints.get(f"{word} ", "") for word in words[-1:]]
+    text, capital = "", as_sentences
+    for word, joint in zip(words, _balanced(after), strict=True):
+        form = forms.get(word, word)
+        text += (_capitalised(form) if capital else form) + joint
+        capital = as_sentences and _STOP in joint
     return text
 
 
+def _balanced(joints: list[str]) -> list[str]:
+    """Return the joints with brackets only in pairs, each around a few words of one sentence."""
+    result = [re.sub(r"[()]", "", joint) for joint in joints]
+    opened = None
+    for i, joint in enumerate(joints):
+        closes = ")" in joint or i == len(joints) - 1
+        if opened is not None and closes and i - opened <= _MAX_BRACKETED:
+            result[opened] += "("
+            result[i] = f"){result[i]}"
+        if closes or _STOP in joint:
+            opened = None
+        if "(" in joint:
+            opened = i
+    return result
+
+
 def _capitalised(word: str) -> str:
-    """Return it with a capital first, unless that would be another letter when read again."""
+    """Return the word with a capital first, unless cleaning would not undo that ("ß", "µ")."""
     first = word[:1].upper()
     return first + word[1:] if first.lower() == word[:1] else word

@@ -1,16 +1,45 @@
+import tracemalloc
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from roco_caption.core.errors import UserError
 from roco_caption.scores.baselines import (
     consensus_captions,
+    find_leaks,
     most_frequent_caption,
     nearest_captions,
+    neighbours,
     shuffled,
 )
 
 TRAIN = np.array([[1, 0, 0], [0, 2, 0], [0, 0, 3], [5, 0, 0]], np.float16)
 CAPTIONS = ["first", "second", "third", "fourth"]
+
+
+@pytest.mark.parametrize("k", [1, 7, 200])
+def test_neighbours_in_chunks_are_those_of_all_at_once(k):
+    rng = np.random.default_rng(0)
+    train = rng.normal(size=(150, 8)).astype(np.float16)
+    queries = rng.normal(size=(20, 8)).astype(np.float32)
+    unit = train / np.linalg.norm(train.astype(float), axis=1, keepdims=True)
+    expected = np.argsort(-(queries @ unit.T), axis=1, kind="stable")[:, :k]
+    assert (neighbours(train, queries, k, chunk=32) == expected).all()
+
+
+def test_neighbours_hold_a_chunk_not_the_whole_similarity_matrix():
+    train, queries = np.ones((20_000, 4), np.float16), np.ones((500, 4), np.float16)
+    tracemalloc.start()
+    neighbours(train, queries, 1, chunk=500)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 500 * 20_000 * 4 / 2
+
+
+def test_large_half_precision_features_do_not_overflow():
+    train = np.array([[60000, 0], [60000, 60000]], np.float16)
+    assert neighbours(train, np.array([[1.0, 1.1]]), 1)[0, 0] == 1
 
 
 def test_most_frequent_caption():
@@ -29,24 +58,24 @@ def test_consensus_is_the_caption_that_the_others_resemble():
     captions += ["an x-ray of the hand"] * 3
     train = np.array([[1, 0]] * 4 + [[0, 1]] * 3, np.float32)
     train[0] = [1, 0.001]  # the odd one is the nearest to the query
-    got = consensus_captions(train, captions, np.array([[1, 0.001]]), k=4, m=3)
+    chosen = consensus_captions(train, captions, np.array([[1, 0.001]]), k=4, m=3)
     assert nearest_captions(train, captions, np.array([[1, 0.001]])) == ["a lone odd text"]
-    assert got == ["chest ct of mass"]
+    assert chosen == ["chest ct of mass"]
 
 
 def test_equal_captions_have_one_vote_and_none_for_themselves():
     captions = ["the very same long text"] * 3 + ["chest ct", "chest ct scan"]
-    got = consensus_captions(np.ones((5, 2)), captions, np.ones((1, 2)), k=5, m=1)
-    assert got == ["chest ct"]
+    chosen = consensus_captions(np.ones((5, 2)), captions, np.ones((1, 2)), k=5, m=1)
+    assert chosen == ["chest ct"]
 
 
 @pytest.mark.parametrize("captions", [["only one"], ["same"] * 4, ["", "", "a"]])
 def test_consensus_of_next_to_nothing(captions):
-    got = consensus_captions(np.ones((len(captions), 2)), captions, np.ones((2, 2)))
-    assert len(got) == 2 and set(got) <= set(captions)
+    chosen = consensus_captions(np.ones((len(captions), 2)), captions, np.ones((2, 2)))
+    assert len(chosen) == 2 and set(chosen) <= set(captions)
 
 
-def test_features_that_do_not_match_are_said():
+def test_features_that_do_not_match_are_refused():
     with pytest.raises(UserError, match="4 training features for 3"):
         nearest_captions(TRAIN, CAPTIONS[:3], TRAIN)
     with pytest.raises(UserError, match="same encoder"):
@@ -63,14 +92,47 @@ def test_shuffled_moves_every_image(n):
     assert n == 2 or any((shuffled(n, 0) != shuffled(n, seed)).any() for seed in range(1, 5))
 
 
-def test_shuffled_leaves_the_case_too():
+def test_shuffled_leaves_the_case():
     cases = np.array(["a", "b", "a", "c", "c", "a", "d", "e"])
     for seed in range(20):
         assert (cases[shuffled(8, seed, cases)] != cases).all()
 
 
-def test_shuffled_says_when_it_cannot():
+def test_shuffled_refuses_a_case_of_more_than_half():
     with pytest.raises(UserError, match="1 of 1 images"):
         shuffled(1, 0)
+    with pytest.raises(UserError, match="2 groups for 3"):
+        shuffled(3, 0, ["a", "b"])
     with pytest.raises(UserError, match="3 of 5 images"):
         shuffled(5, 0, ["a", "a", "a", "b", "c"])
+
+
+def random_splits(**captions):
+    rng = np.random.default_rng(4)
+    frames = {split: pd.DataFrame({"caption": texts}) for split, texts in captions.items()}
+    features = {
+        split: rng.gamma(1.0, size=(len(texts), 600)).astype(np.float16)
+        for split, texts in captions.items()
+    }
+    return frames, features
+
+
+def test_leaks_count_the_images_and_captions_of_training():
+    frames, features = random_splits(
+        train=[f"Caption {word}" for word in ("one", "two", "three", "four")] * 10,
+        validation=["Something else", "caption TWO.", "Caption two, and more"],
+        test=["New"] * 5,
+    )
+    features["test"][1] = features["train"][7]
+    features["test"][3] = features["train"][2] * np.float16(1.02)
+    leaks = find_leaks(frames, features)
+    assert list(leaks.index) == ["validation", "test"]
+    assert list(leaks.loc["validation"]) == [3, 0, 0, 1]
+    assert list(leaks.loc["test"]) == [5, 1, 2, 0]
+
+
+def test_similar_images_do_not_count_as_nearly_the_same():
+    frames, features = random_splits(train=["a b"] * 300, test=["c d"] * 50)
+    features["test"] += features["train"][:50] // 2  # cosines of about 0.4
+    assert find_leaks(frames, features).loc["test", "nearly the same image"] == 0
+    assert find_leaks(frames, features, alike=-1.0).loc["test", "nearly the same image"] == 50

@@ -52,9 +52,9 @@ def test_region(caption, region):
 
 
 def share(reference, hypothesis, slip):
-    found = slips([reference], [hypothesis])
-    assert set(found.index) == {"modality", "side", "negation", "number"}
-    return found[slip]
+    rates = slips([reference], [hypothesis])
+    assert set(rates.index) == {"modality", "side", "negation", "number"}
+    return rates[slip]
 
 
 @pytest.mark.parametrize(
@@ -86,15 +86,15 @@ def test_slips(slip, reference, hypothesis, is_one):
 
 
 def test_slips_are_shares_of_all_captions():
-    found = slips(["Chest CT", "Chest CT", "", "Left knee"], ["x-ray", "CT", "", "right knee"])
-    assert (found["modality"], found["side"], found["number"]) == (0.25, 0.25, 0)
+    rates = slips(["Chest CT", "Chest CT", "", "Left knee"], ["x-ray", "CT", "", "right knee"])
+    assert (rates["modality"], rates["side"], rates["number"]) == (0.25, 0.25, 0)
     with pytest.raises(UserError, match="1 hypotheses for 2"):
         slips(["a", "b"], ["a"])
 
 
-@pytest.mark.skipif(not ROCO.exists(), reason="ROCO's captions are not at hand")
-def test_most_of_rocos_captions_say_both():
+@pytest.mark.skipif(not ROCO.exists(), reason="needs ROCO's captions")
+def test_most_of_rocos_captions_state_modality_and_region():
     lines = (ROCO / "test/radiology/captions.txt").read_text("utf-8").splitlines()
-    captions = [line.split("\t", 1)[1] for line in lines if "\t" in line]
+    captions = [line.split("\t", 1)[1] for line in lines[::4] if "\t" in line]
     assert sum(modality_of(caption) != "" for caption in captions) / len(captions) > 0.75
     assert sum(region_of(caption) != "" for caption in captions) / len(captions) > 0.75

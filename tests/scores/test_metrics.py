@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from pycocoevalcap.bleu.bleu import Bleu
 
+from roco_caption.core.errors import UserError
 from roco_caption.scores.metrics import (
     bleu,
     bleu_counts,
@@ -24,9 +25,9 @@ def bleu_of(reference, hypothesis):
 
 
 def test_bleu_clips_repeated_words_as_in_papineni_2002():
-    # Example 2 there: "the" is given 7 times and stands twice in the reference: 2/7.
+    # Example 2 there: "the" occurs 7 times, and twice in the reference: 2/7.
     counts, scores = bleu_of("the cat is on the mat", "the the the the the the the")
-    assert (counts["right_1"], counts["tried_1"]) == (2, 7)
+    assert (counts["correct_1"], counts["guess_1"]) == (2, 7)
     assert scores["BLEU-1"] == pytest.approx(2 / 7)
     assert scores["BLEU-2"] == 0
 
@@ -38,18 +39,17 @@ def test_bleu_punishes_brevity_as_in_papineni_2002():
     assert scores["BLEU-1"] == pytest.approx(np.exp(1 - len(reference.split()) / 2))
 
 
-def test_bleu_is_pycocoevalcaps_over_a_corpus():
+def test_bleu_of_a_corpus_is_pycocoevalcaps():
     references = ["chest ct showing a mass", "x-ray of the left hand", "an mri", "axial ct scan"]
     hypotheses = ["ct showing a mass in the chest", "x-ray of the hand", "", "axial ct"]
-    wanted, written = ({i: [t] for i, t in enumerate(x)} for x in (references, hypotheses))
-    theirs = Bleu(4).compute_score(wanted, written, verbose=0)[0]
+    by_image = [{i: [t] for i, t in enumerate(x)} for x in (references, hypotheses)]
+    theirs = Bleu(4).compute_score(*by_image, verbose=0)[0]
     ours = bleu(bleu_counts(references, hypotheses).sum().to_frame().T)
     assert ours.iloc[0].tolist() == pytest.approx(theirs, abs=1e-6)
 
 
 def test_rouge_l_of_the_police_killed_the_gunman():
-    # Lin 2004, section 3: LCS is 3 of 4 words for the one, 2 of 4 for the other; as lengths are
-    # equal, precision = recall = F.
+    # Lin 2004, section 3: LCS is 3 of 4 words, then 2 of 4; lengths are equal, so P = R = F.
     scores = image_scores(
         ["police killed the gunman"] * 3,
         ["police kill the gunman", "the gunman kill police", "the gunman police killed"],
@@ -138,23 +138,24 @@ def test_meteor_is_javas_own_for_each_pair_and_for_the_corpus():
     assert meteor(counts.sum().to_frame().T)[0] == pytest.approx(0.30549583538721253)
 
 
-@pytest.mark.skipif(shutil.which("java") is None, reason="there is no Java runtime")
+@pytest.mark.skipif(shutil.which("java") is None, reason="needs Java")
 def test_meteor_counts_come_from_java():
     references, hypotheses = zip(*METEOR_PAIRS, strict=True)
     counts = meteor_counts(references, hypotheses)
     pd.testing.assert_frame_equal(counts, meteor_table(METEOR_COUNTS))
 
 
-def test_a_java_that_fails_is_a_reason_not_a_crash(monkeypatch, tmp_path):
+def test_a_java_that_fails_is_an_error_with_its_reason(monkeypatch, tmp_path):
     java = tmp_path / "java"
     java.write_text("#!/bin/sh\necho 'no heap' >&2\nexit 1\n")
     java.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert meteor_counts(["a"], ["a"]) == "Java's METEOR failed (no heap)"
+    with pytest.raises(UserError, match=r"METEOR failed \(no heap\)"):
+        meteor_counts(["a"], ["a"])
 
 
 @pytest.mark.parametrize(
-    ("protocol", "caption", "want"),
+    ("protocol", "caption", "tokens"),
     [
         (
             "coco",
@@ -167,5 +168,5 @@ def test_a_java_that_fails_is_a_reason_not_a_crash(monkeypatch, tmp_path):
         ("imageclef", "X-ray of T2, 1.5 mm (arrow).", "xray of tnumber numbernumber mm arrow"),
     ],
 )
-def test_protocols(protocol, caption, want):
-    assert tokenized([caption], protocol) == [want]
+def test_protocols(protocol, caption, tokens):
+    assert tokenized([caption], protocol) == [tokens]

@@ -3,8 +3,14 @@ import pandas as pd
 import pytest
 
 from roco_caption.core.errors import UserError
-from roco_caption.scores import table as evaluation
-from roco_caption.scores.table import breakdown, length_quartiles, score_table
+from roco_caption.scores import metrics
+from roco_caption.scores.table import (
+    bootstrap_weights,
+    breakdown,
+    length_quartiles,
+    randomisation_p,
+    score_table,
+)
 
 REFERENCES = [
     "Chest X-ray showing a right pleural effusion.",
@@ -16,7 +22,7 @@ OTHERS = ["chest x-ray", "ct of the abdomen shows a mass", "", "the the the the"
 
 
 def table(systems, references=REFERENCES, **settings):
-    return score_table(references, systems, **{"meteor": False, "resamples": 200} | settings)
+    return score_table(references, systems, **{"resamples": 200} | settings)
 
 
 def test_the_references_themselves_score_best_and_nothing_scores_zero():
@@ -55,8 +61,8 @@ def test_runs_of_one_system_are_averaged():
     runs = [REFERENCES, OTHERS]
     scores = table({"first": REFERENCES, "second": OTHERS, "mean": runs})
     for name in ("BLEU-2", "CIDEr", "distinct", "repeated"):
-        want = (scores.loc["first", name] + scores.loc["second", name]) / 2
-        assert scores.loc["mean", name] == pytest.approx(want)
+        mean = (scores.loc["first", name] + scores.loc["second", name]) / 2
+        assert scores.loc["mean", name] == pytest.approx(mean)
 
 
 def test_p_is_small_for_systems_far_apart_and_one_for_equals():
@@ -68,7 +74,7 @@ def test_p_is_small_for_systems_far_apart_and_one_for_equals():
     assert scores.loc["wrong", "p_vs_first"] == pytest.approx(1 / 201)
 
 
-def test_copies_of_training_captions_are_found_whatever_their_punctuation():
+def test_copies_of_training_captions_count_whatever_their_punctuation():
     train = ["chest x-ray.", "Some other caption", ""]
     scores = table({"other": OTHERS}, train_captions=train)
     assert scores.loc["other", "copied"] == 0.25  # the empty caption is no copy
@@ -107,9 +113,15 @@ def test_one_image_is_enough():
         (["...", ""], {"a": ["", ""]}, {}, "not a word"),
     ],
 )
-def test_what_cannot_be_scored_is_said(references, systems, settings, says):
+def test_invalid_input_is_refused(references, systems, settings, says):
     with pytest.raises(UserError, match=says):
         table(systems, references, **settings)
+
+
+def test_meteor_is_left_out_unless_asked_for():
+    scores = table({"a": OTHERS})
+    assert not any("METEOR" in column for column in scores)
+    assert "METEOR" not in scores.attrs["caption"]
 
 
 def test_without_java_meteor_is_empty_with_the_reason(monkeypatch):
@@ -127,8 +139,10 @@ def test_meteor_of_every_run_lands_in_its_row(monkeypatch):
         rows[:, 4] = rows[:, 5] = rows[:, 21] = rows[:, 22] = words
         return pd.DataFrame(rows, columns=[f"meteor_{i}" for i in range(23)])
 
-    monkeypatch.setattr(evaluation, "meteor_counts", fake)
-    scores = table({"all": REFERENCES, "none": [""] * 4, "runs": [REFERENCES, [""] * 4]}, meteor=1)
+    monkeypatch.setattr(metrics, "meteor_counts", fake)
+    nothing = [""] * 4
+    systems = {"all": REFERENCES, "none": nothing, "runs": [REFERENCES, nothing]}
+    scores = table(systems, meteor=True)
     assert scores["METEOR"].tolist() == pytest.approx([1, 0, 0.5])
 
 
@@ -148,3 +162,34 @@ def test_length_quartiles_name_their_bounds_and_keep_their_order():
     parts = breakdown(captions, captions, labels)
     assert parts.index.tolist() == list(labels.categories)
     assert list(length_quartiles(["a b", "c d"])) == ["2–2 words"] * 2
+
+
+def test_every_resample_draws_as_many_as_there_are():
+    weights = bootstrap_weights(50, 300, seed=1)
+    assert weights.shape == (300, 50)
+    assert (weights.sum(axis=1) == 50).all()
+    assert (weights == bootstrap_weights(50, 300, seed=1)).all()
+    assert (weights != bootstrap_weights(50, 300, seed=2)).any()
+
+
+def test_intervals_of_a_mean_are_those_of_the_normal_law():
+    lengths = np.random.default_rng(0).integers(1, 30, size=400)
+    scores = score_table(["a b c"] * 400, {"a": ["word " * n for n in lengths]})
+    error = 1.96 * lengths.std() / np.sqrt(400)
+    low, value, high = scores.loc["a", ["words_low", "words", "words_high"]]
+    assert value == pytest.approx(lengths.mean())
+    assert (high - value) / error == pytest.approx(1, abs=0.1)
+    assert (value - low) / error == pytest.approx(1, abs=0.1)
+
+
+def test_p_by_counting_all_tosses():
+    # Of the 8 ways to sign three ones, 2 sum to 3 or more in size: p is near 1/4.
+    assert randomisation_p(np.ones(3), 20_000, seed=0) == pytest.approx(0.25, abs=0.01)
+    assert randomisation_p(np.zeros(3), 100, seed=0) == 1
+
+
+def test_p_is_uniform_where_there_is_no_difference():
+    rng = np.random.default_rng(0)
+    p = [randomisation_p(rng.normal(size=30), 200, seed=i) for i in range(300)]
+    assert np.mean(np.array(p) < 0.05) == pytest.approx(0.05, abs=0.04)
+    assert np.mean(p) == pytest.approx(0.5, abs=0.06)

@@ -1,4 +1,4 @@
-"""Captions are alike by what they share, rare n-grams above all."""
+"""Similarity counts shared n-grams, rare ones most."""
 
 from collections import Counter
 
@@ -9,7 +9,7 @@ from roco_caption.text.ngrams import Ngrams, similarities
 
 
 def flat(captions):
-    """Return captions as `Ngrams` takes them; a word is a letter."""
+    """Return captions, whose words are letters, as arguments of `Ngrams`."""
     words = np.array([ord(word) for caption in captions for word in caption], np.int64)
     owner = np.repeat(np.arange(len(captions)), [len(caption) for caption in captions])
     return words, owner, len(captions)
@@ -27,8 +27,8 @@ def test_similarity_by_hand():
     assert similar[0, 0] == pytest.approx(2 / 4)  # it has unigrams and bigrams only
 
 
-def slowly(known, a, b):
-    """Return the same by dictionaries, one pair of captions."""
+def by_dictionaries(known, a, b):
+    """Return the similarity of one pair of captions."""
     total = 0.0
     for n in range(1, 5):
 
@@ -43,21 +43,23 @@ def slowly(known, a, b):
     return total / 4
 
 
-def test_other_captions_are_weighed_by_those_that_are_known():
+def test_other_captions_are_weighted_by_the_known_ones():
     rng = np.random.default_rng(0)
     known = ["".join(rng.choice(list("abcdef"), rng.integers(0, 9))) for _ in range(40)]
     others = ["", "a", "xyz", "abcabc", *("".join(rng.choice(list("abcx"), 7)) for _ in range(9))]
     ngrams = Ngrams(*flat(known))
-    found = similarities(
+    similar = similarities(
         ngrams.vectors(*flat(others)), np.arange(len(others))[::-1],
         ngrams.vectors(*flat(known)), np.arange(len(known)),
     )  # fmt: skip
-    wanted = [[slowly(known, other, caption) for caption in known] for other in others[::-1]]
-    assert found == pytest.approx(np.array(wanted), abs=1e-5)
-    assert found.max() > 0.3
+    expected = [
+        [by_dictionaries(known, other, caption) for caption in known] for other in others[::-1]
+    ]
+    assert similar == pytest.approx(np.array(expected), abs=1e-5)
+    assert similar.max() > 0.3
 
 
-def test_captions_without_a_word_are_like_none():
+def test_captions_without_words_have_similarity_0():
     empty = flat(["", ""])
     vectors = Ngrams(*empty).vectors(*empty)
     assert (similarities(vectors, np.arange(2), vectors, np.arange(2)) == 0).all()

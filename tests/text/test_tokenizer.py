@@ -1,4 +1,4 @@
-"""Words keep what radiology needs; numbers come back as the words that they were."""
+"""Token numbers come back as the captions that they were."""
 
 import json
 from pathlib import Path
@@ -8,39 +8,10 @@ import pandas as pd
 import pytest
 
 from roco_caption.core.errors import UserError
-from roco_caption.text.tokenizer import (
-    END,
-    PAD,
-    SPECIAL,
-    START,
-    UNKNOWN,
-    CaptionTokenizer,
-)
+from roco_caption.text.tokenizer import END, PAD, SPECIAL, START, UNKNOWN, CaptionTokenizer
 from roco_caption.text.words import clean
 
 ROCO_TEXT = Path(__file__).parents[3] / "shared" / "roco_text"
-
-
-@pytest.mark.parametrize(
-    ("caption", "words"),
-    [
-        ("T2-weighted MRI, L3–L4.", "t2 weighted mri l3 l4"),
-        ("A 5mm nodule, 1.6 x 1.8cm", "a 5 mm nodule 1.6 x 1.8 cm"),
-        ("No effusion in the LEFT lung!", "no effusion in the left lung"),
-        (' "Quoted"\n second line ', "quoted second line"),
-        ("12 µm, 30°, 50% (PF-Targon-PF®)", "12 μm 30 ° 50 % pf targon pf"),
-        ("ｆｕｌｌ ｗｉｄｔｈ cm²", "full width cm2"),
-        ("café fig_2", "café fig 2"),
-        ("--- ... !", ""),
-    ],
-)
-def test_cleaning_keeps_sides_numbers_levels_and_negations(caption, words):
-    assert " ".join(clean(caption)) == words
-
-
-def test_cleaning_its_own_result_changes_nothing():
-    for caption in ("T2-weighted, 5mm", "10 %, 37°C", "3D CT 1.5T"):
-        assert clean(" ".join(clean(caption))) == clean(caption)
 
 
 def test_encoded_rows_start_end_and_pad_on_the_right():
@@ -116,7 +87,7 @@ def test_punctuation_comes_back_where_most_captions_have_it():
     assert texts[0] == "T2-weighted image: a mass (arrow), one sided."
     assert texts[1] == "A mass (white arrow) on CT/MR."
     assert texts[-2] == "A mass arrow image: a mass (white)."  # closed where the sentence ends
-    assert texts[-1] == "Arrow on arrow on."  # none is closed that was not opened
+    assert texts[-1] == "Arrow on arrow on."  # nothing is closed that was not opened
     assert (tokenizer.encode(texts) == rows).all()
 
 
@@ -159,17 +130,17 @@ def test_rare_words_are_unknown_and_too_rare_is_an_error():
         json.dumps({"words": ["<pad>", "<start>", "<end>", "<unk>", "a"], "max_words": "3"}),
     ],
 )
-def test_a_file_that_is_no_vocabulary_is_refused_by_name(tmp_path, text):
+def test_a_file_that_is_not_a_vocabulary_is_refused_by_name(tmp_path, text):
     path = tmp_path / "tokenizer.json"
     path.write_text(text)
     with pytest.raises(UserError, match=r"tokenizer\.json"):
         CaptionTokenizer.load(path)
 
 
-@pytest.mark.skipif(not ROCO_TEXT.exists(), reason="ROCO's captions are not at hand")
+@pytest.mark.skipif(not ROCO_TEXT.exists(), reason="needs ROCO's captions")
 def test_real_captions_survive_the_round_trip():
     lines = (ROCO_TEXT / "test" / "radiology" / "captions.txt").read_text("utf-8").splitlines()
-    captions = [line.split("\t", 1)[1] for line in lines if "\t" in line]
+    captions = [line.split("\t", 1)[1] for line in lines[::4] if "\t" in line]
     tokenizer = CaptionTokenizer.fit(captions, min_frequency=1, max_words=400)
     rows = tokenizer.encode(captions)
     decoded = pd.Series([tokenizer.decode(row[1:]) for row in rows])
