@@ -6,17 +6,17 @@ import json
 import shutil
 import time
 import zlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from roco_caption import __version__
 from roco_caption.core.errors import DamagedFile, UserError
 from roco_caption.core.files import aside_of, atomic_open, remove_leftovers, set_aside
 from roco_caption.core.pickles import read_pickle, write_pickle
-from roco_caption.features.table import GRID_BLOCK, Features, LazyRows, to_float16
+from roco_caption.features.table import GRID_BLOCK, Features, LazyRows, concatenated, to_float16
 
 FLUSH_SECONDS = 5  # what a kill can cost
 CHECKSUMS = "grid_crc32"  # the pickle's key of the checksums that `write_grid` returns
@@ -32,6 +32,7 @@ class FeatureCache:
     def __init__(self, path: Path, header: dict[str, Any]) -> None:
         self.path, self.header = path, header
         self.folder = path.with_suffix(".parts")
+        self._identity = json.dumps(header, sort_keys=True)
         self._clear()
 
     def _clear(self) -> None:
@@ -46,12 +47,16 @@ class FeatureCache:
         return self.folder.exists()
 
     def load(self) -> Features:
-        """Read the pickle and its parts; damaged files are set aside.
+        """Read the pickle and its parts; damaged files are set aside, another encoder's refused."""
+        return self._joined(self._pieces())
 
-        Raises:
-            UserError: a file is not a feature cache, or is another encoder's.
-        """
-        return _joined(self._pieces(), self.header)
+    def _joined(self, pieces: list[Features]) -> Features:
+        if len(pieces) == 1:
+            return pieces[0]
+        features = concatenated(pieces, self.header)
+        rows = features.matrix
+        features.matrix = rows.values[rows.rows] if rows else np.empty((0, 0), np.float16)
+        return features
 
     def add(self, ids: list[str], rows: np.ndarray, grids: np.ndarray | None = None) -> None:
         """Add features, float (n, d), and grids, float (n, cells, channels); flush in time."""
@@ -63,7 +68,7 @@ class FeatureCache:
             self.flush()
 
     def skip(self, reasons: dict[str, str]) -> None:
-        """Add images that have no features, {id: reason}."""
+        """Add the reasons why images have no features, {id: reason}."""
         self._skipped |= reasons
 
     def flush(self) -> None:
@@ -71,41 +76,35 @@ class FeatureCache:
         if self._ids or self._skipped:
             path = self.folder / f"{time.time_ns()}.pkl"
             rows = np.concatenate(self._rows) if self._rows else np.empty((0, 0), np.float16)
-            grids = np.concatenate(self._grids) if self._grids else np.empty((0, 0, 0))
-            part = Features(self._ids, rows, self.header, self._skipped)
-            self._write(path, part, iter([grids]), grids.shape)
+            grids = np.concatenate(self._grids) if self._grids else None
+            self._write(path, Features(self._ids, rows, self.header, self._skipped), grids)
         self._clear()
 
     def join(self) -> Features:
         """Write all into one pickle and one .npy, and return it, without damaged parts or grids."""
         import keras
 
-        from roco_caption import __version__
-
-        pieces = self._pieces(verify=True)
-        features = _joined(pieces, self.header)
+        features = self._joined(self._pieces(verify=True))
         versions = {"keras": keras.__version__, "roco_caption": __version__}
         features.encoder = features.encoder | versions
         remove_leftovers(self.path)
         remove_leftovers(self.path.with_suffix(".npy"))
-        shapes = (piece.grid.shape[1:] for piece in pieces if piece.grid is not None)
-        shape = (len(features.ids), *max(shapes, default=(0, 0)))
-        checksums = self._write(self.path, features, _grid_blocks(pieces), shape)
+        checksums = self._write(self.path, features, features.grid)
         if checksums is not None:
             grids = GridFile(self.path.with_suffix(".npy"), checksums)
-            features.grid = self._lazy(grids, np.arange(len(features.ids)))
+            rows = np.arange(len(features.ids))
+            features.grid = LazyRows(grids, rows, identity=self._identity)
         shutil.rmtree(self.folder, ignore_errors=True)
         return features
 
-    def _write(
-        self, path: Path, features: Features, blocks: Iterator[np.ndarray], shape: tuple[int, ...]
-    ) -> np.ndarray | None:
+    def _write(self, path: Path, features: Features, grids: Any) -> np.ndarray | None:
         value = {
             "encoder": features.encoder, "ids": features.ids, "features": features.matrix,
             "skipped": features.skipped,
         }  # fmt: skip
         if "grid" in self.header:
-            value[CHECKSUMS] = write_grid(path.with_suffix(".npy"), blocks, shape)
+            grids = np.empty((0, 0, 0)) if grids is None else grids
+            value[CHECKSUMS] = write_grid(path.with_suffix(".npy"), grids)
         write_pickle(path, value, size=features.matrix.nbytes)
         return value.get(CHECKSUMS)
 
@@ -139,26 +138,19 @@ class FeatureCache:
             rows = np.setdiff1d(rows, damaged)
             ids = [piece.ids[row] for row in rows]
             piece = replace(piece, ids=ids, matrix=piece.matrix[rows])
-        return replace(piece, grid=self._lazy(grids, rows))
-
-    def _lazy(self, grids: GridFile, rows: np.ndarray) -> LazyRows:
-        return LazyRows(grids, rows, identity=json.dumps(self.header, sort_keys=True))
+        return replace(piece, grid=LazyRows(grids, rows, identity=self._identity))
 
 
 def _checked(value: Any, header: dict[str, Any], path: Path) -> Features:
     try:
-        ids, matrix, encoder, skipped = (
-            value[key] for key in ("ids", "features", "encoder", "skipped")
-        )
+        ids, matrix, encoder, skipped = map(value.get, ("ids", "features", "encoder", "skipped"))
         valid = (
-            isinstance(ids, list)
+            (type(ids), type(encoder), type(skipped)) == (list, dict, dict)
             and all(isinstance(name, str) for name in ids)
             and len(set(ids)) == len(ids) == len(matrix)
             and (matrix.dtype, matrix.ndim) == (np.float16, 2)
-            and isinstance(encoder, dict)
-            and isinstance(skipped, dict)
         )
-    except (LookupError, TypeError, ValueError, AttributeError):
+    except (TypeError, AttributeError):
         valid = False
     if not valid:
         raise UserError(f"{path} is not a feature cache. Delete it, then run this cell again.")
@@ -172,32 +164,6 @@ def _checked(value: Any, header: dict[str, Any], path: Path) -> Features:
     return Features(ids, matrix, encoder, skipped)
 
 
-def _places(pieces: list[Features]) -> dict[str, tuple[int, int]]:
-    """Return {id: (piece, row)}; of an id in several pieces, the last."""
-    return {name: (i, j) for i, piece in enumerate(pieces) for j, name in enumerate(piece.ids)}
-
-
-def _joined(pieces: list[Features], header: dict[str, Any]) -> Features:
-    """Return the features of all pieces; without grids unless there is only one."""
-    if len(pieces) == 1:
-        return pieces[0]
-    places = _places(pieces)
-    matrix = np.empty((len(places), max((p.matrix.shape[1] for p in pieces), default=0)), "f2")
-    for row, (i, j) in enumerate(places.values()):
-        matrix[row] = pieces[i].matrix[j]
-    skipped = {name: reason for piece in pieces for name, reason in piece.skipped.items()}
-    skipped = {name: reason for name, reason in skipped.items() if name not in places}
-    return Features(list(places), matrix, header, skipped)
-
-
-def _grid_blocks(pieces: list[Features]) -> Iterator[np.ndarray]:
-    """Yield the grids of all pieces in the order of `_joined`, never many at once."""
-    places = list(_places(pieces).values())
-    grids: list[Any] = [piece.grid for piece in pieces]
-    for start in range(0, len(places), GRID_BLOCK):
-        yield np.stack([grids[i][j] for i, j in places[start : start + GRID_BLOCK]])
-
-
 REMEDY = "Delete it and the pickle beside it, and run this cell again."
 
 
@@ -205,10 +171,7 @@ class GridFile:
     """A memory-mapped .npy of `write_grid`; each grid is verified when it is first read.
 
     Verifying everything up front would read 4.1 GB for ROCO. The file may hold more grids than
-    there are checksums.
-
-    Raises:
-        DamagedFile: the file is missing, truncated, or does not hold grids.
+    there are checksums; otherwise it is a `DamagedFile`.
     """
 
     def __init__(self, path: Path, checksums: np.ndarray) -> None:
@@ -225,11 +188,7 @@ class GridFile:
         self._unverified = np.ones(len(checksums), bool)
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        """Return the grids of these rows, float16 (..., cells, channels).
-
-        Raises:
-            UserError: a grid is damaged; the file was set aside.
-        """
+        """Return the grids of these rows, float16; if one is damaged, set the file aside."""
         if len(self.damaged(rows)):
             set_aside(self.path, "grids in it differ from their checksums", "")
             raise UserError(
@@ -248,18 +207,14 @@ class GridFile:
         return rows[~intact]
 
 
-def write_grid(path: Path, blocks: Iterator[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    """Write blocks of grids (k, cells, channels) to a float16 .npy of this shape (n, ...).
-
-    Returns:
-        The CRC-32 of each grid, uint32 (n,).
-    """
+def write_grid(path: Path, grids: Any) -> np.ndarray:
+    """Write grids (n, cells, channels) block by block, and return their CRC-32s, uint32 (n,)."""
     checksums = []
-    header = {"descr": "<f2", "fortran_order": False, "shape": shape}
     with atomic_open(path) as file:
+        header = {"descr": "<f2", "fortran_order": False, "shape": grids.shape}
         np.lib.format.write_array_header_1_0(file, header)
-        for block in blocks:
-            block = np.ascontiguousarray(block, "<f2")
+        for start in range(0, len(grids), GRID_BLOCK):
+            block = np.ascontiguousarray(grids[start : start + GRID_BLOCK], "<f2")
             file.write(block.tobytes())
             checksums += [zlib.crc32(grid) for grid in block]
     return np.array(checksums, np.uint32)

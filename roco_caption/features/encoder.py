@@ -62,11 +62,7 @@ class WeightsUnavailable(UserError):
 
 
 def imagenet_weights(name: str) -> str:
-    """Return the path of an encoder's ImageNet weights, after downloading them if needed.
-
-    Raises:
-        WeightsUnavailable: the download failed.
-    """
+    """Return the path of an encoder's ImageNet weights, after downloading them if needed."""
     import keras
 
     architecture = ENCODERS[name]
@@ -89,11 +85,7 @@ def imagenet_weights(name: str) -> str:
 
 
 def load_weights(networks: Sequence[Any], path: str) -> None:
-    """Load a file into the first network that it fits: the whole, or one without top layers.
-
-    Raises:
-        UserError: the file fits no network.
-    """
+    """Load a file into the first network that it fits: the whole, or one without top layers."""
     errors = []
     for network in networks:
         try:
@@ -108,11 +100,8 @@ def load_weights(networks: Sequence[Any], path: str) -> None:
 
 
 def randomise(network: Any, seed: int) -> None:
-    """Draw He-normal kernels (He et al. 2015, "Delving Deep into Rectifiers").
-
-    NumPy draws them, so they are the same on every backend.
-    """
-    rng = np.random.default_rng(seed)
+    """Draw He-normal kernels (He et al. 2015, "Delving Deep into Rectifiers")."""
+    rng = np.random.default_rng(seed)  # NumPy's, so that all backends have the same weights
     for variable in network.weights:
         if len(variable.shape) < 2:
             continue  # biases and normalisation keep their initial values
@@ -128,8 +117,8 @@ def calibrate_normalisation(network: Any, architecture: Architecture, seed: int)
     """
     import keras
 
-    layer_type = keras.layers.BatchNormalization
-    layers = [layer for layer in network.layers if isinstance(layer, layer_type)]
+    kind = keras.layers.BatchNormalization
+    layers = [layer for layer in network.layers if isinstance(layer, kind)]
     if not layers:
         return
     for layer in layers:
@@ -141,11 +130,7 @@ def calibrate_normalisation(network: Any, architecture: Architecture, seed: int)
 
 
 def describe(name: str, weights: str, seed: int = 0, *, with_grid: bool = False) -> dict[str, Any]:
-    """Return what identifies the features of the encoder that `build_encoder` builds.
-
-    Raises:
-        UserError: there is no such encoder or no such file.
-    """
+    """Return what identifies the features of the encoder that `build_encoder` builds."""
     if name not in ENCODERS:
         raise UserError(f"ENCODER must be one of {', '.join(ENCODERS)}, got {name!r}.")
     architecture = ENCODERS[name]

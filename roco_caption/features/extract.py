@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -51,9 +50,8 @@ def extract_features(
         Features of all images that can be decoded, and of any others in the cache.
 
     Raises:
-        WeightsUnavailable: ImageNet weights could not be downloaded, and `allow_random` is off.
         UserError: the file is not a feature cache, or is another encoder's (it is not changed); or
-            the disk is full or memory ran out (what was encoded is kept).
+            ImageNet's weights are unavailable; or disk or memory is full (what is done is kept).
     """
     header = describe(encoder, weights, seed, with_grid=with_grid)
     path = cache_path(folder, header, weights, seed)
@@ -116,10 +114,8 @@ def _encode(
     models: Sequence[Any], images: dict[str, Path], cache: FeatureCache, batch_size: int
 ) -> None:
     ids, paths = list(images), list(images.values())
-    remedy = (
-        f"If that is not enough, give extract_features batch_size={max(1, batch_size // 2)}; what "
-        "was encoded before is kept, and used."
-    )
+    smaller = f"If that is not enough, give extract_features batch_size={max(1, batch_size // 2)}"
+    remedy = f"{smaller}; what was encoded before is kept, and used."
     with (
         memory_for(f"encoding {batch_size} images at once", remedy),
         progress_bar(total=len(ids), desc="encoding", unit="image", smoothing=0.05) as bar,
@@ -138,21 +134,18 @@ def on_each_device(build: Callable[[], Any]) -> list[Any]:
     """Build the encoder once per device of `_devices`."""
     models = []
     for device in _devices():
-        with _on(device):
+        with device:
             models.append(build())
     return models
 
 
-def _devices() -> list[str | None]:
-    """Return the accelerators, such as Kaggle's two T4s; [None] leaves the choice to Keras."""
+def _devices() -> list[Any]:
+    """Return a context per accelerator, such as Kaggle's two T4s; of a single one, Keras' own."""
     if keras.backend.backend() in ("tensorflow", "jax"):
         names = keras.distribution.list_devices()
-        return names if len(names) > 1 else [None]
-    return [None]
-
-
-def _on(device: str | None) -> Any:
-    return keras.device(device) if device else nullcontext()
+        if len(names) > 1:
+            return [keras.device(name) for name in names]
+    return [nullcontext()]
 
 
 def encode_files(
@@ -160,8 +153,8 @@ def encode_files(
 ) -> Iterator[tuple[np.ndarray, list[np.ndarray], dict[int, str]]]:
     """Encode image files with the models of `on_each_device`, a batch each at a time.
 
-    Batches have one shape and follow the order of `paths`, so the features do not depend on the
-    number of devices. Further options are those of `image_batches`.
+    Batches follow the order of `paths`, so the features do not depend on the number of devices.
+    Further options are those of `image_batches`.
 
     Yields:
         Positions in `paths`, int64 (n,), ascending; each output of the encoder for them, float
@@ -172,26 +165,23 @@ def encode_files(
     """
     size = ENCODERS[models[0].name].size
     batches = image_batches(paths, size=size, batch_size=batch_size, **reading)
+
+    def predict(model: Any, device: Any, pixels: np.ndarray) -> list[np.ndarray]:
+        count = len(pixels)
+        if not count:
+            return []
+        with device:  # padded to one shape, so that the model is compiled once
+            padded = np.pad(pixels, ((0, batch_size - count), (0, 0), (0, 0), (0, 0)))
+            outputs = model.predict_on_batch(padded)
+        outputs = outputs if isinstance(outputs, list) else [outputs]
+        return [np.asarray(array)[:count] for array in outputs]
+
     with ThreadPoolExecutor(len(models), "encode") as pool:
         while turn := list(islice(batches, len(models))):
-            predict = partial(_predict, batch_size=batch_size)
             outputs = pool.map(predict, models, _devices(), [pixels for _, pixels, _ in turn])
             for (positions, _, skipped), arrays in zip(turn, outputs, strict=True):
                 _check_finite(models[0].name, arrays, [paths[i] for i in positions])
                 yield positions, arrays, skipped
-
-
-def _predict(
-    model: Any, device: str | None, pixels: np.ndarray, batch_size: int
-) -> list[np.ndarray]:
-    """Return the outputs for at most `batch_size` images, padded to that many: compiled once."""
-    count = len(pixels)
-    if not count:
-        return []
-    with _on(device):
-        output = model.predict_on_batch(np.pad(pixels, ((0, batch_size - count), *[(0, 0)] * 3)))
-    outputs = output if isinstance(output, list) else [output]
-    return [np.asarray(array)[:count] for array in outputs]
 
 
 def _check_finite(encoder: str, arrays: list[np.ndarray], paths: list[Any]) -> None:

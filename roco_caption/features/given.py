@@ -20,13 +20,7 @@ def read_named(
 ) -> tuple[list[str], dict[str, np.ndarray]]:
     """Read `names`, the images' file stems (n,), and arrays of `AXES` from an .npz.
 
-    Args:
-        path: the .npz.
-        setting: the setting that names it, for messages.
-        required, optional: arrays that it must hold, or may.
-
-    Raises:
-        UserError: the file is missing or is not such an .npz.
+    It must hold the array `required`, and may hold others; `setting` names the file in messages.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -48,14 +42,13 @@ def _check_arrays(arrays: dict[str, np.ndarray], count: int) -> None:
     sizes = {"n": count}
     for key, array in arrays.items():
         axes = AXES[key]
-        expected = tuple(
-            sizes.get(axis, size) for axis, size in zip(axes, array.shape, strict=False)
-        )
-        if array.ndim != len(axes) or array.shape != expected:
-            raise ValueError(f"`{key}` must be {axes} with {sizes}, its shape is {array.shape}")
+        sizes = dict(zip(axes, array.shape, strict=False)) | sizes
+        if array.shape != tuple(map(sizes.get, axes)):
+            raise ValueError(
+                f"`{key}` must be ({', '.join(axes)}), {count} names, not {array.shape}"
+            )
         if not np.isfinite(array).all():
             raise ValueError(f"`{key}` contains NaN or inf")
-        sizes |= dict(zip(axes, array.shape, strict=True))
 
 
 def read_features_file(path: str | os.PathLike, *, with_grid: bool = True) -> Features:
@@ -68,7 +61,7 @@ def read_features_file(path: str | os.PathLike, *, with_grid: bool = True) -> Fe
         with_grid: whether to read the .npz's grids, if it holds some, into memory.
 
     Raises:
-        UserError: a file is missing or is not such an .npz; or no image is in all files.
+        UserError: a file is missing or not such an .npz; or no image is in all files.
     """
     paths = [path] if Path(path).exists() else [part.strip() for part in str(path).split(",")]
     return side_by_side([_read_features(part, with_grid) for part in paths])
@@ -101,14 +94,10 @@ def with_grid_file(features: Features, path: str | os.PathLike) -> Features:
 
 
 def read_grid_file(path: str | os.PathLike) -> tuple[list[str], LazyRows]:
-    """Return the names and the grids, in that order, of a file of precomputed grids.
+    """Return the ids and grids of GRID_FILE.
 
-    Args:
-        path: an .npz with `names`, the images' file stems (n,), `grid` (n, cells, channels), and
-            if that is int8, `scale` (channels,) to multiply it by.
-
-    Raises:
-        UserError: the file is missing or is not such an .npz.
+    It is an .npz with `names`, the images' file stems (n,), `grid` (n, cells, channels), and if
+    that is int8, `scale` (channels,) to multiply it by.
     """
     names, arrays = read_named(path, "GRID_FILE", "grid", ("scale",))
     return names, _grid(arrays, f"sha256 {checksum(path)}", path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,11 +34,7 @@ class Features:
         return name in self._row
 
     def select(self, ids: Sequence[str]) -> np.ndarray:
-        """Return the features of these images in this order, float16 (len(ids), d).
-
-        Raises:
-            UserError: an id has no features.
-        """
+        """Return the features of these images in this order, float16 (len(ids), d)."""
         return self.matrix[self._rows(ids)]
 
     def select_rows(self, ids: Sequence[str]) -> LazyRows:
@@ -47,11 +44,7 @@ class Features:
         return LazyRows(self.matrix, self._rows(ids))
 
     def select_grid(self, ids: Sequence[str]) -> LazyRows:
-        """Return the grids of these images in this order, without reading them.
-
-        Raises:
-            UserError: an id has no features, or there are no grids.
-        """
+        """Return the grids of these images in this order, without reading them."""
         if self.grid is None:
             raise UserError(
                 "These features have no grids, which ATTENTION needs. Add an array `grid` to "
@@ -104,14 +97,55 @@ class LazyRows:
         return hashlib.sha256(self.identity.encode() + rows.tobytes()).digest()
 
 
+class Stacked:
+    """Arrays, float16 (n, ...) each, as if concatenated; indexing reads only the rows asked for."""
+
+    dtype = np.dtype(np.float16)
+
+    def __init__(self, arrays: Sequence[Any]) -> None:
+        self.arrays = [array for array in arrays if len(array)] or list(arrays[:1])
+        self.ends = np.cumsum([len(array) for array in self.arrays])
+        self.shape = (int(self.ends[-1]), *self.arrays[0].shape[1:])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, places: Any) -> np.ndarray:
+        places = np.arange(len(self))[places]
+        rows = np.empty((*places.shape, *self.shape[1:]), self.dtype)
+        indices = np.searchsorted(self.ends, places, side="right")
+        for index in np.unique(indices):
+            array, mask = self.arrays[index], indices == index
+            start = self.ends[index] - len(array)
+            rows[mask] = array[places[mask] - start]
+        return rows
+
+
+def concatenated(parts: Sequence[Features], encoder: dict[str, Any]) -> Features:
+    """Concatenate features of one encoder without reading them; of an id in several, the last."""
+    row = {name: i for i, name in enumerate(name for part in parts for name in part.ids)}
+    reasons = {name: reason for part in parts for name, reason in part.skipped.items()}
+    skipped = {name: reason for name, reason in reasons.items() if name not in row}
+    rows = np.array(list(row.values()), np.int64)
+    ids = hashlib.sha256("\n".join(row).encode()).hexdigest()
+    identity = json.dumps(encoder, sort_keys=True) + ids
+
+    def lazy(kind: str, arrays: list[Any]) -> LazyRows | None:
+        if any(array is None for array in arrays) or not arrays:
+            return None
+        return LazyRows(Stacked(arrays), rows, identity=f"{kind} {identity}")
+
+    matrix = lazy("features", [part.matrix for part in parts])
+    return Features(
+        list(row), matrix, encoder, skipped, lazy("grid", [part.grid for part in parts])
+    )
+
+
 def side_by_side(parts: Sequence[Features]) -> Features:
     """Concatenate the features that several encoders made of the same images.
 
     All parts get the total variance of the first, because the decoder's scaler keeps what varies
-    most. The grids are those of the first part.
-
-    Raises:
-        UserError: no image is in all parts.
+    most. The grids are those of the first part. Images that a part lacks are left out.
     """
     first, *others = parts
     if not others:
@@ -166,9 +200,6 @@ def with_features(
     Returns:
         {split: DataFrame[id, image, caption]} of the other images; {split: float16 (n, d)} in the
         frames' order; and per image left out, a line with its id and the reason.
-
-    Raises:
-        UserError: no image of a split has features.
     """
     selected: dict[str, pd.DataFrame] = {}
     left_out: list[str] = []

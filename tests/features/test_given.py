@@ -9,7 +9,7 @@ from roco_caption.features.given import read_features_file, read_grid_file, with
 from roco_caption.features.table import Features, to_float16, with_features
 
 
-def test_features_made_elsewhere(tmp_path, capsys):
+def test_features_file_is_read_and_selected_from(tmp_path, capsys):
     path = tmp_path / "given.npz"
     np.savez(
         path, names=np.array(["b", "a"]), features=np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -26,7 +26,7 @@ def test_features_made_elsewhere(tmp_path, capsys):
         given.select(["a", "c"])
 
 
-def test_features_of_several_encoders_stand_side_by_side(tmp_path):
+def test_features_of_several_files_are_concatenated_by_name(tmp_path):
     rng = np.random.default_rng(0)
     one, two = rng.normal(size=(50, 3)) + 5, rng.normal(size=(40, 7)) * 90
     names = [f"i{k}" for k in range(50)]
@@ -69,13 +69,30 @@ def test_a_features_file_that_does_not_fit_is_named(tmp_path, arrays):
         read_features_file(tmp_path / "given.npz")
 
 
-def test_selecting_keeps_the_order_asked_for():
+def test_selecting_keeps_the_requested_order():
     some = Features(["a", "b", "c"], np.eye(3, dtype=np.float16), {}, {})
     assert some.select(["c", "a"]).tolist() == [[0, 0, 1], [1, 0, 0]] and "b" in some
 
 
 def test_overflow_of_half_precision_stays_finite():
     assert np.isfinite(to_float16(np.array([[1e9, -1e9, 3.0]]))).all()
+
+
+def test_grids_in_a_features_file_are_used_without_a_grid_file(tmp_path):
+    path = grid_file(tmp_path / "both.npz", features=np.eye(2))
+    given = read_features_file(path)
+    assert given.select_grid(["a"])[:].tolist() == [[[6, 3.5], [8, 4.5], [10, 5.5]]]
+    assert given.select(["a"]).tolist() == [[0, 1]]
+    with pytest.raises(UserError, match="have no grids, which ATTENTION needs"):
+        read_features_file(path, with_grid=False).select_grid(["a"])
+    replaced = with_grid_file(given, grid_file(tmp_path / "grid.npz", scale=None))
+    assert replaced.select_grid(["a"])[:].tolist() == [[[6, 7], [8, 9], [10, 11]]]
+    np.savez(tmp_path / "more.npz", names=np.array(["a", "b"]), features=np.eye(2) * 3)
+    joined = read_features_file(f"{path},{tmp_path / 'more.npz'}")
+    assert joined.ids == ["b", "a"] and joined.grid[0].tolist() == given.grid[0].tolist()
+    grid_file(path, features=np.eye(2), scale=np.ones(3))
+    with pytest.raises(UserError, match=r"both\.npz was not read \(`scale` must be \(channels\)"):
+        read_features_file(path)
 
 
 def grid_file(path, **arrays):
@@ -85,7 +102,7 @@ def grid_file(path, **arrays):
     return path
 
 
-def test_grids_made_elsewhere_join_features_by_name(tmp_path, capsys):
+def test_grids_of_a_file_join_features_by_name(tmp_path, capsys):
     path = grid_file(tmp_path / "grid.npz")
     given = Features(["a", "c", "b"], np.eye(3, dtype=np.float16), {"name": "x"}, {})
     both = with_grid_file(given, path)

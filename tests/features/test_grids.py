@@ -20,7 +20,7 @@ GRIDS = "vgg16-fc2-block5_conv3-random-0.npy"
 
 def test_a_grid_is_indexed_like_an_array_and_reads_only_those_rows(tmp_path):
     whole = np.random.default_rng(0).normal(size=(700, 4, 3)).astype(np.float16)
-    sums = write_grid(tmp_path / "g.npy", iter([whole[:500], whole[500:]]), whole.shape)
+    sums = write_grid(tmp_path / "g.npy", whole)
     np.testing.assert_array_equal(np.load(tmp_path / "g.npy"), whole)
     values = GridFile(tmp_path / "g.npy", sums)
     assert isinstance(values._values, np.memmap)
@@ -119,7 +119,7 @@ def test_a_damaged_part_of_grids_and_a_damaged_whole_are_made_again(
         whole, values = path.read_bytes(), np.load(path)
         path.unlink()
         if damage == "fewer":
-            write_grid(path, iter([values[:-1]]), (len(values) - 1, *values.shape[1:]))
+            write_grid(path, values[:-1])
         elif damage != "missing":
             path.write_bytes(whole[:-6] if damage == "short" else b"rubbish")
 
@@ -173,7 +173,7 @@ def flip(path, row: int, rows: int) -> None:
 def test_each_grid_is_compared_with_its_checksum_when_it_is_read(tmp_path, capsys):
     whole = np.random.default_rng(0).normal(size=(9, 4, 3)).astype(np.float16)
     path = tmp_path / "g.npy"
-    sums = write_grid(path, iter([whole]), whole.shape)
+    sums = write_grid(path, whole)
     flip(path, 5, 9)
     assert (np.load(path) != whole).any(axis=(1, 2)).nonzero()[0].tolist() == [5]
     grid = LazyRows(GridFile(path, sums), np.array([8, 5, 0, 8]))
@@ -233,6 +233,22 @@ def test_a_grid_damaged_before_it_is_joined_is_made_again_at_once(
     assert spoilt and not (folder / GRIDS.replace(".npy", ".parts")).exists()
     np.testing.assert_array_equal(made.select_grid(list(images))[:], whole.grid[:])
     np.testing.assert_array_equal(made.select(list(images)), whole.matrix)
+
+
+def test_what_is_damaged_in_two_rounds_ends_the_extraction(tmp_path, tiny, monkeypatch):
+    images = make_images(tmp_path / "images", 5)
+    join = FeatureCache.join
+
+    def spoil(cache):
+        (part,) = cache.folder.glob("*.npy")
+        flip(part, len(np.load(part)) // 2, len(np.load(part)))
+        return join(cache)
+
+    monkeypatch.setattr(FeatureCache, "join", spoil)
+    with pytest.raises(UserError, match=r"image002 among them, were damaged twice"):
+        extract(images, tmp_path, with_grid=True)
+    monkeypatch.setattr(FeatureCache, "join", join)
+    assert extract(images, tmp_path, with_grid=True).grid.shape == (5, 4, 3)
 
 
 def test_grids_without_checksums_are_made_again(tmp_path, tiny, capsys):

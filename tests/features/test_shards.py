@@ -15,7 +15,8 @@ from roco_caption.core.errors import DamagedFile, UserError
 from roco_caption.features import extract as extraction
 from roco_caption.features import shards
 from roco_caption.features.given import read_features_file
-from roco_caption.features.shards import Stacked, local_copy, read_shards, write_shard
+from roco_caption.features.shards import local_copy, read_shards, write_shard
+from roco_caption.features.table import Stacked
 from roco_caption.scale import encode as shard_encoding
 from roco_caption.scale.encode import ShardWorker, fetching, find_images
 from roco_caption.scale.train import train_captioner
