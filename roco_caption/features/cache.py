@@ -164,9 +164,6 @@ def _checked(value: Any, header: dict[str, Any], path: Path) -> Features:
     return Features(ids, matrix, encoder, skipped)
 
 
-REMEDY = "Delete it and the pickle beside it, and run this cell again."
-
-
 class GridFile:
     """A memory-mapped .npy of `write_grid`; each grid is verified when it is first read.
 
@@ -183,7 +180,8 @@ class GridFile:
             if len(self._values) < len(checksums):
                 raise ValueError("it lacks grids")
         except (OSError, ValueError, EOFError) as error:
-            raise DamagedFile(path, error, REMEDY) from error
+            remedy = "Delete it and the pickle beside it, then run this cell again."
+            raise DamagedFile(path, error, remedy) from error
         self.shape = (len(checksums), *self._values.shape[1:])
         self._unverified = np.ones(len(checksums), bool)
 

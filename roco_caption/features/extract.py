@@ -33,7 +33,7 @@ def extract_features(
     batch_size: int = 32,
     with_grid: bool = False,
 ) -> Features:
-    """Return the features of all images, encoding only those that are not cached.
+    """Return the features of all images (or more), encoding only those that are not cached.
 
     The cache is one pickle per encoder; with grids another one, and an .npy beside it. While images
     are encoded, finished parts are saved every few seconds, so a stopped run continues where it
@@ -45,9 +45,6 @@ def extract_features(
         encoder, weights, seed, precision, with_grid: as in `build_encoder`.
         allow_random: whether to continue with random weights if ImageNet's are unavailable.
         batch_size: images per batch and device.
-
-    Returns:
-        Features of all images that can be decoded, and of any others in the cache.
 
     Raises:
         UserError: the file is not a feature cache, or is another encoder's (it is not changed); or

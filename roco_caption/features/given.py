@@ -59,9 +59,6 @@ def read_features_file(path: str | os.PathLike, *, with_grid: bool = True) -> Fe
             `grid` and `scale` as in `read_grid_file`; or a folder of shards, whose grids stay on
             disk. Several paths, separated by commas, are joined by `side_by_side`.
         with_grid: whether to read the .npz's grids, if it holds some, into memory.
-
-    Raises:
-        UserError: a file is missing or not such an .npz; or no image is in all files.
     """
     paths = [path] if Path(path).exists() else [part.strip() for part in str(path).split(",")]
     return side_by_side([_read_features(part, with_grid) for part in paths])
