@@ -1,1 +1,1 @@
-"""features."""
+"""Image features: encoders, the cache of what they computed, and precomputed features."""

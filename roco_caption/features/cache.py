@@ -1,4 +1,4 @@
-"""The pickle that keeps features while they are made and after, and the parts that it grows by."""
+"""The feature cache: one pickle per encoder, and the parts that it grows by."""
 
 from __future__ import annotations
 
@@ -6,94 +6,60 @@ import json
 import shutil
 import time
 import zlib
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from roco_caption import __version__
 from roco_caption.core.errors import DamagedFile, UserError
 from roco_caption.core.files import aside_of, atomic_open, remove_leftovers, set_aside
 from roco_caption.core.pickles import read_pickle, write_pickle
-from roco_caption.features.table import Features, LazyRows, to_float16
+from roco_caption.features.table import GRID_BLOCK, Features, LazyRows, concatenated, to_float16
 
 FLUSH_SECONDS = 5  # what a kill can cost
-CHECKSUMS = "grid_crc32"  # the pickle's key of what `write_grid` returns
+CHECKSUMS = "grid_crc32"  # the pickle's key of the checksums that `write_grid` returns
 
 
 class FeatureCache:
-    """The cache while it grows: one pickle, and beside it a folder of parts not yet joined.
+    """One pickle, and beside it a folder of parts that are not yet joined.
 
-    Where the header names a grid, an .npy of the images' grids lies beside each pickle. It is
-    written first, so that a pickle's grids are always there, perhaps with more behind them.
+    If `header`, of `describe`, names a grid, an .npy of grids belongs to each pickle. It is written
+    first, so it never lacks grids of its pickle; it may hold more.
     """
 
-    def __init__(self, cache: Path, header: dict[str, Any]) -> None:
-        self.cache, self.header = cache, header
-        self._grid = "grid" in header
-        self.folder = cache.with_suffix(".parts")
+    def __init__(self, path: Path, header: dict[str, Any]) -> None:
+        self.path, self.header = path, header
+        self.folder = path.with_suffix(".parts")
+        self._identity = json.dumps(header, sort_keys=True)
+        self._clear()
+
+    def _clear(self) -> None:
         self._ids: list[str] = []
         self._rows: list[np.ndarray] = []
         self._grids: list[np.ndarray] = []
         self._skipped: dict[str, str] = {}
         self._flushed = time.monotonic()
 
-    def load(self) -> Features:
-        """Read the cache and the parts beside it; what is damaged is set aside.
-
-        Raises:
-            UserError: one of them is no cache, or belongs to another encoder.
-        """
-        return _join(self._pieces(), self.header)
-
-    def _pieces(self, check: bool = False) -> list[Features]:
-        pieces = []
-        for path in (self.cache, *sorted(self.folder.glob("*.pkl"))):
-            try:
-                if path.exists():
-                    pieces.append(self._read(path, check))
-            except DamagedFile as error:
-                set_aside(path, error.why, "Its images are encoded again.")
-        return pieces
-
-    def _read(self, path: Path, check: bool) -> Features:
-        value = read_pickle(path)
-        piece = _checked(value, self.header, path)
-        return self._with_grid(piece, value.get(CHECKSUMS), path, check) if self._grid else piece
-
-    def _with_grid(self, piece: Features, checksums: Any, path: Path, check: bool) -> Features:
-        """Add the grids of a piece; without the images whose grids are damaged, if asked to."""
-        if not isinstance(checksums, np.ndarray) or checksums.shape != (len(piece.ids),):
-            raise DamagedFile(path, "its grids have no checksums", "")
-        place = path.with_suffix(".npy")
-        if not place.exists() and aside_of(place).exists():  # while it was used
-            place, check = aside_of(place), True
-        values, rows = GridFile(place, checksums), np.arange(len(piece.ids))
-        if check and len(damaged := values.damaged(rows)):
-            print(f"{len(damaged):,} grids in {place} are damaged. Their images are encoded again.")
-            rows = np.setdiff1d(rows, damaged)
-            ids = [piece.ids[row] for row in rows]
-            piece = replace(piece, ids=ids, matrix=piece.matrix[rows])
-        return replace(piece, grid=self._as_grid(values, rows))
-
-    def _as_grid(self, values: GridFile, rows: np.ndarray) -> LazyRows:
-        # not `Features.encoder`: its versions are not there yet while the cache is made
-        return LazyRows(values, rows, identity=json.dumps(self.header, sort_keys=True))
-
     @property
     def unjoined(self) -> bool:
-        """Whether parts wait to be joined."""
         return self.folder.exists()
 
-    def add(self, ids: list[str], rows: np.ndarray, grids: np.ndarray | None = None) -> None:
-        """Take the features of some images; write a part every few seconds.
+    def load(self) -> Features:
+        """Read the pickle and its parts; damaged files are set aside, another encoder's refused."""
+        return self._joined(self._pieces())
 
-        Args:
-            ids: n images.
-            rows: float (n, d).
-            grids: float (n, cells, channels), where the header names a grid.
-        """
+    def _joined(self, pieces: list[Features]) -> Features:
+        if len(pieces) == 1:
+            return pieces[0]
+        features = concatenated(pieces, self.header)
+        rows = features.matrix
+        features.matrix = rows.values[rows.rows] if rows else np.empty((0, 0), np.float16)
+        return features
+
+    def add(self, ids: list[str], rows: np.ndarray, grids: np.ndarray | None = None) -> None:
+        """Add features, float (n, d), and grids, float (n, cells, channels); flush in time."""
         self._ids += ids
         self._rows.append(to_float16(rows))
         if grids is not None:
@@ -102,192 +68,151 @@ class FeatureCache:
             self.flush()
 
     def skip(self, reasons: dict[str, str]) -> None:
-        """Take images that have no features, {id: reason}."""
+        """Add the reasons why images have no features, {id: reason}."""
         self._skipped |= reasons
 
     def flush(self) -> None:
-        """Write what has come since the last part."""
+        """Write what was added since the last part as a new part."""
         if self._ids or self._skipped:
+            path = self.folder / f"{time.time_ns()}.pkl"
             rows = np.concatenate(self._rows) if self._rows else np.empty((0, 0), np.float16)
-            part = self.folder / f"{time.time_ns()}.pkl"
-            value = _as_value(Features(self._ids, rows, self.header, self._skipped))
-            if self._grid:
-                whole = np.concatenate(self._grids) if self._grids else np.empty((0, 0, 0))
-                place = part.with_suffix(".npy")
-                value[CHECKSUMS] = write_grid(place, iter([whole]), whole.shape)
-            write_pickle(part, value, size=rows.nbytes)
-        self._ids, self._rows, self._grids, self._skipped = [], [], [], {}
-        self._flushed = time.monotonic()
+            grids = np.concatenate(self._grids) if self._grids else None
+            self._write(path, Features(self._ids, rows, self.header, self._skipped), grids)
+        self._clear()
 
     def join(self) -> Features:
-        """Put the cache and its parts into one pickle, and their grids into one .npy.
+        """Write all into one pickle and one .npy, and return it, without damaged parts or grids."""
+        import keras
 
-        Returns:
-            The features of all; images whose part or grid turned out damaged are not among them.
-        """
-        pieces = self._pieces(check=True)
-        features = _join(pieces, self.header)
-        remove_leftovers(self.cache)
-        value = _as_value(features, _versions())
-        if self._grid:
-            path = self.cache.with_suffix(".npy")
-            remove_leftovers(path)
-            shapes = (piece.grid.shape[1:] for piece in pieces if piece.grid is not None)
-            cells = max(shapes, default=(0, 0))
-            value[CHECKSUMS] = write_grid(path, _grid_blocks(pieces), (len(features.ids), *cells))
-            values = GridFile(path, value[CHECKSUMS])
-            features.grid = self._as_grid(values, np.arange(len(features.ids)))
-        write_pickle(self.cache, value, size=features.matrix.nbytes)
+        features = self._joined(self._pieces(verify=True))
+        versions = {"keras": keras.__version__, "roco_caption": __version__}
+        features.encoder = features.encoder | versions
+        remove_leftovers(self.path)
+        remove_leftovers(self.path.with_suffix(".npy"))
+        checksums = self._write(self.path, features, features.grid)
+        if checksums is not None:
+            grids = GridFile(self.path.with_suffix(".npy"), checksums)
+            rows = np.arange(len(features.ids))
+            features.grid = LazyRows(grids, rows, identity=self._identity)
         shutil.rmtree(self.folder, ignore_errors=True)
         return features
 
+    def _write(self, path: Path, features: Features, grids: Any) -> np.ndarray | None:
+        value = {
+            "encoder": features.encoder, "ids": features.ids, "features": features.matrix,
+            "skipped": features.skipped,
+        }  # fmt: skip
+        if "grid" in self.header:
+            grids = np.empty((0, 0, 0)) if grids is None else grids
+            value[CHECKSUMS] = write_grid(path.with_suffix(".npy"), grids)
+        write_pickle(path, value, size=features.matrix.nbytes)
+        return value.get(CHECKSUMS)
 
-def _as_value(features: Features, versions: dict[str, str] | None = None) -> dict[str, Any]:
-    return {
-        "encoder": features.encoder | (versions or {}),
-        "ids": features.ids,
-        "features": features.matrix,
-        "skipped": features.skipped,
-    }
+    def _pieces(self, *, verify: bool = False) -> list[Features]:
+        pieces = []
+        for path in (self.path, *sorted(self.folder.glob("*.pkl"))):
+            try:
+                if path.exists():
+                    pieces.append(self._read(path, verify))
+            except DamagedFile as error:
+                set_aside(path, error.why, "Its images are encoded again.")
+        return pieces
 
-
-def _versions() -> dict[str, str]:
-    import keras
-
-    from roco_caption import __version__
-
-    return {"keras": keras.__version__, "roco_caption": __version__}
+    def _read(self, path: Path, verify: bool) -> Features:
+        """Read a pickle, and leave out images with damaged grids if these are to be verified."""
+        value = read_pickle(path)
+        piece = _checked(value, self.header, path)
+        if "grid" not in self.header:
+            return piece
+        checksums = value.get(CHECKSUMS)
+        shape, kind = getattr(checksums, "shape", None), getattr(checksums, "dtype", None)
+        if (shape, kind) != ((len(piece.ids),), np.uint32):
+            raise DamagedFile(path, "its grids have no checksums", "")
+        grid_path = path.with_suffix(".npy")
+        if not grid_path.exists() and aside_of(grid_path).exists():  # set aside by `GridFile`
+            grid_path, verify = aside_of(grid_path), True
+        grids, rows = GridFile(grid_path, checksums), np.arange(len(piece.ids))
+        damaged = grids.damaged(rows) if verify else ()
+        if len(damaged):
+            print(f"{len(damaged):,} grids in {grid_path} are damaged; they are encoded again.")
+            rows = np.setdiff1d(rows, damaged)
+            ids = [piece.ids[row] for row in rows]
+            piece = replace(piece, ids=ids, matrix=piece.matrix[rows])
+        return replace(piece, grid=LazyRows(grids, rows, identity=self._identity))
 
 
 def _checked(value: Any, header: dict[str, Any], path: Path) -> Features:
     try:
-        ids, matrix, encoder, skipped = (
-            value[key] for key in ("ids", "features", "encoder", "skipped")
+        ids, matrix, encoder, skipped = map(value.get, ("ids", "features", "encoder", "skipped"))
+        valid = (
+            (type(ids), type(encoder), type(skipped)) == (list, dict, dict)
+            and all(isinstance(name, str) for name in ids)
+            and len(set(ids)) == len(ids) == len(matrix)
+            and (matrix.dtype, matrix.ndim) == (np.float16, 2)
         )
-        matrix = np.asarray(matrix)
-        whole = isinstance(ids, list) and all(isinstance(name, str) for name in ids)
-        whole = whole and len(set(ids)) == len(ids) == len(matrix)
-        whole = whole and matrix.dtype == np.float16 and matrix.ndim == 2
-        whole = whole and isinstance(encoder, dict) and isinstance(skipped, dict)
-    except (LookupError, TypeError, ValueError, AttributeError):
-        whole = False
-    if not whole:
-        raise UserError(f"{path} is no feature cache. Delete it and run this cell again.")
-    for key, wanted in header.items():
-        found = encoder.get(key)
-        found = found if isinstance(found, str | int | None) else type(found)
-        if found != wanted:
+    except (TypeError, AttributeError):
+        valid = False
+    if not valid:
+        raise UserError(f"{path} is not a feature cache. Delete it, then run this cell again.")
+    for key, expected in header.items():
+        actual = encoder.get(key)
+        if not isinstance(actual, str | int) or actual != expected:
             raise UserError(
-                f"{path} holds features of another encoder ({key}: {found!r}, wanted {wanted!r}). "
-                "Move it away, or choose the encoder that it belongs to."
+                f"{path} holds features of another encoder ({key}: {actual!r}, expected "
+                f"{expected!r}). Move it away, or choose the encoder that it belongs to."
             )
     return Features(ids, matrix, encoder, skipped)
 
 
-def _places(pieces: list[Features]) -> dict[str, tuple[int, int]]:
-    """Return for each id the piece and the row in it that hold its features."""
-    return {name: (i, j) for i, piece in enumerate(pieces) for j, name in enumerate(piece.ids)}
-
-
-def _grid_blocks(pieces: list[Features]) -> Iterator[np.ndarray]:
-    """Yield the grids of all pieces in the order of `_join`, never many of them at once."""
-    places = list(_places(pieces).values())
-    grids: list[Any] = [piece.grid for piece in pieces]
-    for start in range(0, len(places), BLOCK):
-        yield np.stack([grids[i][j] for i, j in places[start : start + BLOCK]])
-
-
-def _join(pieces: list[Features], header: dict[str, Any]) -> Features:
-    rows = _places(pieces)
-    skipped = {name: reason for piece in pieces for name, reason in piece.skipped.items()}
-    skipped = {name: reason for name, reason in skipped.items() if name not in rows}
-    if len(pieces) == 1:
-        return pieces[0]
-    width = max((piece.matrix.shape[1] for piece in pieces), default=0)
-    matrix = np.empty((len(rows), width), np.float16)
-    for row, (i, j) in enumerate(rows.values()):
-        matrix[row] = pieces[i].matrix[j]
-    return Features(list(rows), matrix, header, skipped)
-
-
-BLOCK = 256  # images copied or averaged at once: 13 MB of VGG16's grids
-REMEDY = "Delete it and the pickle beside it, and run this cell again."
-
-
 class GridFile:
-    """An .npy of grids, mapped into memory; each is compared with its checksum when first read.
+    """A memory-mapped .npy of `write_grid`; each grid is verified when it is first read.
 
-    All at once would be to read 4.1 GB of ROCO's before the first is used.
-
-    Args:
-        path: of `write_grid`.
-        checksums: what that returned; the file may hold more grids behind these.
-
-    Raises:
-        DamagedFile: the file is missing, cut short, or holds something else.
+    Verifying everything up front would read 4.1 GB for ROCO. The file may hold more grids than
+    there are checksums; otherwise it is a `DamagedFile`.
     """
 
     def __init__(self, path: Path, checksums: np.ndarray) -> None:
         self.path, self.checksums = path, checksums
-        self._values = _mapped(path)
-        if len(self._values) < len(checksums):
-            raise DamagedFile(path, "it lacks grids", REMEDY)
+        try:
+            self._values = np.load(path, mmap_mode="r", allow_pickle=False)
+            if self._values.dtype != np.float16 or self._values.ndim != 3:
+                raise ValueError("it must hold float16 (images, cells, channels)")
+            if len(self._values) < len(checksums):
+                raise ValueError("it lacks grids")
+        except (OSError, ValueError, EOFError) as error:
+            remedy = "Delete it and the pickle beside it, then run this cell again."
+            raise DamagedFile(path, error, remedy) from error
         self.shape = (len(checksums), *self._values.shape[1:])
-        self._unread = np.ones(len(checksums), bool)
+        self._unverified = np.ones(len(checksums), bool)
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        """Return the grids of these rows, float16 (..., cells, channels).
-
-        Raises:
-            UserError: one is damaged; the file was set aside.
-        """
+        """Return the grids of these rows, float16; if one is damaged, set the file aside."""
         if len(self.damaged(rows)):
             set_aside(self.path, "grids in it differ from their checksums", "")
             raise UserError(
-                f"Grids in {self.path} are damaged. Run the cell that makes the features again: it "
-                "encodes the damaged images anew and keeps the others; then the cells after it."
+                f"Grids in {self.path} are damaged. Run the cell that makes the features again (it "
+                "encodes only the damaged images), then the cells after it."
             )
         return self._values[rows]
 
     def damaged(self, rows: Any) -> np.ndarray:
         """Return which of these rows differ from their checksums, int64 (k,)."""
         rows = np.unique(rows)
-        bad = [
-            row for row in rows[self._unread[rows]]
-            if zlib.crc32(self._values[row]) != self.checksums[row]
-        ]  # fmt: skip
-        self._unread[rows] = False
-        self._unread[bad] = True
-        return np.array(bad, np.int64)
+        rows = rows[self._unverified[rows]]
+        sums = np.array([zlib.crc32(self._values[row]) for row in rows], np.uint32)
+        intact = sums == self.checksums[rows]
+        self._unverified[rows[intact]] = False
+        return rows[~intact]
 
 
-def write_grid(path: Path, blocks: Iterator[np.ndarray], shape: tuple[int, int, int]) -> np.ndarray:
-    """Write an .npy of grids that need not fit into memory, whole or not at all.
-
-    Args:
-        path: the file; `GridFile` opens it.
-        blocks: float16 (k, cells, channels) each, in order.
-        shape: of all together.
-
-    Returns:
-        The CRC-32 of each grid, uint32 (n,).
-    """
+def write_grid(path: Path, grids: Any) -> np.ndarray:
+    """Write grids (n, cells, channels) block by block, and return their CRC-32s, uint32 (n,)."""
     checksums = []
-    kind = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False}
     with atomic_open(path) as file:
-        np.lib.format.write_array_header_1_0(file, kind | {"shape": shape})
-        for block in blocks:
-            block = block.astype(np.float16)
+        header = {"descr": "<f2", "fortran_order": False, "shape": grids.shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, len(grids), GRID_BLOCK):
+            block = np.ascontiguousarray(grids[start : start + GRID_BLOCK], "<f2")
             file.write(block.tobytes())
-            checksums += [zlib.crc32(grid.tobytes()) for grid in block]
+            checksums += [zlib.crc32(grid) for grid in block]
     return np.array(checksums, np.uint32)
-
-
-def _mapped(path: Path) -> np.ndarray:
-    try:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
-        if values.dtype != np.float16 or values.ndim != 3:
-            raise ValueError("it must hold float16 (images, cells, channels)")
-        return values
-    except (OSError, ValueError, EOFError) as error:
-        raise DamagedFile(path, error, REMEDY) from error

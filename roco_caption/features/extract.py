@@ -1,13 +1,11 @@
-"""Image files through the encoder, batch after batch, on every device of this machine."""
-
-from __future__ import annotations
+"""Image files to features: decodes, encodes on every device, and caches."""
 
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,108 +21,6 @@ from roco_caption.features.encoder import ENCODERS, WeightsUnavailable, build_en
 from roco_caption.features.table import Features
 
 
-def on_each_device(build: Callable[[], Any]) -> list[Any]:
-    """Build an encoder for each accelerator, such as Kaggle's two T4s; one where there is none.
-
-    Args:
-        build: returns the encoder.
-    """
-    names = device_names()
-    if len(names) == 1:
-        return [build()]
-    models = []
-    for name in names:
-        with keras.device(name):
-            models.append(build())
-    return models
-
-
-def device_names() -> list[str]:
-    """Return the devices that encode, such as `gpu:0` and `gpu:1`, as `keras.device` takes them."""
-    if keras.backend.backend() not in ("tensorflow", "jax"):
-        return ["cpu:0"]  # Keras knows no others' devices; they choose one by themselves
-    return keras.distribution.list_devices()
-
-
-def encode_files(
-    models: Sequence[Any], paths: Sequence[str | os.PathLike], batch_size: int, **reading: Any
-) -> Iterator[tuple[np.ndarray, list[np.ndarray], dict[int, str]]]:
-    """Encode image files; the devices take turns, batch by batch.
-
-    Which images share a batch depends on their order alone, and every batch has one shape, so a
-    batch's features do not depend on how many devices there are.
-
-    Args:
-        models: of `on_each_device`.
-        paths: image files, in the order wanted.
-        batch_size: images encoded at once on a device.
-        reading: further options of `image_batches`.
-
-    Yields:
-        Positions in `paths`, int64 (n,), in order; each output of the encoder for them, float
-        (n, ...); and {position: reason} for those that could not be decoded.
-
-    Raises:
-        UserError: the encoder's output for an image is not finite.
-    """
-    for positions, outputs, skipped in _encoded(models, paths, batch_size, reading):
-        for output in outputs:
-            finite = np.isfinite(output).reshape(len(output), -1).all(axis=1)
-            if not finite.all():
-                raise UserError(
-                    f"{models[0].name} makes no finite numbers of {paths[positions[~finite][0]]}. "
-                    "Set PRECISION to float32; if it stays so, its weights are damaged. What was "
-                    "encoded before is kept."
-                )
-        yield positions, outputs, skipped
-
-
-def _encoded(
-    models: Sequence[Any],
-    paths: Sequence[str | os.PathLike],
-    batch_size: int,
-    reading: dict[str, Any],
-) -> Iterator[tuple[np.ndarray, list[np.ndarray], dict[int, str]]]:
-    size = ENCODERS[models[0].name].size
-    batches = image_batches(paths, size=size, batch_size=batch_size, **reading)
-    if len(models) == 1:
-        for positions, pixels, skipped in batches:
-            yield positions, _predict(models[0], pixels, batch_size), skipped
-        return
-    names = device_names()
-    waiting: deque[tuple[np.ndarray, Any, dict[int, str]]] = deque()
-    with ExitStack() as stack:
-        pools = [stack.enter_context(ThreadPoolExecutor(1, "encode")) for _ in models]
-        for i, (positions, pixels, skipped) in enumerate(batches):
-            k = i % len(models)
-            future = pools[k].submit(_predict_on, names[k], models[k], pixels, batch_size)
-            waiting.append((positions, future, skipped))
-            if len(waiting) > len(models):  # each device has its next batch ready
-                positions, future, skipped = waiting.popleft()
-                yield positions, future.result(), skipped
-        for positions, future, skipped in waiting:
-            yield positions, future.result(), skipped
-
-
-def _predict_on(device: str, model: Any, pixels: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    with keras.device(device):
-        return _predict(model, pixels, batch_size)
-
-
-def _predict(model: Any, pixels: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    if not len(pixels):
-        return []
-    count = len(pixels)
-    if count < batch_size:  # one shape: compiled once
-        pixels = np.pad(pixels, ((0, batch_size - count), (0, 0), (0, 0), (0, 0)))
-    output = model.predict_on_batch(pixels)
-    output = output if isinstance(output, list) else [output]
-    return [np.asarray(array)[:count] for array in output]
-
-
-KEPT = "what was encoded before is kept, and used."
-
-
 def extract_features(
     images: dict[str, Path],
     folder: str | os.PathLike,
@@ -137,98 +33,159 @@ def extract_features(
     batch_size: int = 32,
     with_grid: bool = False,
 ) -> Features:
-    """Return the features of all images, from the cache as far as it has them.
+    """Return the features of all images (or more), encoding only those that are not cached.
 
-    The cache is one pickle a encoder in `folder`. While images are encoded, finished parts lie
-    beside it and are joined at the end: whenever the run stops, the next one goes on from there.
-    What is damaged is set aside and made again. A second process waits until the first is done.
+    The cache is one pickle per encoder; with grids another one, and an .npy beside it. While images
+    are encoded, finished parts are saved every few seconds, so a stopped run continues where it
+    was. Damaged files are set aside and their images encoded again. A second process waits.
 
     Args:
         images: {id: image file}.
-        folder: where the cache is kept.
-        encoder: a key of `ENCODERS`.
-        weights: as in `build_encoder`.
-        seed: of random weights.
-        allow_random: go on with random weights, and say so, when ImageNet's can't be had.
-        precision: Keras dtype policy of the encoder.
-        batch_size: images encoded at once.
-        with_grid: whether to keep, of the same pass, the encoder's grid of each image: an .npy
-            beside the pickle, which is then another one than without.
-
-    Returns:
-        The `Features` of those images that can be decoded, and of any others in the cache.
+        folder: of the caches; see `cache_path`.
+        encoder, weights, seed, precision, with_grid: as in `build_encoder`.
+        allow_random: whether to continue with random weights if ImageNet's are unavailable.
+        batch_size: images per batch and device.
 
     Raises:
-        WeightsUnavailable: ImageNet weights could not be downloaded, and `allow_random` is off.
-        UserError: the cache is none or belongs to another encoder, and is not touched; or the disk
-            is full or memory short, and what was encoded is kept.
+        UserError: the file is not a feature cache, or is another encoder's (it is not changed); or
+            ImageNet's weights are unavailable; or disk or memory is full (what is done is kept).
     """
     header = describe(encoder, weights, seed, with_grid=with_grid)
-    label = {"imagenet": "imagenet", "random": f"random-{seed}"}.get(weights, Path(weights).stem)
-    layers = "-".join(header[key] for key in ("layer", "grid") if key in header)
-    cache = Path(folder) / f"{encoder}-{layers}-{label}.pkl"
-    with lock(cache.with_name(f".{cache.stem}.lock"), "encoding images"):
-        parts = FeatureCache(cache, header)
-        known = parts.load()
-        todo = _missing(images, known)
-        if not todo and not parts.unjoined:
-            print(f"Features of {len(images):,} images reused from {cache}")
-            return _signed(known, header, weights, seed)
-        try:
-            models = on_each_device(
-                lambda: build_encoder(
-                    encoder, weights, seed=seed, precision=precision, with_grid=with_grid
-                )
-            )
-        except WeightsUnavailable as error:
-            if not allow_random:
-                raise
-            print(
-                f"NOTE: {error}\nGoing on with seeded RANDOM weights, which is fine for phantoms "
-                "only."
-            )
-            return extract_features(
-                images, folder, encoder=encoder, weights="random", seed=seed, precision=precision,
-                batch_size=batch_size, with_grid=with_grid,
-            )  # fmt: skip
-        while True:  # once more for what turns out damaged when it is joined
-            started = time.perf_counter()
-            _encode(models, todo, images, parts, batch_size)
-            rate = len(todo) / (time.perf_counter() - started)
-            print(f"Features of {len(todo):,} images made ({rate:.1f} images/s), kept in {cache}")
-            known = parts.join()
-            if not (todo := _missing(images, known)):
-                return _signed(known, header, weights, seed)
+    path = cache_path(folder, header, weights, seed)
 
+    def build() -> Any:
+        return build_encoder(encoder, weights, seed=seed, precision=precision, with_grid=with_grid)
 
-def _missing(images: dict[str, Path], known: Features) -> list[str]:
-    return [name for name in images if name not in known and name not in known.skipped]
-
-
-def _signed(features: Features, header: dict[str, Any], weights: str, seed: int) -> Features:
-    """Note what the encoder was asked for, so that a captioner can build it again."""
+    try:
+        with lock(path.with_name(f".{path.stem}.lock"), "encoding images"):
+            features = _extract(images, FeatureCache(path, header), build, batch_size)
+    except WeightsUnavailable as error:
+        if not allow_random:
+            raise
+        print(f"NOTE: {error}\nContinuing with RANDOM weights, which are fine for phantoms only.")
+        return extract_features(
+            images, folder, encoder=encoder, weights="random", seed=seed, precision=precision,
+            batch_size=batch_size, with_grid=with_grid,
+        )  # fmt: skip
+    # lets a captioner build the same encoder again
     features.encoder = header | {"requested": {"weights": weights, "seed": seed}}
     return features
 
 
+def cache_path(folder: str | os.PathLike, header: dict[str, Any], weights: str, seed: int) -> Path:
+    """Return the cache's path: `vgg16-fc2-imagenet.pkl`, `vgg16-fc2-block5_conv3-random-0.pkl`."""
+    label = {"imagenet": "imagenet", "random": f"random-{seed}"}.get(weights, Path(weights).stem)
+    layers = [header[key] for key in ("layer", "grid") if key in header]
+    return Path(folder) / f"{'-'.join([header['name'], *layers, label])}.pkl"
+
+
+def _extract(
+    images: dict[str, Path], cache: FeatureCache, build: Callable[[], Any], batch_size: int
+) -> Features:
+    features = cache.load()
+    missing = _missing(images, features)
+    if not missing and not cache.unjoined:
+        print(f"Features of {len(images):,} images reused from {cache.path}")
+        return features
+    models = on_each_device(build)
+    for _ in range(2):  # the second round is for what proves damaged when it is joined
+        started = time.perf_counter()
+        _encode(models, {name: images[name] for name in missing}, cache, batch_size)
+        rate = len(missing) / (time.perf_counter() - started)
+        print(f"Features of {len(missing):,} images made ({rate:.1f} images/s): {cache.path}")
+        features = cache.join()
+        missing = _missing(images, features)
+        if not missing:
+            return features
+    raise UserError(
+        f"Features of {len(missing)} images, {missing[0]} among them, were damaged twice while "
+        f"being written to {cache.path.parent}. Check its disk or choose another folder."
+    )
+
+
+def _missing(images: dict[str, Path], features: Features) -> list[str]:
+    return [name for name in images if name not in features and name not in features.skipped]
+
+
 def _encode(
-    models: list[Any],
-    todo: list[str],
-    images: dict[str, Path],
-    parts: FeatureCache,
-    batch_size: int,
+    models: Sequence[Any], images: dict[str, Path], cache: FeatureCache, batch_size: int
 ) -> None:
-    paths = [images[name] for name in todo]
-    fewer = f"If that is not enough, give extract_features batch_size={max(1, batch_size // 2)}"
+    ids, paths = list(images), list(images.values())
+    smaller = f"If that is not enough, give extract_features batch_size={max(1, batch_size // 2)}"
+    remedy = f"{smaller}; what was encoded before is kept, and used."
     with (
-        memory_for(f"encoding {batch_size} images at once", f"{fewer}; {KEPT}"),
-        progress_bar(total=len(todo), desc="encoding", unit="image", smoothing=0.05) as bar,
+        memory_for(f"encoding {batch_size} images at once", remedy),
+        progress_bar(total=len(ids), desc="encoding", unit="image", smoothing=0.05) as bar,
     ):
         try:
             for positions, arrays, skipped in encode_files(models, paths, batch_size):
-                parts.skip({todo[i]: reason for i, reason in skipped.items()})
+                cache.skip({ids[i]: reason for i, reason in skipped.items()})
                 if len(positions):
-                    parts.add([todo[i] for i in positions], *arrays)
+                    cache.add([ids[i] for i in positions], *arrays)
                 bar.update(len(positions) + len(skipped))
         finally:
-            parts.flush()  # the stop button loses nothing
+            cache.flush()  # the stop button loses nothing
+
+
+def on_each_device(build: Callable[[], Any]) -> list[Any]:
+    """Build the encoder once per device of `_devices`."""
+    models = []
+    for device in _devices():
+        with device:
+            models.append(build())
+    return models
+
+
+def _devices() -> list[Any]:
+    """Return a context per accelerator, such as Kaggle's two T4s; of a single one, Keras' own."""
+    if keras.backend.backend() in ("tensorflow", "jax"):
+        names = keras.distribution.list_devices()
+        if len(names) > 1:
+            return [keras.device(name) for name in names]
+    return [nullcontext()]
+
+
+def encode_files(
+    models: Sequence[Any], paths: Sequence[str | os.PathLike], batch_size: int, **reading: Any
+) -> Iterator[tuple[np.ndarray, list[np.ndarray], dict[int, str]]]:
+    """Encode image files with the models of `on_each_device`, a batch each at a time.
+
+    Batches follow the order of `paths`, so the features do not depend on the number of devices.
+    Further options are those of `image_batches`.
+
+    Yields:
+        Positions in `paths`, int64 (n,), ascending; each output of the encoder for them, float
+        (n, ...); and {position: reason} for files that could not be decoded.
+
+    Raises:
+        UserError: the encoder's output for an image is NaN or inf.
+    """
+    size = ENCODERS[models[0].name].size
+    batches = image_batches(paths, size=size, batch_size=batch_size, **reading)
+
+    def predict(model: Any, device: Any, pixels: np.ndarray) -> list[np.ndarray]:
+        count = len(pixels)
+        if not count:
+            return []
+        with device:  # padded to one shape, so that the model is compiled once
+            padded = np.pad(pixels, ((0, batch_size - count), (0, 0), (0, 0), (0, 0)))
+            outputs = model.predict_on_batch(padded)
+        outputs = outputs if isinstance(outputs, list) else [outputs]
+        return [np.asarray(array)[:count] for array in outputs]
+
+    with ThreadPoolExecutor(len(models), "encode") as pool:
+        while turn := list(islice(batches, len(models))):
+            outputs = pool.map(predict, models, _devices(), [pixels for _, pixels, _ in turn])
+            for (positions, _, skipped), arrays in zip(turn, outputs, strict=True):
+                _check_finite(models[0].name, arrays, [paths[i] for i in positions])
+                yield positions, arrays, skipped
+
+
+def _check_finite(encoder: str, arrays: list[np.ndarray], paths: list[Any]) -> None:
+    for array in arrays:
+        bad = [path for path, row in zip(paths, array, strict=True) if not np.isfinite(row).all()]
+        if bad:
+            raise UserError(
+                f"{encoder} produced NaN or inf for {bad[0]}. Set PRECISION to float32; if that "
+                "does not help, its weights are damaged. What was encoded before is kept."
+            )

@@ -1,6 +1,4 @@
-"""Reads an .npz of what was computed elsewhere of some images: their names, and an array of it."""
-
-from __future__ import annotations
+"""Precomputed features and grids: FEATURES_FILE and GRID_FILE."""
 
 import os
 from collections.abc import Sequence
@@ -14,106 +12,96 @@ from roco_caption.core.pickles import checksum
 from roco_caption.features.shards import read_shards
 from roco_caption.features.table import Features, LazyRows, side_by_side, to_float16
 
+AXES = {"features": ("n", "d"), "grid": ("n", "cells", "channels"), "scale": ("channels",)}
+
 
 def read_named(
-    path: str | os.PathLike, setting: str, name: str, axes: Sequence[str]
+    path: str | os.PathLike, setting: str, required: str, optional: Sequence[str] = ()
 ) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Read the arrays of an .npz, one row an image.
+    """Read `names`, the images' file stems (n,), and arrays of `AXES` from an .npz.
 
-    Args:
-        path: an .npz with `names` (the images' file stems, n) and the array, perhaps with others.
-        setting: the notebook's setting that names the file, for the message.
-        name: of the array.
-        axes: names of its axes after the first, for the message.
-
-    Returns:
-        The names, and all arrays by name; the one asked for is finite and has a row each.
-
-    Raises:
-        UserError: the file is missing or is no such .npz.
+    It must hold the array `required`, and may hold others; `setting` names the file in messages.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            names, values = [str(image) for image in file["names"]], file[name]
-            arrays = {key: file[key] for key in file.files if key not in ("names", name)}
-        shaped = values.ndim == 1 + len(axes) and len(names) == len(values)
-        if not shaped or len(set(names)) != len(names):
-            shape = ", ".join(["n", *axes])
-            raise ValueError(f"`names` must be n different texts and `{name}` ({shape})")
-        if not np.isfinite(values).all():
-            raise ValueError(f"`{name}` holds values that are no finite numbers")
+            names = [str(name) for name in file["names"]]
+            keys = [required, *(key for key in optional if key in file)]
+            arrays = {key: file[key] for key in keys}
+        if len(set(names)) != len(names):
+            raise ValueError("`names` holds a name twice")
+        _check_arrays(arrays, len(names))
     except Exception as error:  # zipfile, NumPy and the system each raise their own kinds
         raise UserError(
             f"{setting} {path} was not read ({first_line(error)}). It must be an .npz with the "
-            f"arrays `names`, as texts (`np.array(names, dtype=str)`), and `{name}`."
+            f"arrays `names`, as texts (`np.array(names, dtype=str)`), and `{required}`."
         ) from error
-    return names, arrays | {name: values}
+    return names, arrays
 
 
-def read_features_file(path: str | os.PathLike) -> Features:
-    """Read features that were computed elsewhere.
+def _check_arrays(arrays: dict[str, np.ndarray], count: int) -> None:
+    sizes = {"n": count}
+    for key, array in arrays.items():
+        axes = AXES[key]
+        sizes = dict(zip(axes, array.shape, strict=False)) | sizes
+        if array.shape != tuple(map(sizes.get, axes)):
+            raise ValueError(
+                f"`{key}` must be ({', '.join(axes)}), {count} names, not {array.shape}"
+            )
+        if not np.isfinite(array).all():
+            raise ValueError(f"`{key}` contains NaN or inf")
+
+
+def read_features_file(path: str | os.PathLike, *, with_grid: bool = True) -> Features:
+    """Read precomputed features.
 
     Args:
-        path: an .npz with `names` (the images' file stems, n) and `features` (n, d); or a folder
-            of shards, whose features are read into memory and whose grids stay there. Several,
-            with commas between them, are put side by side: see `side_by_side`.
-
-    Raises:
-        UserError: a file is missing, is no such .npz, or its features are not finite numbers; or
-            no image has features in all of them.
+        path: an .npz with `names`, the images' file stems (n,), `features` (n, d), and perhaps
+            `grid` and `scale` as in `read_grid_file`; or a folder of shards, whose grids stay on
+            disk. Several paths, separated by commas, are joined by `side_by_side`.
+        with_grid: whether to read the .npz's grids, if it holds some, into memory.
     """
-    several = [path] if Path(path).exists() else [part.strip() for part in str(path).split(",")]
-    return side_by_side([_read_features(part) for part in several])
+    paths = [path] if Path(path).exists() else [part.strip() for part in str(path).split(",")]
+    return side_by_side([_read_features(part, with_grid) for part in paths])
 
 
-def _read_features(path: str | os.PathLike) -> Features:
+def _read_features(path: str | os.PathLike, with_grid: bool) -> Features:
     if Path(path).is_dir():
-        found = read_shards(path)
-        print(f"Features of {len(found.ids):,} images read from the shards in {path}")
-        return replace(found, matrix=found.matrix.values[found.matrix.rows])
-    names, arrays = read_named(path, "FEATURES_FILE", "features", ("d",))
+        features = read_shards(path)
+        print(f"Features of {len(features.ids):,} images read from the shards in {path}")
+        return replace(features, matrix=features.matrix.values[features.matrix.rows])
+    grids = ("grid", "scale") if with_grid else ()
+    names, arrays = read_named(path, "FEATURES_FILE", "features", grids)
     matrix = arrays["features"]
-    encoder = {"name": Path(path).stem, "layer": "given", "weights": f"sha256 {checksum(path)}"}
+    identity = f"sha256 {checksum(path)}"
     print(f"Features of {len(names):,} images ({matrix.shape[1]} values each) read from {path}")
-    return Features(names, to_float16(matrix), encoder, {})
+    grid = _grid(arrays, identity, path) if "grid" in arrays else None
+    encoder = {"name": Path(path).stem, "layer": "given", "weights": identity}
+    return Features(names, to_float16(matrix), encoder, {}, grid)
 
 
 def with_grid_file(features: Features, path: str | os.PathLike) -> Features:
-    """Add grids that were computed elsewhere; images that have none there are left out.
-
-    Args:
-        features: of the images.
-        path: as in `read_grid_file`.
-
-    Raises:
-        UserError: the file is missing or holds no grids.
-    """
+    """Add the grids of `read_grid_file`, and leave out images that have none."""
     names, grid = read_grid_file(path)
-    place = {name: i for i, name in enumerate(names)}
-    both = [name for name in features.ids if name in place]
-    without = {name: "not in GRID_FILE" for name in features.ids if name not in place}
-    rows = grid.take(np.array([place[name] for name in both], np.int64))
+    row = {name: i for i, name in enumerate(names)}
+    ids = [name for name in features.ids if name in row]
+    left_out = {name: "not in GRID_FILE" for name in features.ids if name not in row}
+    grid = grid.take(np.array([row[name] for name in ids], np.int64))
     encoder = features.encoder | {"grid_file": grid.identity}
-    return Features(both, features.select(both), encoder, features.skipped | without, rows)
+    return Features(ids, features.select(ids), encoder, features.skipped | left_out, grid)
 
 
 def read_grid_file(path: str | os.PathLike) -> tuple[list[str], LazyRows]:
-    """Read grids that were computed elsewhere.
+    """Return the ids and grids of GRID_FILE.
 
-    Args:
-        path: an .npz with `names` (the images' file stems, n), `grid` (n, cells, channels) and,
-            where that holds whole numbers, `scale` (channels,) to multiply it with.
-
-    Returns:
-        The names, and the `LazyRows` of those images in that order.
-
-    Raises:
-        UserError: the file is missing or is no such .npz.
+    It is an .npz with `names`, the images' file stems (n,), `grid` (n, cells, channels), and if
+    that is int8, `scale` (channels,) to multiply it by.
     """
-    names, arrays = read_named(path, "GRID_FILE", "grid", ("cells", "channels"))
+    names, arrays = read_named(path, "GRID_FILE", "grid", ("scale",))
+    return names, _grid(arrays, f"sha256 {checksum(path)}", path)
+
+
+def _grid(arrays: dict[str, np.ndarray], identity: str, path: str | os.PathLike) -> LazyRows:
     values, scale = arrays["grid"], arrays.get("scale")
-    if scale is not None and scale.shape != values.shape[2:]:
-        raise UserError(f"GRID_FILE {path} was not read: `scale` must hold one number a channel.")
+    print(f"Grids of {len(values):,} images ({values.shape[1]} cells each) read from {path}")
     scale = None if scale is None else scale.astype(np.float32)
-    print(f"Grids of {len(names):,} images ({values.shape[1]} cells each) read from {path}")
-    return names, LazyRows(values, np.arange(len(names)), scale, f"sha256 {checksum(path)}")
+    return LazyRows(values, np.arange(len(values)), scale, identity)

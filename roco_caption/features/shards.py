@@ -1,6 +1,4 @@
-"""Features in shards: Arrow files on a disk or an object store, whose rows are read as needed."""
-
-from __future__ import annotations
+"""Features in shards: Arrow files on disk or in an object store, read row by row."""
 
 import hashlib
 import json
@@ -8,80 +6,44 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
 from roco_caption.core.errors import DamagedFile, UserError, first_line
 from roco_caption.core.files import atomic_path
-from roco_caption.features.table import Features, LazyRows
+from roco_caption.features.table import Features, concatenated
 
 INSTALL = 'It may need pip install "roco-caption[distributed]"'
-KINDS = "features", "grid"
-KEY = b"roco_caption"  # of an Arrow file's metadata: encoder, skipped images, the grid's shape
-
-
-class Rows:
-    """Arrays one below the other, as they lie in the shards: indexing reads those rows alone.
-
-    Args:
-        arrays: float16 (n, ...) each, memory maps of the shards.
-    """
-
-    def __init__(self, arrays: Sequence[np.ndarray]) -> None:
-        self.arrays = [array for array in arrays if len(array)] or [np.empty((0, 0), np.float16)]
-        self.ends = np.cumsum([len(array) for array in self.arrays])
-        self.shape = (int(self.ends[-1]), *self.arrays[0].shape[1:])
-        self.dtype = self.arrays[0].dtype
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, places: Any) -> np.ndarray:
-        """Return the rows at a slice or an integer array of places, as a new array."""
-        places = np.arange(len(self))[places]
-        found = np.empty((*places.shape, *self.shape[1:]), self.dtype)
-        shards = np.searchsorted(self.ends, places, side="right")
-        for shard in np.unique(shards):
-            mine = shards == shard
-            array = self.arrays[shard]
-            found[mine] = array[places[mine] - self.ends[shard] + len(array)]
-        return found
+COLUMNS = "features", "grid"
+KEY = b"roco_caption"  # of an Arrow file's metadata: encoder, skipped images, shapes of the rows
 
 
 def write_shard(
-    folder: str,
-    ids: Sequence[str],
-    arrays: Sequence[np.ndarray],
-    encoder: dict[str, Any],
-    skipped: dict[str, str],
+    folder: str, ids: Sequence[str], arrays: Sequence[np.ndarray], encoder: dict, skipped: dict
 ) -> str:
-    """Write a shard, whole or not at all; any reader of Arrow files opens it.
+    """Write a shard, an Arrow file that any reader opens, whole or not at all.
 
     Args:
-        folder: a folder or a URL of one that fsspec writes to, as `s3://bucket/shards`.
-        ids: n images.
-        arrays: float16 (n, d), and where there are grids (n, cells, channels).
-        encoder: of `describe`.
-        skipped: {id: reason} for images that could not be decoded.
+        folder: a folder or a URL that fsspec can write to, such as `s3://bucket/shards`.
+        ids: of n images.
+        arrays: float16 (n, d), and perhaps grids (n, cells, channels).
+        encoder, skipped: as in `Features`.
 
     Returns:
-        Where it lies; its name comes from the images, so that writing it again replaces it.
-
-    Raises:
-        UserError: the disk is full, or the folder cannot be written to.
+        Its path. The name is a hash of the ids, so writing a shard again replaces it.
     """
     import pyarrow as pa
 
     columns = {"id": pa.array(ids, pa.string())}
-    for name, array in zip(KINDS, arrays, strict=False):
+    for name, array in zip(COLUMNS, arrays, strict=False):
         flat = np.ascontiguousarray(array, np.float16).ravel()
         size = int(np.prod(array.shape[1:]))
         columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float16()), size)
     notes = {"encoder": encoder, "skipped": skipped, "shapes": [a.shape[1:] for a in arrays]}
     table = pa.table(columns).replace_schema_metadata({KEY: json.dumps(notes).encode()})
-    name = hashlib.sha256("\n".join(sorted([*ids, *skipped])).encode()).hexdigest()[:16]
-    path = f"{folder.rstrip('/')}/{name}.arrow"
+    names = "\n".join(sorted([*ids, *skipped]))
+    path = f"{folder.rstrip('/')}/{hashlib.sha256(names.encode()).hexdigest()[:16]}.arrow"
     fs, place = filesystem(path)
     if is_local(fs):
         with atomic_path(place, size=table.nbytes) as aside:
@@ -97,27 +59,25 @@ def _write(table: Any, sink: Any) -> None:
     import pyarrow as pa
 
     with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table, max_chunksize=max(1, len(table)))  # one batch: read in one piece
+        writer.write_table(table, max_chunksize=max(1, len(table)))  # one batch, one memory map
 
 
 def read_shards(
     folder: str | os.PathLike, encoder: dict[str, Any] | None = None, *, mend: bool = False
 ) -> Features:
-    """Read what shards hold of which images; the features stay where they are.
+    """Read which images the shards hold; features and grids are read from disk when used.
 
     Args:
-        folder: of `write_shard`. Its files are mapped into memory. From an object store only the
-            ids are read: `local_copy` brings the rest.
-        encoder: of `describe`, which the shards must come from; None takes any, but one.
-        mend: set a damaged shard aside with a word, so that its images are made again.
+        folder: of `write_shard`. From an object store only the ids are read: see `local_copy`.
+        encoder: of `describe`, which all shards must have; None requires only that they agree.
+        mend: whether to set damaged shards aside, for their images to be encoded again.
 
     Returns:
-        `Features` whose `matrix` is a `LazyRows` (n, d), read as it is used; None from an object store.
-        An image that two shards hold counts once.
+        `Features` whose `matrix` is a `LazyRows` (n, d), or None from an object store. An image in
+        two shards counts once.
 
     Raises:
-        UserError: a shard is damaged, or comes from another encoder; or there is none, and `mend`
-            is off.
+        UserError: a shard is damaged (without `mend`) or another encoder's, or there is none.
     """
     fs, place = filesystem(str(folder))
     paths = _listed(fs, place)
@@ -125,72 +85,45 @@ def read_shards(
         raise UserError(f"{folder} holds no shards (*.arrow). Make them first: docs/scaling.md.")
     with ThreadPoolExecutor(16) as pool:  # object stores answer slowly
         opened = list(pool.map(lambda path: _opened(fs, path, mend), paths))
-    shards = [shard for shard in opened if shard]
-    found = encoder or (shards[0][1]["encoder"] if shards else {})
-    for path, notes, _ in shards:
-        if other := [key for key in found if notes["encoder"].get(key) != found[key]]:
-            raise UserError(
-                f"{path} holds features of another encoder ({other[0]}: "
-                f"{notes['encoder'].get(other[0])!r}, wanted {found[other[0]]!r}). Choose another "
-                "folder, or the encoder that it belongs to."
-            )
-    return _joined(shards, found)
+    shards = {path: shard for path, shard in zip(paths, opened, strict=True) if shard}
+    expected = encoder or next((shard.encoder for shard in shards.values()), {})
+    for path, shard in shards.items():
+        for key, value in expected.items():
+            if (actual := shard.encoder.get(key)) != value:
+                raise UserError(
+                    f"{path} holds features of another encoder ({key}: {actual!r}, expected "
+                    f"{value!r}). Choose another folder, or the encoder that it belongs to."
+                )
+    return concatenated(list(shards.values()), expected)
 
 
-def _joined(shards: list[tuple[str, dict, dict]], encoder: dict[str, Any]) -> Features:
-    place: dict[str, int] = {}
-    rows = 0
-    for *_, columns in shards:
-        for i, name in enumerate(columns["id"]):
-            place.setdefault(name, rows + i)
-        rows += len(columns["id"])
-    kept = np.array(list(place.values()), np.int64)
-    skipped = {k: why for _, notes, _ in shards for k, why in notes["skipped"].items()}
-    skipped = {name: why for name, why in skipped.items() if name not in place}
-    names = hashlib.sha256("\n".join(place).encode()).hexdigest()
-    identity = json.dumps(encoder, sort_keys=True) + names
-
-    def rows_of(kind: str) -> LazyRows | None:
-        arrays = [columns[kind] for *_, columns in shards if kind in columns]
-        values = cast(np.ndarray, Rows(arrays))
-        return LazyRows(values, kept, identity=f"{kind} {identity}") if arrays else None
-
-    matrix, grid = map(rows_of, KINDS)
-    return Features(list(place), matrix, encoder, skipped, grid)
-
-
-def _opened(fs: Any, path: str, mend: bool) -> tuple[str, dict[str, Any], dict[str, Any]] | None:
-    """Return a shard's path, notes and columns; None if it was damaged and set aside."""
+def _opened(fs: Any, path: str, mend: bool) -> Features | None:
+    """Return a shard's features, mapped into memory; None if it was damaged and set aside."""
     import pyarrow as pa
 
+    local = is_local(fs)
     try:
-        local = is_local(fs)
         with pa.memory_map(path) if local else fs.open(path, block_size=1 << 16) as source:
-            only_ids = pa.ipc.IpcReadOptions(included_fields=[0])  # as little as can be fetched
-            options = pa.ipc.IpcReadOptions() if local else only_ids
+            ids_only = pa.ipc.IpcReadOptions(included_fields=[0])  # as little as can be fetched
+            options = pa.ipc.IpcReadOptions() if local else ids_only
             table = pa.ipc.open_file(source, options=options).read_all()
         notes = json.loads(table.schema.metadata[KEY])
-        columns: dict[str, Any] = {"id": table["id"].to_pylist()}
-        for kind, shape in zip(KINDS, notes["shapes"] if local else (), strict=False):
-            flat = [chunk.flatten().to_numpy(zero_copy_only=True) for chunk in table[kind].chunks]
-            columns[kind] = flat[0].reshape(-1, *shape) if flat else np.empty((0, *shape), "f2")
-        return path, notes, columns
+        arrays: dict[str, Any] = {}
+        for column, shape in zip(COLUMNS, notes["shapes"] if local else (), strict=False):
+            flat = [part.flatten().to_numpy(zero_copy_only=True) for part in table[column].chunks]
+            arrays[column] = flat[0].reshape(-1, *shape) if flat else np.empty((0, *shape), "f2")
+        ids, matrix, grid = table["id"].to_pylist(), arrays.get("features"), arrays.get("grid")
+        return Features(ids, matrix, notes["encoder"], notes["skipped"], grid)
     except Exception as error:  # a damaged file can raise nearly anything
-        remedy = "Its images are encoded again." if mend else "Make its features again."
         if not mend:
-            raise DamagedFile(path, first_line(error), remedy) from error
+            raise DamagedFile(path, first_line(error), "Make its features again.") from error
         fs.mv(path, f"{path}.damaged")
-        print(f"{path} is damaged ({first_line(error)}) and was set aside. {remedy}")
+        print(f"{path} is damaged ({first_line(error)}). Set aside; its images are encoded again.")
         return None
 
 
 def local_copy(url: str, folder: str | os.PathLike) -> str:
-    """Return a local folder with the shards of an object store; those there already are kept.
-
-    Args:
-        url: of the shards; a local folder is returned as it is.
-        folder: where copies go.
-    """
+    """Copy shards that `folder` lacks from an object store; return the local folder of `url`."""
     fs, place = filesystem(url)
     if is_local(fs):
         return place
@@ -210,11 +143,7 @@ def _listed(fs: Any, place: str) -> list[str]:
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """Return fsspec's file system for a path or URL, and the place in it.
-
-    Raises:
-        UserError: a package is missing for it, or there is no such kind of URL.
-    """
+    """Return fsspec's file system for a path or URL, and the path in it."""
     try:
         import fsspec
 
@@ -224,5 +153,5 @@ def filesystem(url: str) -> tuple[Any, str]:
 
 
 def is_local(fs: Any) -> bool:
-    """Tell whether a file system is this machine's own."""
+    """Return whether a file system is this machine's own."""
     return "file" in fs.protocol

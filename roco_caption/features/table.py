@@ -1,8 +1,9 @@
-"""Features of images by id: in memory or in shards, their grids on the disk."""
+"""Features of images by id; what attention sees is read from disk row by row."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,26 +13,19 @@ import pandas as pd
 
 from roco_caption.core.errors import UserError
 
-SAMPLE = 4096  # images are enough to know by how much features vary
+SPREAD_SAMPLE = 4096  # images that suffice to estimate how much features vary
+GRID_BLOCK = 256  # grids in memory at once: 13 MB of VGG16's
 
 
 @dataclass
 class Features:
-    """Image features by id.
+    """Image features by id."""
 
-    Attributes:
-        ids: one a row, unique.
-        matrix: float16 (n, d); or a `LazyRows` of that shape, where they lie in shards.
-        encoder: what made them: name, layer, weights, image size, preprocessing, versions.
-        skipped: {id: reason} for images that could not be decoded.
-        grid: the same images' grids in the same order, or None.
-    """
-
-    ids: list[str]
-    matrix: Any
-    encoder: dict[str, Any]
-    skipped: dict[str, str]
-    grid: LazyRows | None = None
+    ids: list[str]  # n unique ids
+    matrix: Any  # float16 (n, d), in memory or as `LazyRows`
+    encoder: dict[str, Any]  # as `describe` returns it
+    skipped: dict[str, str]  # {id: reason} for images that could not be decoded
+    grid: LazyRows | None = None  # (n, cells, channels) of the same images
 
     def __post_init__(self) -> None:
         self._row = {name: i for i, name in enumerate(self.ids)}
@@ -40,33 +34,21 @@ class Features:
         return name in self._row
 
     def select(self, ids: Sequence[str]) -> np.ndarray:
-        """Return the features of these images in this order, float16 (len(ids), d).
-
-        Raises:
-            UserError: an id has no features; it is named.
-        """
+        """Return the features of these images in this order, float16 (len(ids), d)."""
         return self.matrix[self._rows(ids)]
 
     def select_rows(self, ids: Sequence[str]) -> LazyRows:
-        """Return the features of these images in this order; they are read when they are used.
-
-        Raises:
-            UserError: an id has no features; it is named.
-        """
-        kept = isinstance(self.matrix, LazyRows)
-        rows = self.matrix if kept else LazyRows(self.matrix, np.arange(len(self.ids)))
-        return rows.take(self._rows(ids))
+        """Return as `LazyRows` what `select` returns."""
+        if isinstance(self.matrix, LazyRows):
+            return self.matrix.take(self._rows(ids))
+        return LazyRows(self.matrix, self._rows(ids))
 
     def select_grid(self, ids: Sequence[str]) -> LazyRows:
-        """Return the grids of these images in this order; they are read when they are used.
-
-        Raises:
-            UserError: an id has no features, or the features have no grids.
-        """
+        """Return the grids of these images in this order, without reading them."""
         if self.grid is None:
             raise UserError(
-                "These features have no grids, which ATTENTION needs. Set GRID_FILE beside "
-                "FEATURES_FILE, or leave both empty."
+                "These features have no grids, which ATTENTION needs. Add an array `grid` to "
+                "FEATURES_FILE, set GRID_FILE, or leave both empty."
             )
         return self.grid.take(self._rows(ids))
 
@@ -77,151 +59,162 @@ class Features:
         return np.array([self._row[name] for name in ids], np.int64)
 
 
-def side_by_side(parts: Sequence[Features]) -> Features:
-    """Join several encoders' features of the same images, so that each of them counts as much.
-
-    What the scaler keeps of them is what varies most, so the features of all but the first are
-    multiplied to vary as much in all as those of the first.
-
-    Args:
-        parts: one or more, of any lengths d.
-
-    Returns:
-        The features of the images that all have, float16 (n, the sum of d); the first one's grids.
-
-    Raises:
-        UserError: there is no such image.
-    """
-    first, *others = parts
-    if not others:
-        return first
-    ids = [name for name in first.ids if all(name in part for part in others)]
-    if not ids:
-        files = ", ".join(part.encoder["name"] for part in parts)
-        raise UserError(f"No image has features in all of {files}: do they name images alike?")
-    rows = sampled(len(ids), SAMPLE)
-
-    def spread(matrix: np.ndarray) -> float:
-        return float(matrix[rows].astype(np.float32).var(axis=0).sum())
-
-    kept, *blocks = (part.select(ids) for part in parts)
-    wanted = spread(kept)
-    for i, block in enumerate(blocks):
-        times = np.float32((wanted / max(spread(block), 1e-12)) ** 0.5)
-        blocks[i] = to_float16(block * times)
-    without = {name: "not in every file of FEATURES_FILE" for name in set(first.ids) - set(ids)}
-    encoder = {
-        "name": "+".join(part.encoder["name"] for part in parts),
-        "layer": "given",
-        "weights": "; ".join(part.encoder["weights"] for part in parts),
-    }
-    grid = first.select_grid(ids) if first.grid is not None else None
-    return Features(ids, np.hstack([kept, *blocks]), encoder, first.skipped | without, grid)
-
-
-def sampled(count: int, most: int) -> slice:
-    """Return which of so many rows to look at: all, or at most so many that are evenly spread."""
-    return slice(None, None, max(1, -(-count // most)))
-
-
-def to_float16(rows: np.ndarray) -> np.ndarray:
-    """Return the features in half precision, those beyond its range at its ends."""
-    limit = np.finfo(np.float16).max
-    return np.clip(np.asarray(rows, np.float32), -limit, limit).astype(np.float16)
-
-
-BLOCK = 256  # images averaged at once
-
-
 @dataclass(frozen=True)
 class LazyRows:
-    """Grids of some images, in memory only where they are asked for.
+    """An array of one row per image, of which indexing reads only the rows asked for."""
 
-    Indexing a `LazyRows` as one would an array reads those rows alone.
-
-    Attributes:
-        values: float16 or int8 (m, cells, channels), the cells of an image row by row.
-        rows: int64 (n,), which of `values` these images' are.
-        scale: float32 (channels,) to multiply int8 values with, or None.
-        identity: what the values are, for telling whether a training saw the same ones.
-    """
-
-    values: Any
-    rows: np.ndarray
-    scale: np.ndarray | None = None
-    identity: str = ""
+    values: Any  # float16 or int8 (m, ...), such as grids (m, cells, channels), cells row by row
+    rows: np.ndarray  # int64 (n,), the rows of `values` that belong to the images
+    scale: np.ndarray | None = None  # float32 (channels,), factors for int8 values
+    identity: str = ""  # by which a training that continues tells other values
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> tuple[int, ...]:
         return (len(self.rows), *self.values.shape[1:])
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, places: Any) -> np.ndarray:
-        """Return the grids at a slice or an array of places, float32 (..., cells, channels)."""
-        read = np.asarray(self.values[self.rows[places]], np.float32)
-        return read if self.scale is None else read * self.scale
+        """Return the rows at a slice or an array of places, float32."""
+        values = np.asarray(self.values[self.rows[places]], np.float32)
+        return values if self.scale is None else values * self.scale
 
     def take(self, places: np.ndarray) -> LazyRows:
         """Return the `LazyRows` of these places, int (k,), without reading any."""
         return LazyRows(self.values, self.rows[places], self.scale, self.identity)
 
     def mean(self, axis: int = 0, keepdims: bool = True) -> np.ndarray:
-        """Return the average image's grid, float32 (1, cells, channels), block by block."""
-        starts = range(0, len(self), BLOCK)
-        return sum(self[i : i + BLOCK].sum(axis=0, keepdims=True) for i in starts) / len(self)
+        """Return the average row, float32 (1, ...), reading block by block."""
+        starts = range(0, len(self), GRID_BLOCK)
+        sums = (self[i : i + GRID_BLOCK].sum(axis=0, keepdims=True) for i in starts)
+        return sum(sums) / len(self)
 
     def digest(self) -> bytes:
-        """Return what tells these grids from others, without reading them."""
-        # by their content where that is known, wherever in the file they lie
-        values, rows = self.values, self.rows
-        checksums = getattr(values, "checksums", None)
-        which = rows if checksums is None else checksums[rows]
-        return hashlib.sha256(self.identity.encode() + which.tobytes()).digest()
+        """Return a digest of the rows' checksums where they have some, else of their identity."""
+        checksums = getattr(self.values, "checksums", None)
+        rows = self.rows if checksums is None else checksums[self.rows]
+        return hashlib.sha256(self.identity.encode() + rows.tobytes()).digest()
+
+
+class Stacked:
+    """Arrays, float16 (n, ...) each, as if concatenated; indexing reads only the rows asked for."""
+
+    dtype = np.dtype(np.float16)
+
+    def __init__(self, arrays: Sequence[Any]) -> None:
+        self.arrays = [array for array in arrays if len(array)] or list(arrays[:1])
+        self.ends = np.cumsum([len(array) for array in self.arrays])
+        self.shape = (int(self.ends[-1]), *self.arrays[0].shape[1:])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, places: Any) -> np.ndarray:
+        places = np.arange(len(self))[places]
+        rows = np.empty((*places.shape, *self.shape[1:]), self.dtype)
+        indices = np.searchsorted(self.ends, places, side="right")
+        for index in np.unique(indices):
+            array, mask = self.arrays[index], indices == index
+            start = self.ends[index] - len(array)
+            rows[mask] = array[places[mask] - start]
+        return rows
+
+
+def concatenated(parts: Sequence[Features], encoder: dict[str, Any]) -> Features:
+    """Concatenate features of one encoder without reading them; of an id in several, the last."""
+    row = {name: i for i, name in enumerate(name for part in parts for name in part.ids)}
+    reasons = {name: reason for part in parts for name, reason in part.skipped.items()}
+    skipped = {name: reason for name, reason in reasons.items() if name not in row}
+    rows = np.array(list(row.values()), np.int64)
+    ids = hashlib.sha256("\n".join(row).encode()).hexdigest()
+    identity = json.dumps(encoder, sort_keys=True) + ids
+
+    def lazy(kind: str, arrays: list[Any]) -> LazyRows | None:
+        if any(array is None for array in arrays) or not arrays:
+            return None
+        return LazyRows(Stacked(arrays), rows, identity=f"{kind} {identity}")
+
+    matrix = lazy("features", [part.matrix for part in parts])
+    return Features(
+        list(row), matrix, encoder, skipped, lazy("grid", [part.grid for part in parts])
+    )
+
+
+def side_by_side(parts: Sequence[Features]) -> Features:
+    """Concatenate the features that several encoders made of the same images.
+
+    All parts get the total variance of the first, because the decoder's scaler keeps what varies
+    most. The grids are those of the first part. Images that a part lacks are left out.
+    """
+    first, *others = parts
+    if not others:
+        return first
+    names = [part.encoder["name"] for part in parts]
+    ids = [name for name in first.ids if all(name in part for part in others)]
+    if not ids:
+        raise UserError(f"No image has features in all of {', '.join(names)}. Compare their ids.")
+    sample = sampled(len(ids), SPREAD_SAMPLE)
+
+    def variance(matrix: np.ndarray) -> float:
+        return float(matrix[sample].astype(np.float32).var(axis=0).sum())
+
+    matrices = [first.select(ids)]
+    for part in others:
+        matrix = part.select(ids)
+        factor = np.float32((variance(matrices[0]) / max(variance(matrix), 1e-12)) ** 0.5)
+        matrices.append(to_float16(matrix * factor))
+    weights = "; ".join(part.encoder["weights"] for part in parts)
+    encoder = {"name": "+".join(names), "layer": "given", "weights": weights}
+    left_out = {name: "not in every file of FEATURES_FILE" for name in set(first.ids) - set(ids)}
+    grid = None if first.grid is None else first.select_grid(ids)
+    return Features(ids, np.hstack(matrices), encoder, first.skipped | left_out, grid)
+
+
+def sampled(count: int, most: int) -> slice:
+    """Return at most `most` of `count` rows, evenly spread."""
+    return slice(None, None, max(1, -(-count // most)))
+
+
+def to_float16(rows: np.ndarray) -> np.ndarray:
+    """Return the values in half precision, clipped to its range."""
+    limit = np.finfo(np.float16).max
+    return np.clip(np.asarray(rows, np.float32), -limit, limit).astype(np.float16)
 
 
 def arrays_of(features: Any) -> tuple[Any, ...]:
-    """Return what describes the images: their features, and with attention their grids.
-
-    Args:
-        features: float (n, d); or a pair of them and a `LazyRows` or array (n, cells, channels).
-    """
+    """Return the decoder's image inputs as a tuple: (features,), or (features, grids)."""
     return features if isinstance(features, tuple) else (features,)
 
 
 def mean_image(features: Any) -> tuple[np.ndarray, ...]:
-    """Return the average image's features, each kind (1, ...), of what `arrays_of` takes."""
+    """Return the average image, an array (1, ...) per input of `arrays_of`."""
     return tuple(array.mean(axis=0, keepdims=True) for array in arrays_of(features))
 
 
 def with_features(
     frames: dict[str, pd.DataFrame], features: Features
 ) -> tuple[dict[str, pd.DataFrame], dict[str, np.ndarray], list[str]]:
-    """Keep the images that have features.
-
-    Args:
-        frames: {split: DataFrame[id, image, caption]}.
-        features: of their images.
+    """Leave out images that have no features.
 
     Returns:
-        The frames without the images that have none; {split: float16 (n, d)} in the frames'
-        order; and a line for each image left out: its id and the reason.
-
-    Raises:
-        UserError: no image of a split has features.
+        {split: DataFrame[id, image, caption]} of the other images; {split: float16 (n, d)} in the
+        frames' order; and per image left out, a line with its id and the reason.
     """
-    has = {split: frame.id.map(features.__contains__) for split, frame in frames.items()}
-    without = [
-        f"{name}: {features.skipped.get(name, 'not among the features')}"
-        for split, frame in frames.items()
-        for name in frame.id[~has[split]]
-    ]
-    kept = {split: frame[has[split]].reset_index(drop=True) for split, frame in frames.items()}
-    for split, frame in kept.items():
-        if frame.empty:
+    selected: dict[str, pd.DataFrame] = {}
+    left_out: list[str] = []
+    for split, frame in frames.items():
+        mask = frame.id.map(features.__contains__).astype(bool)
+        selected[split] = frame[mask].reset_index(drop=True)
+        reasons = [
+            f"{name}: {features.skipped.get(name, 'not among the features')}"
+            for name in frame.id[~mask].unique()
+        ]
+        if not mask.any():
             raise UserError(
-                f"No image of the {split} split has features. Check that FEATURES_FILE belongs to "
-                f"this data set, and the images of the split: {without[:1]}."
+                f"No image of the {split} split has features ({'; '.join(reasons[:1])}). Check "
+                "that FEATURES_FILE belongs to this data set, and the images of the split."
             )
-    return kept, {split: features.select(list(frame.id)) for split, frame in kept.items()}, without
+        left_out += reasons
+    matrices = {split: features.select(list(frame.id)) for split, frame in selected.items()}
+    return selected, matrices, left_out

@@ -271,7 +271,7 @@ def read_npz(content: bytes) -> None:
     """A features file."""
     path = _written("given.npz", content)
     try:
-        names, arrays = named_arrays.read_named(path, "FEATURES_FILE", "features", ("d",))
+        names, arrays = named_arrays.read_named(path, "FEATURES_FILE", "features")
     except UserError as error:
         return _refused(path, error)
     assert arrays["features"].shape[0] == len(names)

@@ -12,8 +12,8 @@ from helpers.toy_features import extract, make_images, tiny_encoder
 
 from roco_caption.core.errors import UserError
 from roco_caption.core.files import write_text
-from roco_caption.features import given as features
 from roco_caption.features.cache import FeatureCache
+from roco_caption.features.encoder import describe
 from roco_caption.features.table import Features
 from roco_caption.text.tokenizer import CaptionTokenizer
 from roco_caption.training import loop as training
@@ -98,9 +98,9 @@ def test_captions_and_tokenizer(full, complaint):
 
 def test_features_encoded_before_are_kept_and_used(full, complaint, monkeypatch):
     folder, fill = full
-    monkeypatch.setattr(features, "build_encoder", tiny_encoder)
+    monkeypatch.setattr("roco_caption.features.extract.build_encoder", tiny_encoder)
     images = make_images(folder.parent / "images", 12)
-    cache = FeatureCache(folder / "vgg16-fc2-random-0.pkl", features.describe("vgg16", "random"))
+    cache = FeatureCache(folder / "vgg16-fc2-random-0.pkl", describe("vgg16", "random"))
     known = list(images)[:4]
     rows = np.random.default_rng(0).normal(size=(4, 6)).astype(np.float16)
     cache.add(known, rows)
@@ -170,7 +170,7 @@ def test_a_state_that_does_not_fit_leaves_the_one_before(full, complaint, monkey
 
 def test_all_that_is_finished_is_reused_without_room(full, monkeypatch, capsys):
     folder, fill = full
-    monkeypatch.setattr(features, "build_encoder", tiny_encoder)
+    monkeypatch.setattr("roco_caption.features.extract.build_encoder", tiny_encoder)
     images = make_images(folder.parent / "images", 6)
     extract(images, folder)
     history, _ = toy_training.run(folder, epochs=2)

@@ -10,26 +10,17 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import pandas as pd
 import pytest
-from helpers.toy_features import extract, make_images, tiny_encoder
+from helpers.toy_features import SLOW, extract, make_images, tiny_encoder
 from PIL import Image
 
 from roco_caption.core.errors import UserError
 from roco_caption.core.pickles import write_pickle
-from roco_caption.features import extract as encoding
-from roco_caption.features import given as features
+from roco_caption.features import extract as extraction
 from roco_caption.features.cache import FeatureCache
 from roco_caption.features.encoder import WeightsUnavailable
-from roco_caption.features.given import read_features_file
-from roco_caption.features.table import Features, with_features
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def tiny(monkeypatch):
-    monkeypatch.setattr(features, "build_encoder", tiny_encoder)
 
 
 def test_features_are_cached_in_a_pickle_that_plain_pickle_opens(tmp_path, tiny, capsys):
@@ -51,7 +42,7 @@ def test_features_are_cached_in_a_pickle_that_plain_pickle_opens(tmp_path, tiny,
 def test_a_second_run_builds_no_encoder(tmp_path, tiny, monkeypatch, capsys):
     images = make_images(tmp_path / "images", 5)
     made = extract(images, tmp_path)
-    monkeypatch.setattr(features, "build_encoder", None)
+    monkeypatch.setattr(extraction, "build_encoder", None)
     again = extract(images, tmp_path)
     assert again.ids == made.ids and (again.matrix == made.matrix).all()
     assert again.encoder == made.encoder
@@ -74,7 +65,7 @@ def test_undecodable_images_are_skipped_listed_and_not_tried_again(tmp_path, tin
     made = extract(images, tmp_path)
     assert "image002" not in made and list(made.skipped) == ["image002"]
     assert "image002.png cannot be decoded" in made.skipped["image002"]
-    monkeypatch.setattr(features, "build_encoder", None)
+    monkeypatch.setattr(extraction, "build_encoder", None)
     assert extract(images, tmp_path).skipped == made.skipped
 
 
@@ -86,7 +77,7 @@ def test_a_folder_of_rubbish_alone_ends_without_features(tmp_path, tiny):
 
 def test_interrupted_it_keeps_what_was_done(tmp_path, tiny, monkeypatch):
     images = make_images(tmp_path / "images", 20)
-    batches, encoded = encoding.image_batches, []
+    batches, encoded = extraction.image_batches, []
 
     def interrupted(paths, **options):
         for i, batch in enumerate(batches(paths, **options)):
@@ -95,38 +86,16 @@ def test_interrupted_it_keeps_what_was_done(tmp_path, tiny, monkeypatch):
             encoded.extend(batch[0])
             yield batch
 
-    monkeypatch.setattr(encoding, "image_batches", interrupted)
+    monkeypatch.setattr(extraction, "image_batches", interrupted)
     with pytest.raises(KeyboardInterrupt):
         extract(images, tmp_path)
     seen = []
     monkeypatch.setattr(
-        encoding, "image_batches", lambda paths, **o: seen.extend(paths) or batches(paths, **o)
+        extraction, "image_batches", lambda paths, **o: seen.extend(paths) or batches(paths, **o)
     )
     made = extract(images, tmp_path)
     assert sorted(made.ids) == list(images) and len(encoded) == 12
     assert seen == list(images.values())[12:]
-
-
-SLOW = """
-    import sys, time
-    sys.path[:0] = [{root!r}, {tests!r}]
-    from pathlib import Path
-    from roco_caption.features import cache as feature_cache
-    from roco_caption.features import given as features
-    import test_features
-    def slow(*arguments, **options):
-        model = test_features.tiny_encoder(*arguments, **options)
-        predict = model.predict_on_batch
-        def on_batch(pixels):
-            time.sleep(0.15)
-            return predict(pixels)
-        model.predict_on_batch = on_batch
-        return model
-    features.build_encoder = slow
-    feature_cache.FLUSH_SECONDS = 0
-    images = {{path.stem: path for path in sorted(Path({images!r}).glob("*.png"))}}
-    test_features.extract(images, {folder!r})
-"""
 
 
 def test_a_killed_process_loses_only_the_last_moments(tmp_path, tiny):
@@ -216,7 +185,7 @@ def test_a_cache_of_another_encoder_is_refused_with_the_reason(tmp_path, tiny):
 )
 def test_what_is_no_cache_is_refused_by_name(tmp_path, tiny, value):
     write_pickle(tmp_path / "vgg16-fc2-random-0.pkl", value)
-    with pytest.raises(UserError, match=r"random-0\.pkl is no feature cache"):
+    with pytest.raises(UserError, match=r"random-0\.pkl is not a feature cache"):
         extract(make_images(tmp_path / "images", 1), tmp_path)
 
 
@@ -226,82 +195,13 @@ def test_without_imagenet_weights_phantoms_go_on_and_real_data_stops(tmp_path, m
             raise WeightsUnavailable("no network")
         return tiny_encoder(name, weights, **options)
 
-    monkeypatch.setattr(features, "build_encoder", offline)
+    monkeypatch.setattr(extraction, "build_encoder", offline)
     images = make_images(tmp_path / "images", 3)
     with pytest.raises(WeightsUnavailable):
         extract(images, tmp_path, weights="imagenet")
     made = extract(images, tmp_path, weights="imagenet", allow_random=True)
     assert made.encoder["weights"] == "random seed 0"
     assert "RANDOM weights" in capsys.readouterr().out
-
-
-def test_overflow_of_half_precision_stays_finite():
-    assert np.isfinite(features.to_float16(np.array([[1e9, -1e9, 3.0]]))).all()
-
-
-def test_features_made_elsewhere(tmp_path, capsys):
-    path = tmp_path / "given.npz"
-    np.savez(
-        path, names=np.array(["b", "a"]), features=np.arange(6, dtype=np.float32).reshape(2, 3)
-    )
-    given = read_features_file(path)
-    assert given.select(["a", "b"]).tolist() == [[3, 4, 5], [0, 1, 2]]
-    frame = pd.DataFrame({"id": ["a", "c", "b"], "image": "x", "caption": "y"})
-    frames, vectors, without = with_features({"train": frame}, given)
-    assert frames["train"].id.tolist() == ["a", "b"] and vectors["train"].shape == (2, 3)
-    assert without == ["c: not among the features"]
-    with pytest.raises(UserError, match="No image of the test split"):
-        with_features({"test": frame.iloc[1:2]}, given)
-    with pytest.raises(UserError, match="1 images have no features, c"):
-        given.select(["a", "c"])
-
-
-def test_features_of_several_encoders_stand_side_by_side(tmp_path):
-    rng = np.random.default_rng(0)
-    one, two = rng.normal(size=(50, 3)) + 5, rng.normal(size=(40, 7)) * 90
-    names = [f"i{k}" for k in range(50)]
-    np.savez(tmp_path / "one.npz", names=names, features=one)
-    np.savez(tmp_path / "two.npz", names=names[:9:-1], features=two[::-1])  # the last 40, backwards
-    both = read_features_file(f"{tmp_path}/one.npz, {tmp_path}/two.npz")
-    assert both.ids == names[10:] and both.skipped == {
-        name: "not in every file of FEATURES_FILE" for name in names[:10]
-    }
-    assert both.encoder["name"] == "one+two" and both.encoder["layer"] == "given"
-    assert both.encoder["weights"].count("sha256") == 2
-    np.testing.assert_allclose(both.matrix[:, :3], one[10:], atol=0.01)
-    ratio = both.matrix[:, 3:] / two
-    np.testing.assert_allclose(ratio, np.median(ratio), rtol=0.01)  # whose rows are whose
-    spread = both.matrix.astype(float).var(axis=0)
-    assert spread[:3].sum() == pytest.approx(spread[3:].sum(), rel=0.01)  # each counts as much
-    np.savez(tmp_path / "others.npz", names=["x"], features=np.ones((1, 2)))
-    with pytest.raises(UserError, match=r"No image has features in all of one, others"):
-        read_features_file(f"{tmp_path}/one.npz,{tmp_path}/others.npz")
-    with pytest.raises(UserError, match=r"missing\.npz was not read"):
-        read_features_file(f"{tmp_path}/one.npz,{tmp_path}/missing.npz")
-
-
-@pytest.mark.parametrize(
-    "arrays",
-    [
-        {"names": np.array(["a"])},
-        {"names": np.array(["a", "a"]), "features": np.zeros((2, 3))},
-        {"names": np.array(["a"]), "features": np.zeros((2, 3))},
-        {"names": np.array(["a"]), "features": np.array([[np.nan]])},
-        {"names": np.array(["a"], dtype=object), "features": np.zeros((1, 3))},
-    ],
-)
-def test_a_features_file_that_does_not_fit_is_named(tmp_path, arrays):
-    np.savez(tmp_path / "given.npz", **arrays)
-    with pytest.raises(UserError, match=r"given\.npz was not read"):
-        read_features_file(tmp_path / "given.npz")
-    (tmp_path / "given.npz").write_bytes(b"rubbish")
-    with pytest.raises(UserError, match=r"given\.npz was not read"):
-        read_features_file(tmp_path / "given.npz")
-
-
-def test_selecting_keeps_the_order_asked_for():
-    some = Features(["a", "b", "c"], np.eye(3, dtype=np.float16), {}, {})
-    assert some.select(["c", "a"]).tolist() == [[0, 0, 1], [1, 0, 0]] and "b" in some
 
 
 def test_numbers_that_are_not_finite_are_refused_and_what_was_before_is_kept(
@@ -312,7 +212,7 @@ def test_numbers_that_are_not_finite_are_refused_and_what_was_before_is_kept(
         mean = keras.ops.mean(keras.ops.cast(pixels, "float32"), (1, 2))
         return keras.Model(pixels, mean / (255 - mean), name=name)  # of white: 255 / 0
 
-    monkeypatch.setattr(features, "build_encoder", overflowing)
+    monkeypatch.setattr(extraction, "build_encoder", overflowing)
     images = make_images(tmp_path / "images", 6)
     Image.new("L", (40, 40), 255).save(images["image005"])
     with pytest.raises(UserError, match=r"image005\.png\. Set PRECISION to float32"):

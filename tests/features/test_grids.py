@@ -3,31 +3,24 @@
 import os
 
 import numpy as np
-import pandas as pd
 import pytest
 from helpers.toy_features import extract, make_images, tiny_encoder
 
 from roco_caption.core.errors import UserError
 from roco_caption.core.pickles import read_pickle, write_pickle
-from roco_caption.features import extract as encoding
-from roco_caption.features import given as features
-from roco_caption.features.cache import GridFile, write_grid
-from roco_caption.features.given import read_grid_file, with_grid_file
-from roco_caption.features.table import Features, LazyRows, with_features
+from roco_caption.features import cache as feature_cache
+from roco_caption.features import extract as extraction
+from roco_caption.features.cache import FeatureCache, GridFile, write_grid
+from roco_caption.features.table import LazyRows
 from roco_caption.text.tokenizer import END, START
 from roco_caption.training.batches import take
 
 GRIDS = "vgg16-fc2-block5_conv3-random-0.npy"
 
 
-@pytest.fixture
-def tiny(monkeypatch):
-    monkeypatch.setattr(features, "build_encoder", tiny_encoder)
-
-
 def test_a_grid_is_indexed_like_an_array_and_reads_only_those_rows(tmp_path):
     whole = np.random.default_rng(0).normal(size=(700, 4, 3)).astype(np.float16)
-    sums = write_grid(tmp_path / "g.npy", iter([whole[:500], whole[500:]]), whole.shape)
+    sums = write_grid(tmp_path / "g.npy", whole)
     np.testing.assert_array_equal(np.load(tmp_path / "g.npy"), whole)
     values = GridFile(tmp_path / "g.npy", sums)
     assert isinstance(values._values, np.memmap)
@@ -72,7 +65,7 @@ def test_grids_are_made_in_the_same_pass_and_mapped_from_a_file(tmp_path, tiny, 
     assert made.grid.shape == (9, 4, 3) and made.encoder["grid"] == "block5_conv3"
     # the stand-in's pooled features are the average of its cells
     np.testing.assert_allclose(made.grid[:].mean(axis=1), made.matrix[:, :3], rtol=2e-3)
-    monkeypatch.setattr(features, "build_encoder", None)
+    monkeypatch.setattr(extraction, "build_encoder", None)
     again = extract(images, tmp_path, with_grid=True)
     np.testing.assert_array_equal(again.grid[:], made.grid[:])
     assert again.grid.digest() == made.grid.digest()
@@ -96,7 +89,7 @@ def test_interrupted_no_grid_is_lost_or_mixed_up(tmp_path, tiny, monkeypatch):
     first = dict(list(images.items())[:6])
     folder = tmp_path / "stopped"
     extract(first, folder, with_grid=True)
-    batches, seen = encoding.image_batches, []
+    batches, seen = extraction.image_batches, []
 
     def interrupted(paths, **options):
         for i, batch in enumerate(batches(paths, **options)):
@@ -104,13 +97,13 @@ def test_interrupted_no_grid_is_lost_or_mixed_up(tmp_path, tiny, monkeypatch):
                 raise KeyboardInterrupt
             yield batch
 
-    monkeypatch.setattr(encoding, "image_batches", interrupted)
+    monkeypatch.setattr(extraction, "image_batches", interrupted)
     with pytest.raises(KeyboardInterrupt):
         extract(images, folder, with_grid=True)
     parts = folder / GRIDS.replace(".npy", ".parts")
     assert len(list(parts.glob("*.npy"))) == 1
     monkeypatch.setattr(
-        encoding, "image_batches", lambda paths, **o: seen.extend(paths) or batches(paths, **o)
+        extraction, "image_batches", lambda paths, **o: seen.extend(paths) or batches(paths, **o)
     )
     made = extract(images, folder, with_grid=True)
     assert len(seen) == 6 and not parts.exists()
@@ -126,16 +119,16 @@ def test_a_damaged_part_of_grids_and_a_damaged_whole_are_made_again(
         whole, values = path.read_bytes(), np.load(path)
         path.unlink()
         if damage == "fewer":
-            write_grid(path, iter([values[:-1]]), (len(values) - 1, *values.shape[1:]))
+            write_grid(path, values[:-1])
         elif damage != "missing":
             path.write_bytes(whole[:-6] if damage == "short" else b"rubbish")
 
     images = make_images(tmp_path / "images", 8)
     whole = extract(images, tmp_path / "whole", with_grid=True)
-    monkeypatch.setattr(features.FeatureCache, "join", lambda self: self.load())
+    monkeypatch.setattr(FeatureCache, "join", lambda self: self.load())
     extract(images, tmp_path / "parts", with_grid=True)  # stopped just before they were joined
     monkeypatch.undo()
-    monkeypatch.setattr(features, "build_encoder", tiny_encoder)
+    monkeypatch.setattr(extraction, "build_encoder", tiny_encoder)
     (part,) = (tmp_path / "parts").rglob("*.npy")
     spoil(part)
     made = extract(images, tmp_path / "parts", with_grid=True)
@@ -152,8 +145,6 @@ def test_joining_stopped_between_its_two_files_loses_nothing(tmp_path, tiny, mon
     whole = extract(images, tmp_path / "whole", with_grid=True)
     folder = tmp_path / "stopped"
     extract(dict(list(images.items())[:4]), folder, with_grid=True)
-    from roco_caption.features import cache as feature_cache
-
     write, cache = feature_cache.write_pickle, folder / GRIDS.replace(".npy", ".pkl")
 
     def stop(path, value, **options):
@@ -182,7 +173,7 @@ def flip(path, row: int, rows: int) -> None:
 def test_each_grid_is_compared_with_its_checksum_when_it_is_read(tmp_path, capsys):
     whole = np.random.default_rng(0).normal(size=(9, 4, 3)).astype(np.float16)
     path = tmp_path / "g.npy"
-    sums = write_grid(path, iter([whole]), whole.shape)
+    sums = write_grid(path, whole)
     flip(path, 5, 9)
     assert (np.load(path) != whole).any(axis=(1, 2)).nonzero()[0].tolist() == [5]
     grid = LazyRows(GridFile(path, sums), np.array([8, 5, 0, 8]))
@@ -205,9 +196,9 @@ def test_a_grid_damaged_while_it_is_used_costs_that_image_alone(
     again = extract(images, tmp_path, with_grid=True)  # opened, not read
     with pytest.raises(UserError, match="features again"):
         again.select_grid(list(images))[:]
-    batches, seen = encoding.image_batches, []
+    batches, seen = extraction.image_batches, []
     monkeypatch.setattr(
-        encoding, "image_batches", lambda paths, **o: seen.extend(paths) or batches(paths, **o)
+        extraction, "image_batches", lambda paths, **o: seen.extend(paths) or batches(paths, **o)
     )
     made = extract(images, tmp_path, with_grid=True)
     assert seen == [images["image007"]]
@@ -228,7 +219,7 @@ def test_a_grid_damaged_before_it_is_joined_is_made_again_at_once(
     whole = extract(images, tmp_path / "undisturbed", with_grid=True)
     folder = tmp_path / "damaged"
     extract(dict(list(images.items())[:5]), folder, with_grid=True)
-    join, spoilt = features.FeatureCache.join, []
+    join, spoilt = FeatureCache.join, []
 
     def spoil(cache):
         if not spoilt:
@@ -237,11 +228,27 @@ def test_a_grid_damaged_before_it_is_joined_is_made_again_at_once(
             flip(spoilt[0], 2, 5)
         return join(cache)
 
-    monkeypatch.setattr(features.FeatureCache, "join", spoil)
+    monkeypatch.setattr(FeatureCache, "join", spoil)
     made = extract(images, folder, with_grid=True)
     assert spoilt and not (folder / GRIDS.replace(".npy", ".parts")).exists()
     np.testing.assert_array_equal(made.select_grid(list(images))[:], whole.grid[:])
     np.testing.assert_array_equal(made.select(list(images)), whole.matrix)
+
+
+def test_what_is_damaged_in_two_rounds_ends_the_extraction(tmp_path, tiny, monkeypatch):
+    images = make_images(tmp_path / "images", 5)
+    join = FeatureCache.join
+
+    def spoil(cache):
+        (part,) = cache.folder.glob("*.npy")
+        flip(part, len(np.load(part)) // 2, len(np.load(part)))
+        return join(cache)
+
+    monkeypatch.setattr(FeatureCache, "join", spoil)
+    with pytest.raises(UserError, match=r"image002 among them, were damaged twice"):
+        extract(images, tmp_path, with_grid=True)
+    monkeypatch.setattr(FeatureCache, "join", join)
+    assert extract(images, tmp_path, with_grid=True).grid.shape == (5, 4, 3)
 
 
 def test_grids_without_checksums_are_made_again(tmp_path, tiny, capsys):
@@ -253,45 +260,3 @@ def test_grids_without_checksums_are_made_again(tmp_path, tiny, capsys):
     made = extract(images, tmp_path, with_grid=True)
     assert "its grids have no checksums" in capsys.readouterr().out
     np.testing.assert_array_equal(made.grid[:], whole.grid[:])
-
-
-def grid_file(path, **arrays):
-    grid = np.arange(12, dtype=np.int8).reshape(2, 3, 2)
-    values = {"names": np.array(["b", "a"]), "grid": grid, "scale": np.array([1, 0.5])} | arrays
-    np.savez(path, **{name: value for name, value in values.items() if value is not None})
-    return path
-
-
-def test_grids_made_elsewhere_join_features_by_name(tmp_path, capsys):
-    path = grid_file(tmp_path / "grid.npz")
-    given = Features(["a", "c", "b"], np.eye(3, dtype=np.float16), {"name": "x"}, {})
-    both = with_grid_file(given, path)
-    assert both.ids == ["a", "b"] and both.matrix.tolist() == [[1, 0, 0], [0, 0, 1]]
-    assert both.grid[:][0].tolist() == [[6, 3.5], [8, 4.5], [10, 5.5]]
-    assert both.select_grid(["b"])[:].tolist() == [[[0, 0.5], [2, 1.5], [4, 2.5]]]
-    frame = pd.DataFrame({"id": ["c", "b"], "image": "x", "caption": "y"})
-    frames, _, without = with_features({"test": frame}, both)
-    assert frames["test"].id.tolist() == ["b"] and without == ["c: not in GRID_FILE"]
-    assert "2 images (3 cells each)" in capsys.readouterr().out
-    plain = read_grid_file(grid_file(path, scale=None))[1]
-    assert plain[0].tolist() == [[0, 1], [2, 3], [4, 5]]
-
-
-@pytest.mark.parametrize(
-    "arrays",
-    [
-        {"names": None},
-        {"names": np.array(["a", "a"])},
-        {"names": np.array(["a"])},
-        {"grid": np.zeros((2, 3))},
-        {"scale": np.ones(3)},
-        {"grid": np.full((2, 3, 2), np.nan)},
-    ],
-)
-def test_a_grid_file_that_does_not_fit_is_named(tmp_path, arrays):
-    path = grid_file(tmp_path / "grid.npz", **arrays)
-    with pytest.raises(UserError, match=r"grid\.npz was not read"):
-        read_grid_file(path)
-    path.write_bytes(b"rubbish")
-    with pytest.raises(UserError, match=r"grid\.npz was not read"):
-        read_grid_file(path)

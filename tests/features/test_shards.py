@@ -12,9 +12,11 @@ pa = pytest.importorskip("pyarrow", reason="the extra `distributed` is not insta
 fsspec = pytest.importorskip("fsspec", reason="the extra `distributed` is not installed")
 
 from roco_caption.core.errors import DamagedFile, UserError
+from roco_caption.features import extract as extraction
 from roco_caption.features import shards
 from roco_caption.features.given import read_features_file
-from roco_caption.features.shards import Rows, local_copy, read_shards, write_shard
+from roco_caption.features.shards import local_copy, read_shards, write_shard
+from roco_caption.features.table import Stacked
 from roco_caption.scale import encode as shard_encoding
 from roco_caption.scale.encode import ShardWorker, fetching, find_images
 from roco_caption.scale.train import train_captioner
@@ -84,7 +86,7 @@ def test_features_stay_on_the_disk(tmp_path):
 
 def test_rows_are_those_of_the_joined_array():
     arrays = [some(n, n)[1] for n in (4, 0, 1, 7)]
-    rows, joined = Rows(arrays), np.concatenate(arrays)
+    rows, joined = Stacked(arrays), np.concatenate(arrays)
     for places in (slice(None), slice(2, 11, 3), slice(0, 0), np.array([11, 0, 4, 4, 5, -1])):
         assert (rows[places] == joined[places]).all()
     assert rows.shape == joined.shape and len(rows) == 12 and rows.dtype == np.float16
@@ -187,7 +189,7 @@ def put_images(folder, count=11):
 @pytest.fixture
 def tiny(monkeypatch):
     monkeypatch.setattr(shard_encoding, "build_encoder", toy_features.tiny_encoder)
-    monkeypatch.setattr(toy_features.features, "build_encoder", toy_features.tiny_encoder)
+    monkeypatch.setattr(extraction, "build_encoder", toy_features.tiny_encoder)
 
 
 def test_a_worker_makes_of_an_object_store_what_one_machine_makes(tmp_path, memory, tiny):

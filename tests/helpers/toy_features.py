@@ -8,6 +8,27 @@ from PIL import Image
 
 from roco_caption.features.extract import extract_features
 
+# A process that extracts slowly, and writes each batch as a part of its own.
+SLOW = """
+    import sys, time
+    sys.path[:0] = [{root!r}, {tests!r}]
+    from pathlib import Path
+    from helpers import toy_features
+    from roco_caption.features import cache, extract
+    def slow(*arguments, **options):
+        model = toy_features.tiny_encoder(*arguments, **options)
+        predict = model.predict_on_batch
+        def on_batch(pixels):
+            time.sleep(0.15)
+            return predict(pixels)
+        model.predict_on_batch = on_batch
+        return model
+    extract.build_encoder = slow
+    cache.FLUSH_SECONDS = 0
+    images = {{path.stem: path for path in sorted(Path({images!r}).glob("*.png"))}}
+    toy_features.extract(images, {folder!r})
+"""
+
 
 def make_images(folder: Path, count: int) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
