@@ -28,8 +28,9 @@ from roco_caption import pipeline
 from roco_caption.core.machine import detect, setting
 from roco_caption.data.roco import cases_of
 from roco_caption.decoder.model import combine
-from roco_caption.features.table import Features
+from roco_caption.features.table import Features, Inputs, select_inputs
 from roco_caption.scores import baselines
+from roco_caption.scores.phantoms import score_phantoms
 from roco_caption.scores.table import score_table
 from roco_caption.search.captioner import Captioner
 
@@ -63,7 +64,7 @@ PRECISION = setting("PRECISION", detect().precision)
 METRICS = ["CIDEr", "BLEU-1", "ROUGE-L", "words", "distinct", "repeated"]
 
 
-def prepare() -> tuple[pipeline.Data, pipeline.Inputs, Features]:
+def prepare() -> tuple[pipeline.Data, Inputs, Features]:
     """Return the data set and its images' features, with grids where a variant attends."""
     cache = setting("CACHE_DIR", "data")
     data = pipeline.prepare_data(
@@ -76,7 +77,7 @@ def prepare() -> tuple[pipeline.Data, pipeline.Inputs, Features]:
         features_file=setting("FEATURES_FILE", ""), grid_file=setting("GRID_FILE", ""),
         attention=attention,
     )  # fmt: skip
-    return data, pipeline.select_inputs(data.frames, features), features
+    return data, select_inputs(data.frames, features), features
 
 
 def folds(frames: pipeline.Frames) -> list[pipeline.Frames]:
@@ -91,7 +92,7 @@ def folds(frames: pipeline.Frames) -> list[pipeline.Frames]:
 
 
 def fitted(
-    inputs: pipeline.Inputs, words: pipeline.Words, variant: dict, seed: int, folder: Path
+    inputs: Inputs, words: pipeline.Words, variant: dict, seed: int, folder: Path
 ) -> Captioner:
     """Train a variant and make its captioner as the notebook does."""
     build, options = variant.get("build", {}), variant.get("train", {})
@@ -123,7 +124,7 @@ def choose(data: pipeline.Data, frames: pipeline.Frames, features: Features, fol
         variant, results = VARIANTS[name], []
         for k, split in enumerate(folds(frames)):
             attention = variant.get("attention", False)
-            inputs = pipeline.select_inputs(split, features, attention=attention)
+            inputs = select_inputs(split, features, attention=attention)
             words = pipeline.index_words(inputs.frames)
             captioner = fitted(inputs, words, variant, k + 1, folder / f"fold{k + 1}")
             references = list(inputs.frames["validation"].caption)
@@ -133,7 +134,7 @@ def choose(data: pipeline.Data, frames: pipeline.Frames, features: Features, fol
             row = table.iloc[0][METRICS]
             row["times shuffled"] = table.CIDEr.iloc[0] / table.CIDEr.iloc[1]
             if data.source.synthetic:
-                right = pipeline.score_phantoms({name: captions}, references)
+                right = score_phantoms({name: captions}, references)
                 row = pd.concat([row, right.iloc[0]])
             results.append(row)
         scores = pd.DataFrame(results).astype(float)
@@ -147,7 +148,7 @@ def final(data: pipeline.Data, features: Features, name: str, folder: Path) -> p
     """Return a variant's test scores: the mean of its seeds, their ensemble, and the baselines."""
     variant = VARIANTS[name]
     attention = variant.get("attention", False)
-    inputs = pipeline.select_inputs(data.frames, features, attention=attention)
+    inputs = select_inputs(data.frames, features, attention=attention)
     words, test = pipeline.index_words(inputs.frames), inputs.features["test"]
     single = [
         fitted(inputs, words, variant, seed, folder / "final")
@@ -178,7 +179,7 @@ def final(data: pipeline.Data, features: Features, name: str, folder: Path) -> p
             each = [score_table(references, {"x": run}, resamples=2).CIDEr.iloc[0] for run in some]
             print(f"{system}: CIDEr of each {np.round(each, 4)}, sd {np.std(each, ddof=1):.4f}")
         if data.source.synthetic:
-            right = pipeline.score_phantoms({system: some}, references)
+            right = score_phantoms({system: some}, references)
             print(f"{system}: right", right.iloc[0].round(3).to_dict())
     return pd.concat(tables)
 

@@ -44,7 +44,7 @@ def captions(count: int) -> list[str]:
 
 def synthetic_inputs(share: float) -> tuple:
     """Return `Inputs` of random features at a share of ROCO's size; 1,024 images validate."""
-    from roco_caption.pipeline import Inputs
+    from roco_caption.features.table import Inputs
 
     rng, n = np.random.default_rng(0), int(TRAINING * share)
     features = np.empty((n, 4096), np.float16)

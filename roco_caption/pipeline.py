@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +15,18 @@ from roco_caption.core.errors import UserError
 from roco_caption.core.files import write_text
 from roco_caption.core.machine import set_seeds
 from roco_caption.core.progress import tensorboard
-from roco_caption.data.roco import Source, cases_of, locate_dataset, read_dataset
-from roco_caption.decoder.model import (
-    Decoder,
-    Ensemble,
-    build_decoder,
-    combine,
-    fit_scalers,
-    member_folder,
-)
+from roco_caption.data.roco import Source, locate_dataset, read_dataset
+from roco_caption.decoder.model import Decoder, Ensemble, build_decoder, combine, fit_scalers
 from roco_caption.features.extract import extract_features
 from roco_caption.features.given import read_features_file, with_grid_file
-from roco_caption.features.table import Features, arrays_of, mean_image, with_features
+from roco_caption.features.table import Features, Inputs, arrays_of, mean_image, select_inputs
 from roco_caption.scores import baselines
-from roco_caption.scores.phantoms import shares_right
 from roco_caption.scores.table import score_table
 from roco_caption.search.beam import Search
 from roco_caption.search.captioner import Captioner
 from roco_caption.search.rerank import Consensus, match_length
 from roco_caption.text.tokenizer import CaptionTokenizer
+from roco_caption.training.checkpoint import member_folder
 from roco_caption.training.loop import CaptionData, train
 
 Frames = dict[str, pd.DataFrame]  # {split: DataFrame[id, image, caption]}
@@ -48,38 +40,6 @@ class Data:
     source: Source
     frames: Frames
     counts: pd.DataFrame
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What the decoder sees of each image, by split.
-
-    Attributes:
-        frames: the images that have features.
-        features: {split: float16 (n, d), or with attention a pair of it and the grids
-            (n, cells, channels)}, in the frames' order.
-        encoder: what made them, see `features.encoder.describe`.
-        missing: one line per image without features: its id and the reason.
-    """
-
-    frames: Frames
-    features: dict[str, Any]
-    encoder: dict[str, Any]
-    missing: list[str]
-
-    @cached_property
-    def vectors(self) -> dict[str, Any]:
-        """The features without the grids."""
-        return {split: arrays_of(arrays)[0] for split, arrays in self.features.items()}
-
-    @cached_property
-    def cases(self) -> dict[str, pd.Series]:
-        """The patient or article of each image."""
-        return {split: cases_of(frame.id) for split, frame in self.frames.items()}
-
-    def image(self, split: str, row: int) -> tuple[Any, ...]:
-        """Return the features of one image, as `Captioner.caption_features` takes them."""
-        return tuple(array[row : row + 1] for array in arrays_of(self.features[split]))
 
 
 @dataclass(frozen=True)
@@ -147,29 +107,6 @@ def read_or_encode(
         options = {"seed": 1, "allow_random": data.source.synthetic} | options
         features = extract_features(images, folder, with_grid=needs_grid, **options)
     return with_grid_file(features, grid_file) if attention and grid_file else features
-
-
-def select_inputs(
-    frames: Frames, features: Features, *, attention: bool = False, lazy: bool = False
-) -> Inputs:
-    """Keep the images that have features, and select these.
-
-    Args:
-        frames: captions by split.
-        features: of their images.
-        attention: whether to add the grids.
-        lazy: whether features stay on disk and are read batch by batch.
-
-    Raises:
-        UserError: no image of a split has features, or they have no grids.
-    """
-    frames, missing = with_features(frames, features)
-    select = features.select_rows if lazy else features.select
-    arrays: dict[str, Any] = {split: select(list(frame.id)) for split, frame in frames.items()}
-    if attention:
-        grids = {split: features.select_grid(list(frame.id)) for split, frame in frames.items()}
-        arrays = {split: (arrays[split], grids[split]) for split in frames}
-    return Inputs(frames, arrays, features.encoder, missing)
 
 
 def prepare_features(
@@ -353,12 +290,3 @@ def score(
     )  # fmt: skip
     write_text(Path(folder) / "scores.csv", table.to_csv())
     return table
-
-
-def score_phantoms(systems: Mapping[str, Any], references: Sequence[str]) -> pd.DataFrame:
-    """Return the share of each system's captions that name what their phantom shows."""
-    shares = {}
-    for name, captions in systems.items():
-        runs = [captions] if isinstance(captions[0], str) else captions
-        shares[name] = pd.DataFrame([shares_right(references, run) for run in runs]).mean()
-    return pd.DataFrame(shares).T

@@ -1,4 +1,4 @@
-"""The house holds: rooms import one way, modules stay small, Keras loads only where it is needed."""
+"""The house holds: rooms import one way, modules stay small, Keras loads only where needed."""
 
 import ast
 import re

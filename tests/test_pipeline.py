@@ -9,7 +9,7 @@ from helpers import toy_features
 
 from roco_caption import pipeline
 from roco_caption.core.errors import UserError
-from roco_caption.features.table import Features, LazyRows
+from roco_caption.features.table import Features, LazyRows, select_inputs
 from roco_caption.scale import train as scale
 from roco_caption.search.captioner import Captioner
 
@@ -37,7 +37,7 @@ def toy_data(count: int = 60) -> tuple[dict[str, pd.DataFrame], Features]:
 
 def run(folder, attention=False, **options):
     frames, features = toy_data()
-    inputs = pipeline.select_inputs(frames, features, attention=attention)
+    inputs = select_inputs(frames, features, attention=attention)
     words = pipeline.index_words(inputs.frames, min_frequency=1, max_words=8)
     decoder = pipeline.make_decoder(inputs, words, **SIZES, **options)
     (history, *_) = pipeline.train_decoder(decoder, inputs, words, folder, epochs=2)
@@ -112,7 +112,7 @@ def test_scores_compare_the_model_with_its_baselines(tmp_path):
 
 def test_callbacks_get_every_epoch_and_a_failing_one_stops_nothing(tmp_path, capsys):
     frames, features = toy_data()
-    inputs = pipeline.select_inputs(frames, features)
+    inputs = select_inputs(frames, features)
     words = pipeline.index_words(inputs.frames, min_frequency=1, max_words=8)
     decoder = pipeline.make_decoder(inputs, words, **SIZES)
     rows = []

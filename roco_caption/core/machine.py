@@ -67,6 +67,25 @@ def setting(name: str, default: Setting, choices: tuple[str, ...] = ()) -> Setti
     return value
 
 
+def override_settings(names: dict[str, Any]) -> None:
+    """Set the notebook's settings that have an environment variable `ROCO_<name>`, and print them.
+
+    Args:
+        names: the notebook's `globals()`; settings are in capitals.
+
+    Raises:
+        UserError: a variable is not of its setting's type.
+    """
+    for name, default in list(names.items()):
+        if (
+            name.isupper()
+            and f"ROCO_{name}" in os.environ
+            and isinstance(default, (int, float, str))
+        ):
+            names[name] = setting(name, default)
+            print(f"{name} = {names[name]!r}, from ROCO_{name}")
+
+
 def find_platform() -> str:
     """Return `"colab"`, `"kaggle"` or `"local"`."""
     if "KAGGLE_KERNEL_RUN_TYPE" in os.environ:  # first: Kaggle's image has Colab's variables too

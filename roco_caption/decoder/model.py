@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -256,11 +254,6 @@ class Ensemble:
 def combine(members: Sequence[Decoder]) -> Decoder | Ensemble:
     """Return the one decoder, or the `Ensemble` of several."""
     return members[0] if len(members) == 1 else Ensemble(members)
-
-
-def member_folder(folder: str | os.PathLike, k: int) -> Path:
-    """Return the folder of member `k`'s training; the first member's is the run's own folder."""
-    return Path(folder) / f"member{k + 1}" if k else Path(folder)
 
 
 def fit_scalers(

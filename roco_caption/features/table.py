@@ -6,12 +6,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from roco_caption.core.errors import UserError
+from roco_caption.data.roco import cases_of
 
 SPREAD_SAMPLE = 4096  # images that suffice to estimate how much features vary
 GRID_BLOCK = 256  # grids in memory at once: 13 MB of VGG16's
@@ -192,29 +194,73 @@ def mean_image(features: Any) -> tuple[np.ndarray, ...]:
     return tuple(array.mean(axis=0, keepdims=True) for array in arrays_of(features))
 
 
-def with_features(
-    frames: dict[str, pd.DataFrame], features: Features
-) -> tuple[dict[str, pd.DataFrame], dict[str, np.ndarray], list[str]]:
-    """Leave out images that have no features.
+@dataclass(frozen=True)
+class Inputs:
+    """What the decoder sees of each image, by split.
 
-    Returns:
-        {split: DataFrame[id, image, caption]} of the other images; {split: float16 (n, d)} in the
-        frames' order; and per image left out, a line with its id and the reason.
+    Attributes:
+        frames: {split: DataFrame[id, image, caption]}, the images that have features.
+        features: {split: float16 (n, d), or with attention a pair of it and the grids
+            (n, cells, channels)}, in the frames' order.
+        encoder: what made them, see `features.encoder.describe`.
+        missing: one line per image without features: its id and the reason.
+    """
+
+    frames: dict[str, pd.DataFrame]
+    features: dict[str, Any]
+    encoder: dict[str, Any]
+    missing: list[str]
+
+    @cached_property
+    def vectors(self) -> dict[str, Any]:
+        """The features without the grids."""
+        return {split: arrays_of(arrays)[0] for split, arrays in self.features.items()}
+
+    @cached_property
+    def cases(self) -> dict[str, pd.Series]:
+        """The patient or article of each image."""
+        return {split: cases_of(frame.id) for split, frame in self.frames.items()}
+
+    def image(self, split: str, row: int) -> tuple[Any, ...]:
+        """Return the features of one image, as `Captioner.caption_features` takes them."""
+        return tuple(array[row : row + 1] for array in arrays_of(self.features[split]))
+
+
+def select_inputs(
+    frames: dict[str, pd.DataFrame],
+    features: Features,
+    *,
+    attention: bool = False,
+    lazy: bool = False,
+) -> Inputs:
+    """Select the features of each split's images, and leave out images without any.
+
+    Args:
+        frames: {split: DataFrame[id, image, caption]}.
+        features: of their images.
+        attention: whether to add the grids.
+        lazy: whether features stay on disk and are read batch by batch.
+
+    Raises:
+        UserError: no image of a split has features, or they have no grids.
     """
     selected: dict[str, pd.DataFrame] = {}
-    left_out: list[str] = []
+    missing: list[str] = []
+    arrays: dict[str, Any] = {}
     for split, frame in frames.items():
         mask = frame.id.map(features.__contains__).astype(bool)
-        selected[split] = frame[mask].reset_index(drop=True)
-        reasons = [
+        missing += [
             f"{name}: {features.skipped.get(name, 'not among the features')}"
             for name in frame.id[~mask].unique()
         ]
         if not mask.any():
             raise UserError(
-                f"No image of the {split} split has features ({'; '.join(reasons[:1])}). Check "
+                f"No image of the {split} split has features ({'; '.join(missing[-1:])}). Check "
                 "that FEATURES_FILE belongs to this data set, and the images of the split."
             )
-        left_out += reasons
-    matrices = {split: features.select(list(frame.id)) for split, frame in selected.items()}
-    return selected, matrices, left_out
+        selected[split] = frame[mask].reset_index(drop=True)
+        ids = list(selected[split].id)
+        arrays[split] = features.select_rows(ids) if lazy else features.select(ids)
+        if attention:
+            arrays[split] = arrays[split], features.select_grid(ids)
+    return Inputs(selected, arrays, features.encoder, missing)

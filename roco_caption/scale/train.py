@@ -17,6 +17,7 @@ from roco_caption.core.errors import UserError, first_line
 from roco_caption.core.machine import setting
 from roco_caption.data.roco import read_dataset
 from roco_caption.features.shards import local_copy, read_shards
+from roco_caption.features.table import select_inputs
 from roco_caption.scale.encode import connect_ray, extract_shards
 from roco_caption.search.captioner import Captioner
 from roco_caption.training.batches import find_strategy, rank_of
@@ -59,7 +60,7 @@ def train_captioner(
     """
     features = read_shards(local_copy(shards, copies))
     frames = read_captions(data)
-    inputs = pipeline.select_inputs(frames, features, attention=attention, lazy=True)
+    inputs = select_inputs(frames, features, attention=attention, lazy=True)
     for split, frame in inputs.frames.items():
         print(f"{split}: {len(frame):,} of {len(frames[split]):,} captions have image features")
     words = pipeline.index_words(inputs.frames, min_frequency=min_frequency, max_words=max_words)

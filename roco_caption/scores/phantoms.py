@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -97,6 +98,15 @@ def shares_right(references: Sequence[str], captions: Sequence[str]) -> dict[str
     shares["modality, finding and side"] = right[names[:3]].all(axis=1).mean()
     shares["all four"] = right.all(axis=1).mean()
     return shares.to_dict()
+
+
+def score_phantoms(systems: Mapping[str, Any], references: Sequence[str]) -> pd.DataFrame:
+    """Return `shares_right` per system: n captions each, or several runs that are averaged."""
+    shares = {}
+    for name, captions in systems.items():
+        runs = [captions] if isinstance(captions[0], str) else captions
+        shares[name] = pd.DataFrame([shares_right(references, run) for run in runs]).mean()
+    return pd.DataFrame(shares).T
 
 
 def peaks_on_findings(

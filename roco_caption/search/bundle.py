@@ -17,11 +17,11 @@ from roco_caption.core.backend import chatter_left_out, multiplied_exactly
 from roco_caption.core.errors import UserError, first_line
 from roco_caption.core.files import atomic_path, read_json, write_json
 from roco_caption.core.pickles import verify
-from roco_caption.decoder.model import Decoder, Ensemble, build_decoder, combine, member_folder
+from roco_caption.decoder.model import Decoder, Ensemble, build_decoder, combine
 from roco_caption.search.beam import Search
 from roco_caption.search.rerank import Consensus
 from roco_caption.text.tokenizer import END, START, CaptionTokenizer
-from roco_caption.training.checkpoint import WEIGHTS
+from roco_caption.training.checkpoint import WEIGHTS, member_folder
 
 if TYPE_CHECKING:
     from roco_caption.search.captioner import Captioner

@@ -238,7 +238,7 @@ def rank_of(strategy: Any) -> int:
 
 
 def find_strategy() -> Any:
-    """Return a strategy for the machines of `TF_CONFIG` or this machine's GPUs; None for one device.
+    """Return a strategy for several machines (`TF_CONFIG`) or GPUs, None for one device.
 
     With the environment variable `TF_CONFIG`, call it before anything else of TensorFlow.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,11 @@ from roco_caption.core.pickles import seal, verify
 WEIGHTS = "captioner.weights.h5"
 STATE = "training_state.npz"
 PREVIOUS = "training_state.previous.npz"  # one save older, in case the newest is damaged
+
+
+def member_folder(folder: str | os.PathLike, k: int) -> Path:
+    """Return the folder of member `k`'s training; the first member's is the run's own folder."""
+    return Path(folder) / f"member{k + 1}" if k else Path(folder)
 
 
 @dataclass

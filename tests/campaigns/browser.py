@@ -1,8 +1,8 @@
 """Runs the notebook in JupyterLab and Chromium, as a person does, and takes pictures of it.
 
-`python tests/campaigns/browser.py FOLDER`, or `make browser`: FOLDER gets the pictures, to be looked at. It
-fails where a cell fails, no bar is seen, a figure has no text, or an upload is not captioned. Needs
-jupyterlab, playwright (without browsers of its own) and Chromium; CHROMIUM names its program.
+`python tests/campaigns/browser.py FOLDER`, or `make browser`: FOLDER gets the pictures. It fails
+where a cell fails, no progress bar appears, a figure has no alt text, or an upload is not
+captioned. Needs jupyterlab, playwright and Chromium; CHROMIUM names its program.
 """
 
 from __future__ import annotations

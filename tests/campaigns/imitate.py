@@ -1,4 +1,4 @@
-"""Imitates Colab or Kaggle and runs the notebook there: `python tests/campaigns/imitate.py colab FOLDER`.
+"""Imitates Colab or Kaggle and runs the notebook there: `python …/imitate.py colab FOLDER`.
 
 Copied as `sitecustomize.py` to a folder of PYTHONPATH, this file is imported by each Python that
 starts, and shows it the imitated Kaggle: on localhost from Colab, mounted on Kaggle.
@@ -136,7 +136,9 @@ def complaints(executed: str, platform: str) -> list[str]:
     outputs = [output for cell in cells for output in cell.outputs]
     text = "".join(output.get("text", "") for output in outputs)
     missing = [repr(phrase) for phrase in TOLD[platform] if phrase not in text]
-    drawn = [cell for cell in cells if re.search(r"plots\.(?!word_map)\w+\(|explained\(", cell.source)]
+    drawn = [
+        cell for cell in cells if re.search(r"plots\.(?!word_map)\w+\(|explained\(", cell.source)
+    ]
     for cell in drawn:
         if not any("image/png" in output.get("data", {}) for output in cell.outputs):
             missing.append(f"the picture of {cell.source.splitlines()[-1]!r}")

@@ -1,7 +1,7 @@
-"""The whole pipeline in small, as the notebook calls it, for those who kill it on its way.
+"""The notebook's stages with small data and many pauses, for those who kill it on its way.
 
-Its steps are slowed down and its saves come often, so that a kill at a random moment meets each of
-them: FLUSH and SAVE stand for the 5 and 20 seconds of the real ones.
+Its steps are slowed down and its saves come often, so that a kill at a random moment hits each of
+them: FLUSH and SAVE replace the 5 and 20 seconds of the real ones.
 """
 
 from __future__ import annotations
@@ -16,86 +16,60 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import pandas as pd
 
-from roco_caption.core.files import write_json, write_text
-from roco_caption.data import archive
-from roco_caption.data import kaggle as download
+from roco_caption import pipeline
+from roco_caption.core.files import write_json
+from roco_caption.data import archive, kaggle
 from roco_caption.data.phantoms import dataset as phantoms
-from roco_caption.data.roco import read_dataset
-from roco_caption.decoder.model import build_decoder
-from roco_caption.decoder.scaler import fit_scaler
-from roco_caption.features import cache as feature_cache
-from roco_caption.features import given as features
-from roco_caption.search.captioner import Captioner, Search
-from roco_caption.search.rerank import Consensus
-from roco_caption.text.tokenizer import CaptionTokenizer
-from roco_caption.training import loop as training
+from roco_caption.features import cache, extract
+from roco_caption.search.captioner import Captioner
+from roco_caption.training import loop
 
 COUNTS = {"train": 48, "validation": 8, "test": 8}
 STAGES = ("phantoms", "download", "unpack", "features", "tokens", "training", "decoding", "bundle")
 FLUSH = SAVE = 0.15  # seconds
 EPOCHS = 3
+SIZES = {"components": 8, "embedding_size": 8, "units": 12, "dropout": 0.3}
 
 
-def run(folder: Path, kaggle: str, stage: Callable[[str], None], unit: Callable[[], None]) -> None:
+def run(folder: Path, server: str, stage: Callable[[str], None], unit: Callable[[], None]) -> None:
     """Run it in `folder`.
 
     Args:
-        folder: takes all that is made; `result.json` last, with what the end is judged by.
-        kaggle: address of the server that stands for Kaggle; empty for the phantoms alone.
+        folder: takes all files; `result.json` last, by which the end is judged.
+        server: address of the server in Kaggle's place; empty for the phantoms alone.
         stage: called with each stage's name as it begins.
         unit: called after each piece of work.
     """
     _slow_down(stage, unit)
     stage("phantoms")
     phantoms.make_phantoms(folder / "phantoms", **COUNTS, progress=False)
-    if not kaggle:
+    if not server:
         return
     stage("download")
-    download.SERVER = kaggle
-    root = download.download_roco(folder / "roco")
+    kaggle.SERVER = server
+    data = pipeline.prepare_data(folder, source="kaggle")
     stage("features")
-    frames, _ = read_dataset(root)
-    listed = pd.concat(frames.values())
-    made = features.extract_features(
-        dict(zip(listed.id, listed.image, strict=True)), folder / "features", weights="random",
-        batch_size=4,
-    )  # fmt: skip
-    frames, vectors, _ = features.with_features(frames, made)
+    features = pipeline.read_or_encode(data, folder, weights="random", seed=0, batch_size=4)
+    inputs = pipeline.select_inputs(data.frames, features)
     run_folder = folder / "run"
     stage("tokens")
-    tokenizer = CaptionTokenizer.fit(frames["train"].caption, min_frequency=2, max_words=30)
-    tokenizer.save(run_folder / "tokenizer.json")
-    tokens = {split: tokenizer.encode(frame.caption) for split, frame in frames.items()}
+    words = pipeline.index_words(inputs.frames, min_frequency=2, max_words=30)
+    words.tokenizer.save(run_folder / "tokenizer.json")
     stage("training")
-    keras.utils.set_random_seed(1)
-    sizes = {
-        "mentions": 1.0,
-        "vocab_size": tokenizer.vocab_size, "max_len": 31, "components": 8, "embedding_size": 8,
-        "units": 12, "feature_size": vectors["train"].shape[1], "dropout": 0.3,
-    }  # fmt: skip
-    decoder = build_decoder(**sizes)
-    decoder.next_word.get_layer("scaler").set_weights(fit_scaler(vectors["train"], 8))
-    data = {split: training.CaptionData(vectors[split], tokens[split]) for split in frames}
-    history = training.train(
-        decoder, data["train"], data["validation"], run_folder, epochs=EPOCHS, batch_size=8
+    decoder = pipeline.make_decoder(inputs, words, **SIZES)
+    (history,) = pipeline.train_decoder(
+        decoder, inputs, words, run_folder, epochs=EPOCHS, batch_size=8
     )
     stage("decoding")
-    captioner = Captioner(
-        decoder, tokenizer, sizes=sizes, encoder=made.encoder,
-        search=Search(beams=4, neighbours=3),
-    )  # fmt: skip
-    captioner.consensus = Consensus.fit(decoder, vectors["train"], tokens["train"])
-    captions = frames["test"][["id", "caption"]].rename(columns={"caption": "reference"})
-    captions[["caption", "log_probability"]] = captioner.caption_features(vectors["test"])
+    captioner = pipeline.make_captioner(decoder, inputs, words, beams=4, neighbours=3, match=False)
+    pipeline.caption_test_images(captioner, inputs, run_folder)
     stage("bundle")
     captioner.save(run_folder)
-    write_text(run_folder / "captions.csv", captions.to_csv(index=False))
     loaded = Captioner.load(run_folder)
-    again = loaded.caption_features(vectors["test"])
+    again = loaded.caption_features(inputs.features["test"])
     result = {
-        "features": _digest(made.select(sorted(made.ids)), *sorted(made.ids)),
+        "features": _digest(features.select(sorted(features.ids)), *sorted(features.ids)),
         "history": history.to_csv(),
         "weights": _digest(*loaded.decoder.every_word.get_weights()),
         "captions again": [caption.text for caption in again],
@@ -138,22 +112,22 @@ def _slow_down(stage: Callable[[str], None], unit: Callable[[], None]) -> None:
     os.replace = slowed(os.replace, 0.003, 0.003, count=False)
     os.fsync = lambda _: time.sleep(0.003)  # a kill loses nothing that was written
     phantoms.draw = slowed(phantoms.draw, 0)
-    download.CHUNK = 8192
-    bar = download.progress_bar
+    kaggle.CHUNK = 8192
+    bar = kaggle.progress_bar
 
     def counting(**options):
         shown = bar(**options)
         shown.update = slowed(shown.update, 0)
         return shown
 
-    download.progress_bar = counting
-    unpack = download.unpack_radiology
-    download.unpack_radiology = lambda *a: (stage("unpack"), unpack(*a))[1]
+    kaggle.progress_bar = counting
+    unpack = kaggle.unpack_radiology
+    kaggle.unpack_radiology = lambda *a: (stage("unpack"), unpack(*a))[1]
     archive._unpack = slowed(archive._unpack, 0.01)
-    features.build_encoder = lambda *a, **o: _encoder(slowed)
-    training._step = slowed(training._step, 0.04)
-    feature_cache.FLUSH_SECONDS = FLUSH
-    training.SAVE_SECONDS = SAVE
+    extract.build_encoder = lambda *a, **o: _encoder(slowed)
+    loop._step = slowed(loop._step, 0.04)
+    cache.FLUSH_SECONDS = FLUSH
+    loop.SAVE_SECONDS = SAVE
 
 
 def _encoder(slowed: Callable) -> keras.Model:

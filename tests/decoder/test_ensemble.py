@@ -7,11 +7,11 @@ from keras.utils import set_random_seed
 
 from roco_caption.core.errors import UserError
 from roco_caption.core.pickles import seal
-from roco_caption.decoder.model import Ensemble, build_decoder, member_folder
+from roco_caption.decoder.model import Ensemble, build_decoder
 from roco_caption.search.beam import beam_search
 from roco_caption.search.captioner import Captioner
 from roco_caption.text.tokenizer import PAD, START
-from roco_caption.training.checkpoint import WEIGHTS
+from roco_caption.training.checkpoint import WEIGHTS, member_folder
 
 VOCAB, MAX_LEN = 23, 9
 SIZES = {"vocab_size": VOCAB, "max_len": MAX_LEN, "feature_size": 6, "components": 4, "units": 8}

@@ -6,7 +6,7 @@ import pytest
 
 from roco_caption.core.errors import UserError
 from roco_caption.features.given import read_features_file, read_grid_file, with_grid_file
-from roco_caption.features.table import Features, to_float16, with_features
+from roco_caption.features.table import Features, select_inputs, to_float16
 
 
 def test_features_file_is_read_and_selected_from(tmp_path, capsys):
@@ -17,11 +17,12 @@ def test_features_file_is_read_and_selected_from(tmp_path, capsys):
     given = read_features_file(path)
     assert given.select(["a", "b"]).tolist() == [[3, 4, 5], [0, 1, 2]]
     frame = pd.DataFrame({"id": ["a", "c", "b"], "image": "x", "caption": "y"})
-    frames, vectors, without = with_features({"train": frame}, given)
-    assert frames["train"].id.tolist() == ["a", "b"] and vectors["train"].shape == (2, 3)
-    assert without == ["c: not among the features"]
+    inputs = select_inputs({"train": frame}, given)
+    assert inputs.frames["train"].id.tolist() == ["a", "b"]
+    assert inputs.vectors["train"].tolist() == [[3, 4, 5], [0, 1, 2]]
+    assert inputs.missing == ["c: not among the features"]
     with pytest.raises(UserError, match="No image of the test split"):
-        with_features({"test": frame.iloc[1:2]}, given)
+        select_inputs({"test": frame.iloc[1:2]}, given)
     with pytest.raises(UserError, match="1 images have no features, c"):
         given.select(["a", "c"])
 
@@ -110,8 +111,9 @@ def test_grids_of_a_file_join_features_by_name(tmp_path, capsys):
     assert both.grid[:][0].tolist() == [[6, 3.5], [8, 4.5], [10, 5.5]]
     assert both.select_grid(["b"])[:].tolist() == [[[0, 0.5], [2, 1.5], [4, 2.5]]]
     frame = pd.DataFrame({"id": ["c", "b"], "image": "x", "caption": "y"})
-    frames, _, without = with_features({"test": frame}, both)
-    assert frames["test"].id.tolist() == ["b"] and without == ["c: not in GRID_FILE"]
+    inputs = select_inputs({"test": frame}, both)
+    assert inputs.frames["test"].id.tolist() == ["b"]
+    assert inputs.missing == ["c: not in GRID_FILE"]
     assert "2 images (3 cells each)" in capsys.readouterr().out
     plain = read_grid_file(grid_file(path, scale=None))[1]
     assert plain[0].tolist() == [[0, 1], [2, 3], [4, 5]]
