@@ -97,13 +97,13 @@ def read_or_encode(
     Raises:
         UserError: as `extract_features` says, or a file is not such an .npz.
     """
+    needs_grid = attention and not grid_file
     if features_file:
-        features = read_features_file(features_file)
+        features = read_features_file(features_file, with_grid=needs_grid)
     else:
         listed = pd.concat(data.frames.values())
         images = dict(zip(listed.id, listed.image, strict=True))
         folder = Path(cache_dir) / "features" / data.source.name
-        needs_grid = attention and not grid_file
         options = {"seed": 1, "allow_random": data.source.synthetic} | options
         features = extract_features(images, folder, with_grid=needs_grid, **options)
     return with_grid_file(features, grid_file) if attention and grid_file else features

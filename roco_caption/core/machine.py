@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from platform import python_version
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from roco_caption.core.backend import chatter_left_out, quiet_tensorflow
 from roco_caption.core.errors import UserError, first_line

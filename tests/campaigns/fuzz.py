@@ -1,6 +1,6 @@
 """`make fuzz`: a coverage-guided fuzzer (atheris) over the readers of what others may have made.
 
-    python tests/campaigns/fuzz.py [READER …]  each in turn, `ROCO_FUZZ_SECONDS` (1,800) long; a table
+    python tests/campaigns/fuzz.py [READER …]  each for `ROCO_FUZZ_SECONDS` (1,800); a table
     python tests/campaigns/fuzz.py --one READER FOLDER [libFuzzer's options]
 
 Only a `UserError` that names the file may come out of a reader. What brings anything else out is
