@@ -23,7 +23,7 @@ class Search:
     """How captions are decoded; one beam without `no_repeat` is greedy search.
 
     Attributes:
-        beams: beam width: beginnings of a caption that are kept.
+        beams: beam width.
         length_power: see `_score`; 0 ranks captions by log-probability alone.
         no_repeat: no run of this many words may occur twice in a caption, and no word twice in a
             row; 0 allows both.
@@ -69,12 +69,7 @@ class _Beams(NamedTuple):
 def beam_search(
     step: Step, state: Any, image: Any, *, n: Any, max_words: int, search: Search | None = None
 ) -> tuple[Any, Any]:
-    """Return the best caption that `beam_candidates` finds; arguments are as there.
-
-    Returns:
-        Tokens int32 (rows, max_words), end and padding included, and each caption's
-        log-probability float32 (rows,).
-    """
+    """Return the best captions of `beam_candidates`: int32 (rows, max_words), float32 (rows,)."""
     words, log_p = beam_candidates(
         step, state, image, n=n, max_words=max_words, search=search or Search(), needed=1
     )
@@ -88,8 +83,7 @@ def beam_candidates(
 
     Args:
         step: `(tokens int (m, beams), state, image) → (logits (m, beams, vocab_size), state)`.
-        state: a nest of arrays (rows, ...), before the first word; to the step they are
-            (m, beams, ...).
+        state: a nest of arrays (rows, ...), which the step takes as (m, beams, ...).
         image: a nest of arrays (rows, ...), which the step takes as (m, ...).
         n: number of captions, an int or an array (): of the first rows, as the rest is padding.
         max_words: captions are truncated at this length; those rank behind all that end.
@@ -105,10 +99,8 @@ def beam_candidates(
     def more(b: _Beams) -> Any:
         return ops.logical_and(b.length < max_words, ops.any(possible(b.active.log_p)))
 
-    def advance(b: _Beams) -> tuple[_Beams]:
-        return (_advanced(step, b, search, needed),)
-
-    (b,) = ops.while_loop(more, advance, (_first_beams(state, image, n, search.beams, max_words),))
+    b = _first_beams(state, image, n, search.beams, max_words)
+    (b,) = ops.while_loop(more, lambda b: (_advanced(step, b, search, needed),), (b,))
     active = b.active
     truncated = ops.logical_and(possible(active.log_p), ops.equal(b.length, max_words))
     score = _score(active.log_p, float(max_words), search.length_power) - TRUNCATED
@@ -116,10 +108,9 @@ def beam_candidates(
 
 
 def _score(log_p: Any, length: Any, power: float) -> Any:
-    """Return log-probabilities corrected for length, so that long captions are not worse.
+    """Return captions' scores: log-probability divided by length, the end included, to a power.
 
-    Wu et al. 2016, "Google's Neural Machine Translation System", section 7. The length, a float or
-    an array (), counts the end; the end penalty has been subtracted.
+    Wu et al. 2016, "Google's Neural Machine Translation System", section 7.
     """
     return log_p / length**power
 
@@ -163,11 +154,11 @@ def _first_beams(state: Any, image: Any, n: Any, beams: int, max_words: int) -> 
 
 
 def _next_words(step: Step, b: _Beams, count: int, search: Search) -> tuple[Any, Any, Any]:
-    """Return candidates for the next word of all beginnings of an image, and the new state.
+    """Return candidates for the next word of all beginnings of an image.
 
     Returns:
         Log-probabilities of the beginnings with each word added, float32 (m, beams * c), less the
-        end penalty; these words, int32 (m, beams * c); and the state.
+        end penalty; these words, int32 (m, beams * c); and the new state.
     """
     active = b.active
     last = ops.take(active.words, ops.maximum(b.length - 1, 0), axis=2)
@@ -221,12 +212,9 @@ def contrasted(decoder: Decoder | Ensemble, features: Any, weight: float) -> tup
 
     A word that is `r` times as probable as with the average training image becomes `r ** weight`
     times as probable; implausible words stay implausible (Li et al. 2023, "Contrastive Decoding:
-    Open-ended Text Generation as Optimization"; with and without the image: Leng et al. 2024,
-    "Mitigating Object Hallucinations in Large Vision-Language Models through Visual Contrastive
-    Decoding").
-
-    Features and results are those of `Decoder.start`; the step's logits are log-probabilities, not
-    normalised. The weight is at least 0.
+    Open-ended Text Generation as Optimization"; Leng et al. 2024, "Mitigating Object Hallucinations
+    in Large Vision-Language Models through Visual Contrastive Decoding"). Features and results are
+    those of `Decoder.start`, but the step's logits are log-probabilities, not normalised.
     """
     step, state, image = decoder.start(features)
     blank_step, blank_state, blank = decoder.start(features, blank=True)

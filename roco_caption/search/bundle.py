@@ -22,7 +22,7 @@ from roco_caption.core.pickles import verify
 from roco_caption.decoder.model import Decoder, Ensemble, build_decoder, combine, member_folder
 from roco_caption.search.beam import Search
 from roco_caption.search.rerank import Consensus
-from roco_caption.text.tokenizer import END, START, CaptionTokenizer
+from roco_caption.text.tokenizer import END, PAD, START, CaptionTokenizer
 from roco_caption.training.checkpoint import WEIGHTS
 
 if TYPE_CHECKING:
@@ -41,24 +41,17 @@ def write_bundle(captioner: Captioner, folder: Path) -> None:
     if captioner.consensus is not None:
         captioner.consensus.save(folder / CONSENSUS)
     bundle = {
-        "format": 2,
         "sizes": captioner.sizes,
         "encoder": captioner.encoder,
         "search": asdict(captioner.search),
-        "weights": WEIGHTS,
         "members": len(captioner.decoder.members),
-        "tokenizer": VOCABULARY,
-        "consensus": CONSENSUS if captioner.consensus is not None else None,
+        "consensus": captioner.consensus is not None,
     }
     write_json(folder / BUNDLE, bundle, sealed=True)
 
 
 def read_bundle(folder: Path) -> dict[str, Any]:
-    """Return the arguments of `Captioner`, from what `write_bundle` wrote.
-
-    Raises:
-        UserError: a file of the bundle is missing, damaged, or does not match the others.
-    """
+    """Return the arguments of `Captioner`; raises as `Captioner.load` does."""
     bundle = read_json(folder / BUNDLE)
     tokenizer = CaptionTokenizer.load(folder / VOCABULARY)
     try:
@@ -77,33 +70,25 @@ def read_bundle(folder: Path) -> dict[str, Any]:
             f"trained with {vocab_size}. Restore the file of that training."
         )
     for k, member in enumerate(members):
-        _load_weights(member, member_folder(folder, k) / WEIGHTS)
+        path = member_folder(folder, k) / WEIGHTS
+        try:
+            verify(path)
+            member.every_word.load_weights(path)
+        except Exception as error:  # h5py and Keras raise many kinds for a file that does not fit
+            raise UserError(
+                f"{path} is missing, damaged, or from another model ({first_line(error)}). Run the "
+                "notebook's training cell again to write it again, or restore it."
+            ) from error
     decoder = combine(members)
     consensus = Consensus.load(folder / CONSENSUS, decoder) if bundle.get("consensus") else None
-    return {
-        "decoder": decoder, "tokenizer": tokenizer, "search": search, "consensus": consensus,
-        "sizes": sizes, "encoder": encoder,
-    }  # fmt: skip
-
-
-def _load_weights(decoder: Decoder, path: Path) -> None:
-    try:
-        verify(path)
-        decoder.every_word.load_weights(path)
-    except Exception as error:  # h5py and Keras raise many kinds for a file that does not fit
-        raise UserError(
-            f"{path} could not be loaded ({first_line(error)}). It is missing, damaged, or from "
-            "another model: run the notebook's training cell again to write it again, or restore "
-            "the file of that training."
-        ) from error
+    parts = {"decoder": decoder, "tokenizer": tokenizer, "search": search, "consensus": consensus}
+    return parts | {"sizes": sizes, "encoder": encoder}
 
 
 def plain_model(decoder: Decoder | Ensemble, view: str = "next_word") -> keras.Model:
-    """Return a view of the decoder as a model of Keras' own layers, which needs no `roco_caption`.
+    """Return a view of the decoder, "next_word" or "every_word", made of Keras' own layers.
 
-    Args:
-        decoder: a trained one; the members of an ensemble are averaged, as in a search.
-        view: "next_word" or "every_word", both for captions of any length.
+    It takes captions of any length, and averages the members of an ensemble.
     """
     views = [getattr(member, view) for member in decoder.members]
     *images, _ = views[0].inputs
@@ -111,7 +96,7 @@ def plain_model(decoder: Decoder | Ensemble, view: str = "next_word") -> keras.M
     inputs.append(keras.Input((None,), dtype="int32", name="input_txt"))
     copies = [_plain_copy(model, inputs) for model in views]
     if len(copies) == 1:
-        return copies[0]
+        return copies[0]  # without a nested model
     for k, copy in enumerate(copies):
         copy.name = f"member{k + 1}"
     outputs = _averaged([copy(inputs) for copy in copies], view)
@@ -147,12 +132,8 @@ def export_keras(captioner: Captioner, path: str | os.PathLike) -> Path:
     """Write the decoder as one `.keras` file that needs Keras alone; return its path.
 
     `keras.saving.load_model(path)` loads it in safe mode. It maps features and the words so far to
-    probabilities of the next word; the words of its columns are in the member `words.json` of the
-    file, which is a zip archive.
-
-    Raises:
-        UserError: the path does not end in `.keras`, the file cannot be written, or what is read
-            back computes something else than the captioner.
+    probabilities of the next word, in the order of `words.json`, a member of the zip archive.
+    Raises UserError if the path has another ending, or the file computes something else.
     """
     path = Path(path)
     if path.suffix != ".keras":
@@ -169,13 +150,10 @@ def export_keras(captioner: Captioner, path: str | os.PathLike) -> Path:
 def export_onnx(captioner: Captioner, path: str | os.PathLike) -> Path:
     """Write the decoder as an ONNX file, and check it with ONNX Runtime; return its path.
 
-    It maps features, float (n, d), with attention grids, and the words so far, int32 (n, t), to
-    logits, float (n, t, vocab_size): row i for the word after the first i + 1. The words of its
-    columns are a JSON list in its metadata, property `words.json`.
-
-    Raises:
-        UserError: a package is missing, the file cannot be written, or ONNX Runtime computes
-            something else than the captioner.
+    It maps features, with attention grids, and the words so far, int32 (n, t), to logits, float
+    (n, t, vocab_size): row i for the word after the first i + 1. Its metadata `words.json` lists
+    the words of the columns.
+    Raises UserError if a package is missing, or the file computes something else.
     """
     try:
         import onnx
@@ -186,9 +164,8 @@ def export_onnx(captioner: Captioner, path: str | os.PathLike) -> Path:
             f'ONNX needs {error.name}: pip install "roco-caption[onnx]", or onnx, onnxruntime and '
             "tf2onnx."
         ) from error
-    path = Path(path)
+    path, model = Path(path), plain_model(captioner.decoder, "every_word")
     with atomic_path(path, ending=".onnx") as written:
-        model = plain_model(captioner.decoder, "every_word")
         signature = [model.inputs]  # keeps their names, and any number of images and words
         model.export(written, format="onnx", verbose=False, input_signature=signature)
         graph = onnx.load(written)
@@ -196,23 +173,24 @@ def export_onnx(captioner: Captioner, path: str | os.PathLike) -> Path:
         onnx.save(graph, written)
         session = onnxruntime.InferenceSession(written, providers=["CPUExecutionProvider"])
         names = [entry.name for entry in model.inputs]
-        _check(
-            path, captioner, "every_word",
-            lambda inputs: session.run(None, dict(zip(names, inputs, strict=True)))[0],
-        )  # fmt: skip
+
+        def run(inputs: list[np.ndarray]) -> np.ndarray:
+            return session.run(None, dict(zip(names, inputs, strict=True)))[0]
+
+        _check(path, captioner, "every_word", run)
     return path
 
 
 def _check(path: Path, captioner: Captioner, view: str, exported: Callable) -> None:
     """Compare an exported model with the decoder on random images and words."""
     rng = np.random.default_rng(0)
-    count, max_words = 5, captioner.tokenizer.max_words
+    max_words, vocab_size = captioner.tokenizer.max_words, captioner.tokenizer.vocab_size
     members = [getattr(member, view) for member in captioner.decoder.members]
-    shapes = [entry.shape[1:] for entry in members[0].inputs[:-1]]
-    images = [rng.gamma(0.3, size=(count, *shape)).astype(np.float32) for shape in shapes]
-    tokens = np.zeros((count, max_words + 1), np.int32)
-    for row, length in zip(tokens, np.linspace(0, max_words, count).astype(int), strict=True):
-        row[: length + 1] = [START, *rng.integers(END + 1, captioner.tokenizer.vocab_size, length)]
+    shapes = [(5, *entry.shape[1:]) for entry in members[0].inputs[:-1]]
+    images = [rng.gamma(0.3, size=shape).astype(np.float32) for shape in shapes]
+    tokens = rng.integers(END + 1, vocab_size, (5, max_words + 1)).astype(np.int32)
+    tokens[:, 0] = START
+    tokens[np.arange(max_words + 1) > np.linspace(0, max_words, 5)[:, None]] = PAD
     with multiplied_exactly():
         expected = np.asarray(_averaged([member([*images, tokens]) for member in members], view))
         result = np.asarray(exported([*images, tokens]))
@@ -220,6 +198,5 @@ def _check(path: Path, captioner: Captioner, view: str, exported: Callable) -> N
     if not error <= TOLERANCE:
         raise UserError(
             f"{path} was not written: its outputs would differ from the captioner's by {error:.2g} "
-            f"(rounding explains at most {TOLERANCE}). The installed versions of Keras and the "
-            "converter may be incompatible."
+            f"(rounding: {TOLERANCE}). Try other versions of Keras and the converter."
         )

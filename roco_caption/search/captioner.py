@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +24,7 @@ from roco_caption.search.greedy import NARROWS, greedy_search, possible
 from roco_caption.search.rerank import Candidates, Consensus, image_vectors
 from roco_caption.text.tokenizer import CaptionTokenizer
 
-# images per call of a compiled search; other backends decode the padding as well
-ROWS = 1024 if NARROWS else 512
+ROWS = 1024 if NARROWS else 512  # images per call; other backends decode the padding as well
 FEW_BEAMS = 5  # with more beams, fewer images per call
 
 
@@ -41,8 +41,10 @@ class Caption(NamedTuple):
 
 
 class Captioner:
-    """Captions images, of which features are float (n, d), with attention in a pair with grids, an
-    array or `LazyRows` (n, cells, channels).
+    """Captions images, given as files or by their features.
+
+    Features are float (n, d); with attention they are a pair of these and the grids, an array or
+    `LazyRows` (n, cells, channels).
 
     Args:
         decoder: a trained one, or an `Ensemble`.
@@ -67,15 +69,13 @@ class Captioner:
         self.decoder, self.tokenizer, self.consensus = decoder, tokenizer, consensus
         self.search = search or Search()
         self.sizes, self.encoder = sizes or {}, encoder or {}
-        self._encoder_model: Any = None
         self._searches: dict[tuple[Search, bool], Callable] = {}
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> Captioner:
         """Rebuild a captioner from its run's folder.
 
-        Raises:
-            UserError: a file is missing, damaged, or does not match the others.
+        UserError if a file is missing, damaged, or does not match the others.
         """
         return cls(**read_bundle(Path(folder)))
 
@@ -94,27 +94,20 @@ class Captioner:
         return self.caption_features(self.encode(images), search)
 
     def encode(self, images: Sequence[str | os.PathLike]) -> Any:
-        """Return the features of image files, float32 (len(images), d); with attention a pair.
-
-        Raises:
-            ImageError: a file holds no image that can be decoded.
-            UserError: the captioner was trained on precomputed features.
-        """
+        """Return the features of image files; ImageError if one cannot be decoded."""
         if "image_size" not in self.encoder or "grid_file" in self.encoder:
             raise UserError(
-                f"This captioner was trained on precomputed features ({self.encoder.get('name')}), "
-                "so it has no encoder for image files. Compute features of your images in the same "
-                "way and call caption_features."
+                f"This captioner was trained on precomputed features ({self.encoder.get('name')}) "
+                "and has no encoder. Compute your images' features alike, for caption_features."
             )
         size = self.encoder["image_size"]
         pixels = np.stack([read_image(Path(image), size) for image in images])
-        if self._encoder_model is None:
-            self._encoder_model = self._build_encoder()
         with memory_for("encoding images", "If that is not enough, caption fewer at once."):
             output = self._encoder_model.predict(pixels, verbose=0)
         return tuple(output) if isinstance(output, list) else output
 
-    def _build_encoder(self) -> Any:
+    @cached_property
+    def _encoder_model(self) -> Any:
         name, requested = self.encoder["name"], self.encoder["requested"]
         weights = describe(name, **requested)["weights"]
         if weights != self.encoder["weights"]:
@@ -154,18 +147,12 @@ class Captioner:
         return Caption(self.tokenizer.decode(tokens), float(log_p))
 
     def candidates(self, features: Any, search: Search | None = None) -> Candidates:
-        """Return all captions that the beams find, in the order of the search.
-
-        Without `neighbours` their agreement is 0.
-
-        Raises:
-            UserError: the search has `neighbours`, but the captioner has no training images.
-        """
+        """Return all captions that the beams find; without `neighbours` their agreement is 0."""
         search = search or self.search
         if search.neighbours and self.consensus is None:
             raise UserError(
-                "Reranking by neighbours needs the training images: give the captioner "
-                "consensus=Consensus.fit(...), or search with neighbours=0."
+                "Reranking needs training images: give the captioner consensus=Consensus.fit(...), "
+                "or search with neighbours=0."
             )
         rows = self._decode(features, search, ranked=True)
         tokens, log_p = map(np.stack, zip(*rows, strict=True))
@@ -186,12 +173,13 @@ class Captioner:
         count = max(ROWS * FEW_BEAMS // max(search.beams, FEW_BEAMS), 1)
         penalty, arrays = np.asarray(search.end_penalty, np.float32), arrays_of(features)
         for start in range(0, len(arrays[0]), count):
-            blocks = [array[start : start + count] for array in arrays]
-            n = np.asarray(len(blocks[0]), np.int32)  # an array, or each value would be compiled
+            n = np.asarray(min(count, len(arrays[0]) - start), np.int32)
             remedy = "If that is not enough, lower BEAMS."
             with memory_for(f"captioning {count} images at once", remedy):
-                padded = tuple(_padded(rows, count) for rows in blocks)
-                tokens, log_p = map(np.asarray, self._searches[key](padded, n, penalty))
+                block = tuple(np.zeros((count, *a.shape[1:]), np.float32) for a in arrays)
+                for padded, array in zip(block, arrays, strict=True):
+                    padded[:n] = array[start : start + count]
+                tokens, log_p = map(np.asarray, self._searches[key](block, n, penalty))
             yield from zip(tokens[:n], log_p[:n], strict=True)
 
     def _search_function(self, search: Search, ranked: bool) -> Callable:
@@ -211,10 +199,3 @@ class Captioner:
             return beam_candidates(*start, **options, needed=search.beams)
 
         return decode
-
-
-def _padded(rows: np.ndarray, count: int) -> np.ndarray:
-    """Return the rows as float32 followed by zeros, `count` rows in all: one shape, one trace."""
-    padded = np.zeros((count, *rows.shape[1:]), np.float32)
-    padded[: len(rows)] = rows
-    return padded

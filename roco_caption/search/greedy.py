@@ -33,10 +33,7 @@ class _Greedy(NamedTuple):
 
 
 def greedy_search(step: Step, state: Any, image: Any, *, n: Any, max_words: int) -> tuple[Any, Any]:
-    """Take the most probable word at every step.
-
-    Arguments and results are those of `beam_search`, for one beam.
-    """
+    """Take the most probable word at every step; see `beam_search`, with one beam."""
 
     def more(g: _Greedy) -> Any:
         return ops.logical_and(g.length < max_words, ops.any(_unfinished(g.active.last)))
@@ -81,12 +78,9 @@ def row_count(arrays: Any) -> Any:
 
 
 def narrowed(going: Any, arrays: Any, at: float = 0.9) -> Any:
-    """Drop the rows of captions that have ended, once enough have.
+    """Drop the rows of captions that have ended, if at most a share of `at` goes on.
 
-    Args:
-        going: which captions go on, bool (m,).
-        arrays: a nest of arrays (m, ...).
-        at: the rows are dropped when at most this share goes on: dropping costs a copy.
+    Of arrays in a nest, (m, ...), those rows stay where `going`, bool (m,). Dropping costs a copy.
     """
     if not NARROWS:
         return arrays
@@ -107,14 +101,13 @@ def likeliest(
 
     Args:
         logits: float (m, vocab_size).
-        count: number of words, without the end.
+        count: words to return, if the vocabulary has as many; there may be more.
         end_penalty: nats to subtract from the end's log-probability.
         barred: words that may not follow, int32 (m, j), filled up with `PAD`.
 
     Returns:
-        Log-probabilities float32 (m, c) and tokens int32 (m, c): at least `count` words if the
-        vocabulary has as many, then the end. Barred words and the special tokens that no caption
-        contains have `IMPOSSIBLE`.
+        Log-probabilities float32 (m, c) and tokens int32 (m, c), the end last. Barred words and
+        special tokens that no caption contains have `IMPOSSIBLE`.
     """
     logits = ops.cast(logits, "float32")
     k = count + 4  # `PAD`, `START`, `END` and `UNKNOWN` may be among the best
@@ -139,11 +132,7 @@ def top_k_by_blocks(array: Any, k: Any, block: int = 64) -> tuple[Any, Any]:
 
     The `k` largest entries are in the `k` blocks with the largest maxima, and maxima are vectorised
     where sorting is not.
-
-    Args:
-        array: float (m, n).
-        k: an int, or with TensorFlow an array (); at most n are returned, in descending order.
-        block: columns per block.
+    `array` is float (m, n); `k` is an int, or with TensorFlow an array ().
     """
     n = array.shape[1]
     blocks = -(-n // block)

@@ -28,23 +28,17 @@ AGREEMENT = 20.0  # weight of agreement, in nats per word
 TWINS = 6  # images looked up per caption needed, since images of one case share a caption
 LENGTH_IMAGES = 512  # images whose mean caption length is matched
 LENGTH_BEAMS = 3  # beam width that shows by how much captions are too short
+MAX_PENALTY = 4.0  # largest end penalty tried, in nats
 SEARCH_SHARE = 0.75  # share of the end penalty left to the search when candidates are reranked
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Captions found for `n` images, `b` per image.
+    """Captions found for `n` images, `b` per image."""
 
-    Attributes:
-        tokens: int32 (n, b, max_words), end and padding included.
-        log_p: log-probabilities in nats, float32 (n, b).
-        agreement: similarity to the captions of the nearest training images, 0 to 1,
-            float32 (n, b).
-    """
-
-    tokens: np.ndarray
-    log_p: np.ndarray
-    agreement: np.ndarray
+    tokens: np.ndarray  # int32 (n, b, max_words), end and padding included
+    log_p: np.ndarray  # in nats, float32 (n, b)
+    agreement: np.ndarray  # with the captions of the nearest images, 0 to 1, float32 (n, b)
 
     @cached_property
     def words(self) -> np.ndarray:
@@ -56,8 +50,8 @@ class Candidates:
 
         Truncated captions come last; `word_bonus` is added to a score per word, in nats.
         """
-        score = self.log_p / (self.words + 1) + AGREEMENT * self.agreement
-        score = score + word_bonus * self.words
+        per_word = self.log_p / (self.words + 1)
+        score = per_word + AGREEMENT * self.agreement + word_bonus * self.words
         truncated = (self.tokens != END).all(axis=-1)
         return np.lexsort((-score, truncated), axis=1)
 
@@ -71,10 +65,10 @@ class Consensus:
     section 8). Distance is measured in the decoder's image space, see `image_vectors`.
 
     Args:
-        vectors: of the training images, float16 (n, d), centred.
-        mean: subtracted from the vectors, float32 (d,).
+        vectors: of the training images, less `mean`, float16 (n, d).
+        mean: float32 (d,).
         tokens: the captions, int32 (n, t).
-        decoder: `fingerprint` of the decoder.
+        decoder: its `fingerprint`.
     """
 
     def __init__(
@@ -97,15 +91,9 @@ class Consensus:
         return cls(to_float16(vectors - mean), mean, tokens, fingerprint(decoder))
 
     def agreement(self, vectors: np.ndarray, tokens: np.ndarray, count: int) -> np.ndarray:
-        """Return the mean similarity of candidates to the captions of the nearest training images.
+        """Return candidates' mean similarity to `count` captions of the nearest training images.
 
-        Args:
-            vectors: of `image_vectors`, float32 (n, d).
-            tokens: candidates for these images, int32 (n, b, max_words).
-            count: distinct captions that each candidate is compared with.
-
-        Returns:
-            float32 (n, b), see `ngrams.similarities`.
+        Vectors are float32 (n, d), candidates int32 (n, b, max_words), similarities float32 (n, b).
         """
         n, b = tokens.shape[:2]
         candidates = self._ngrams.vectors(*_words_of(tokens.reshape(n * b, -1)))
@@ -120,18 +108,12 @@ class Consensus:
     def save(self, path: str | os.PathLike) -> None:
         """Write an .npz atomically."""
         with atomic_open(path, size=self.vectors.nbytes + self.tokens.nbytes) as file:
-            np.savez(
-                file, vectors=self.vectors, mean=self.mean, tokens=self.tokens,
-                decoder=np.array(self.decoder),
-            )  # fmt: skip
+            arrays = {"vectors": self.vectors, "mean": self.mean, "tokens": self.tokens}
+            np.savez(file, decoder=np.array(self.decoder), **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike, decoder: Decoder | Ensemble) -> Consensus:
-        """Read what `save` wrote; zip's CRC-32 detects damage.
-
-        Raises:
-            UserError: the file is missing, damaged, another decoder's, or not a consensus.
-        """
+        """Read what `save` wrote; UserError if it is damaged (by its CRC-32) or does not match."""
         try:
             with np.load(path, allow_pickle=False) as file:
                 vectors, mean, tokens = file["vectors"], file["mean"], file["tokens"]
@@ -176,19 +158,12 @@ def _words_of(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     return tokens[rows, columns], rows, len(tokens)
 
 
-def match_length(
-    captioner: Captioner, features: Any, tokens: np.ndarray, *, max_penalty: float = 4.0
-) -> Search:
+def match_length(captioner: Captioner, features: Any, tokens: np.ndarray) -> Search:
     """Return the captioner's search, with captions as long as the references on average.
 
     Corrects beam search's bias towards short captions by an end penalty. With neighbours, a part of
     the penalty is left to a word bonus, so that candidates of different lengths are found.
-
-    Args:
-        captioner: its own search is adjusted.
-        features: of the validation images.
-        tokens: their encoded captions, int32 (n, length).
-        max_penalty: in nats.
+    Features and tokens, int32 (n, length), are those of the validation split.
     """
     rows = sampled(len(tokens), LENGTH_IMAGES)
     images = tuple(array[rows] for array in arrays_of(features))
@@ -200,7 +175,7 @@ def match_length(
         captions = captioner.caption_features(images, replace(probe, end_penalty=penalty))
         return _mean_words(captioner.tokenizer.encode([c.text for c in captions])) - target
 
-    penalty = _bisected(surplus_of_penalty, max_penalty, steps=5)
+    penalty = _bisected(surplus_of_penalty, MAX_PENALTY, steps=5)
     if not search.neighbours:
         return replace(search, end_penalty=penalty)
     search = replace(search, end_penalty=SEARCH_SHARE * penalty)
@@ -220,9 +195,7 @@ def _mean_words(tokens: np.ndarray) -> float:
 def _bisected(surplus: Callable[[float], float], high: float, steps: int) -> float:
     """Return where a rising function on [0, high] is nearest to zero, of the points tried."""
     low, values = 0.0, {0.0: surplus(0.0)}
-    if values[0.0] >= 0:
-        return 0.0
-    for _ in range(steps):
+    for _ in range(steps if values[0.0] < 0 else 0):
         middle = (low + high) / 2
         values[middle] = surplus(middle)
         low, high = (middle, high) if values[middle] < 0 else (low, middle)

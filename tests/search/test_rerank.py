@@ -90,7 +90,6 @@ def test_a_captioner_chooses_the_caption_that_neighbours_agree_with(members):
     rows = np.arange(4)
     assert (found.agreement[rows, best] >= found.agreement[:, 0]).all()
     assert (best > 0).any()  # or the search would have the same order
-    assert captioner.caption_features(features) != captions
 
 
 def test_with_attention_images_are_compared_by_the_pooled_vector():
