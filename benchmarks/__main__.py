@@ -218,7 +218,7 @@ def main() -> None:
         sizes = {"vocab_size": tokenizer.vocab_size, "max_len": max_words + 1}
         decoder = train(features, tokens, sizes)
         if "decoding" in STAGES:
-            captioner = Captioner(decoder, tokenizer, sizes=sizes, encoder={})
+            captioner = Captioner(decoder, tokenizer)
             decode(captioner, features, matrix_product())
 
 

@@ -29,7 +29,7 @@ def test_training_and_decoding_are_measured(short, capsys):
     features = np.random.default_rng(0).normal(size=(40, 4096)).astype(np.float16)
     sizes = {"vocab_size": tokenizer.vocab_size, "max_len": 7}
     decoder = benchmarks.train(features, tokens, sizes)
-    captioner = Captioner(decoder, tokenizer, sizes=sizes, encoder={})
+    captioner = Captioner(decoder, tokenizer)
     benchmarks.decode(captioner, features, 1e11)
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line[:1] == "{"]
     assert [row["name"] for row in found] == [

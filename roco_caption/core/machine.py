@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from platform import python_version
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from roco_caption.core.backend import chatter_left_out, quiet_tensorflow
 from roco_caption.core.errors import UserError, first_line
@@ -76,14 +76,10 @@ def override_settings(names: dict[str, Any]) -> None:
     Raises:
         UserError: a variable is not of its setting's type.
     """
-    for name, default in list(names.items()):
-        if (
-            name.isupper()
-            and f"ROCO_{name}" in os.environ
-            and isinstance(default, (int, float, str))
-        ):
-            names[name] = setting(name, default)
-            print(f"{name} = {names[name]!r}, from ROCO_{name}")
+    for name in [name for name in names if name.isupper() and f"ROCO_{name}" in os.environ]:
+        default: Any = names[name]
+        names[name] = setting(name, default)
+        print(f"{name} = {names[name]!r}, from ROCO_{name}")
 
 
 def find_platform() -> str:

@@ -170,7 +170,7 @@ class LSTM(layers.LSTM):
     def plain(self) -> layers.Layer:
         """Return the same as Keras' own layer."""
         layer = layers.LSTM(self.units, return_sequences=True, name=self.name)
-        return filled(layer, (None, None, len(self.cell.kernel)), *self.get_weights())
+        return filled(layer, (None, None, self.cell.kernel.shape[0]), *self.get_weights())
 
 
 def open_gates(gates: Any, c: Any) -> tuple[Any, Any, tuple[Any, ...]]:

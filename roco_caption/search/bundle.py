@@ -1,10 +1,12 @@
-"""What a run's folder holds of a captioner: saved, loaded, and exported to Keras and ONNX."""
+"""A captioner's files: its bundle in the run's folder, and exports to Keras and ONNX."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import zipfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +22,7 @@ from roco_caption.core.pickles import verify
 from roco_caption.decoder.model import Decoder, Ensemble, build_decoder, combine
 from roco_caption.search.beam import Search
 from roco_caption.search.rerank import Consensus
-from roco_caption.text.tokenizer import END, START, CaptionTokenizer
+from roco_caption.text.tokenizer import END, PAD, START, CaptionTokenizer
 from roco_caption.training.checkpoint import WEIGHTS, member_folder
 
 if TYPE_CHECKING:
@@ -30,109 +32,86 @@ BUNDLE = "captioner.json"
 VOCABULARY = "tokenizer.json"
 CONSENSUS = "consensus.npz"
 WORDS = "words.json"  # the member of the Keras file, and the property of the ONNX file
-TOLERANCE = 1e-4  # of the largest logit or probability; sums in another order differ by less
+TOLERANCE = 1e-4  # of the largest output: sums in another order differ by less
 
 
-def write_bundle(
-    folder: Path,
-    *,
-    decoder: Decoder | Ensemble,
-    tokenizer: CaptionTokenizer,
-    search: Search,
-    consensus: Consensus | None,
-    sizes: dict[str, Any],
-    encoder: dict[str, Any],
-) -> None:
-    """Write `captioner.json`, `tokenizer.json` and the training images to rerank by.
-
-    Args:
-        folder: of the run; the weights of its trainings are there already.
-        decoder, tokenizer, search, consensus, sizes, encoder: as `Captioner` takes them.
-    """
-    tokenizer.save(folder / VOCABULARY)
-    if consensus is not None:
-        consensus.save(folder / CONSENSUS)
+def write_bundle(captioner: Captioner, folder: Path) -> None:
+    """Write `captioner.json`, `tokenizer.json` and `consensus.npz`; `train` writes the weights."""
+    captioner.tokenizer.save(folder / VOCABULARY)
+    if captioner.consensus is not None:
+        captioner.consensus.save(folder / CONSENSUS)
     bundle = {
-        "format": 2,
-        "sizes": sizes,
-        "encoder": encoder,
-        "search": asdict(search),
-        "weights": WEIGHTS,
-        "members": len(decoder.members),
-        "tokenizer": VOCABULARY,
-        "consensus": CONSENSUS if consensus is not None else None,
+        "sizes": captioner.decoder.members[0].sizes,
+        "encoder": captioner.encoder,
+        "search": asdict(captioner.search),
+        "members": len(captioner.decoder.members),
+        "consensus": captioner.consensus is not None,
     }
     write_json(folder / BUNDLE, bundle, sealed=True)
 
 
 def read_bundle(folder: Path) -> dict[str, Any]:
-    """Return the arguments of `Captioner`, from what `write_bundle` wrote.
-
-    Raises:
-        UserError: a file of the bundle is missing, damaged, or does not fit the others.
-    """
+    """Return the arguments of `Captioner`; raises as `Captioner.load` does."""
     bundle = read_json(folder / BUNDLE)
     tokenizer = CaptionTokenizer.load(folder / VOCABULARY)
     try:
-        sizes, encoder = bundle["sizes"], bundle["encoder"]
+        sizes, encoder = dict(bundle["sizes"]), dict(bundle["encoder"])
         search = Search(**bundle["search"])
         members = [build_decoder(**sizes) for _ in range(bundle.get("members", 1))]
-        vocab_size, _ = sizes["vocab_size"], encoder["name"]
+        vocab_size = sizes["vocab_size"]
     except Exception as error:  # Keras raises many kinds for invalid sizes
         raise UserError(
-            f"{folder / BUNDLE} does not describe a captioner ({error}). Run the notebook again "
-            "to make it."
+            f"{folder / BUNDLE} does not describe a captioner ({first_line(error)}). Run the "
+            "notebook again to write it again."
         ) from error
     if tokenizer.vocab_size != vocab_size:
         raise UserError(
             f"{folder / VOCABULARY} has {tokenizer.vocab_size} words, but the decoder was "
-            f"trained with {vocab_size}. Bring back the file of that training."
+            f"trained with {vocab_size}. Restore the file of that training."
         )
     for k, member in enumerate(members):
-        _load_weights(member, member_folder(folder, k) / WEIGHTS)
+        path = member_folder(folder, k) / WEIGHTS
+        try:
+            verify(path)
+            member.every_word.load_weights(path)
+        except Exception as error:  # h5py and Keras raise many kinds for a file that does not fit
+            raise UserError(
+                f"{path} is missing, damaged, or from another model ({first_line(error)}). Run the "
+                "notebook's training cell again to write it again, or restore it."
+            ) from error
     decoder = combine(members)
-    has_consensus = bundle.get("consensus")
-    consensus = Consensus.load(folder / CONSENSUS, decoder) if has_consensus else None
-    return {
-        "decoder": decoder, "tokenizer": tokenizer, "search": search, "consensus": consensus,
-        "sizes": sizes, "encoder": encoder,
-    }  # fmt: skip
-
-
-def _load_weights(decoder: Decoder, path: Path) -> None:
-    try:
-        verify(path)
-        decoder.every_word.load_weights(path)
-    except Exception as error:  # h5py and Keras raise many kinds for a file that does not fit
-        raise UserError(
-            f"{path} could not be loaded ({first_line(error)}). It is missing, damaged, or of "
-            "another model: run the notebook's training cell again, which writes it again, or "
-            "bring back the file of that training."
-        ) from error
+    consensus = Consensus.load(folder / CONSENSUS, decoder) if bundle.get("consensus") else None
+    parts = {"decoder": decoder, "tokenizer": tokenizer, "search": search, "consensus": consensus}
+    return parts | {"encoder": encoder}
 
 
 def plain_model(decoder: Decoder | Ensemble, view: str = "next_word") -> keras.Model:
-    """Return a view of the decoder as a model of Keras' own layers, which needs no `roco_caption`.
+    """Return a view of the decoder, "next_word" or "every_word", made of Keras' own layers.
 
-    Args:
-        decoder: a trained one; the members of an ensemble are averaged.
-        view: "next_word" or "every_word".
+    It takes captions of any length, and averages the members of an ensemble.
     """
-    copies = [_plain(getattr(member, view)) for member in decoder.members]
+    views = [getattr(member, view) for member in decoder.members]
+    *images, _ = views[0].inputs
+    inputs = [keras.Input(entry.shape[1:], name=entry.name) for entry in images]
+    inputs.append(keras.Input((None,), dtype="int32", name="input_txt"))
+    copies = [_plain_copy(model, inputs) for model in views]
     if len(copies) == 1:
-        return copies[0]
+        return copies[0]  # without a nested model
     for k, copy in enumerate(copies):
         copy.name = f"member{k + 1}"
-    inputs = copies[0].inputs
     outputs = _averaged([copy(inputs) for copy in copies], view)
     return keras.Model(inputs, outputs, name="image_captioning")
 
 
-def _plain(model: keras.Model) -> keras.Model:
+def _plain_copy(model: keras.Model, inputs: list[Any]) -> keras.Model:
     def clone(layer: layers.Layer) -> layers.Layer:
         return layer.plain() if hasattr(layer, "plain") else layer.from_config(layer.get_config())
 
-    copy = keras.models.clone_model(model, clone_function=clone)
+    def call(layer: layers.Layer, *arrays: Any, **options: Any) -> Any:
+        # the plain form of a layer with two arguments is a model, which takes a list
+        return layer(arrays[0] if len(arrays) == 1 else list(arrays), **options)
+
+    copy = keras.models.clone_model(model, inputs, clone_function=clone, call_function=call)
     for layer in model.layers:
         if not hasattr(layer, "plain"):
             copy.get_layer(layer.name).set_weights(layer.get_weights())
@@ -140,35 +119,25 @@ def _plain(model: keras.Model) -> keras.Model:
 
 
 def _averaged(outputs: list[Any], view: str) -> Any:
-    """Return the members' mean probabilities, as log-probabilities where they are logits."""
+    """Return members' mean probabilities; for `every_word` logits in, log-probabilities out."""
     if len(outputs) == 1:
         return outputs[0]
+    stacked = ops.stack(outputs)
     if view == "next_word":
-        return ops.mean(ops.stack(outputs), axis=0)
-    return ops.log(ops.mean(ops.softmax(ops.stack(outputs), axis=-1), axis=0))
+        return ops.mean(stacked, axis=0)
+    return ops.logsumexp(ops.log_softmax(stacked, axis=-1), axis=0) - math.log(len(outputs))
 
 
 def export_keras(captioner: Captioner, path: str | os.PathLike) -> Path:
-    """Write the decoder as one `.keras` file that needs Keras alone.
+    """Write the decoder as one `.keras` file that needs Keras alone; return its path.
 
-    `keras.saving.load_model(path)` loads it in safe mode. It takes features and the words so far
-    and returns probabilities of the next word; the words of its columns are the member
-    `words.json` of the file, which is a zip archive.
-
-    Args:
-        captioner: a trained one; the members of an ensemble are averaged.
-        path: of the file, ending in `.keras`.
-
-    Returns:
-        The path.
-
-    Raises:
-        UserError: the path does not end so, the file cannot be written, or what is read back does
-            not say what the captioner says.
+    `keras.saving.load_model(path)` loads it in safe mode. It maps features and the words so far to
+    probabilities of the next word, in the order of `words.json`, a member of the zip archive.
+    Raises UserError if the path has another ending, or the file computes something else.
     """
     path = Path(path)
     if path.suffix != ".keras":
-        raise UserError(f"{path} has to end in .keras: Keras tells its files by that.")
+        raise UserError(f"Keras' own format needs a path that ends in .keras, got {path}.")
     with chatter_left_out(), atomic_path(path, ending=".keras") as written:
         plain_model(captioner.decoder).save(written)
         with zipfile.ZipFile(written, "a") as archive:
@@ -179,22 +148,12 @@ def export_keras(captioner: Captioner, path: str | os.PathLike) -> Path:
 
 
 def export_onnx(captioner: Captioner, path: str | os.PathLike) -> Path:
-    """Write the decoder as an ONNX file, and check it with ONNX Runtime.
+    """Write the decoder as an ONNX file, and check it with ONNX Runtime; return its path.
 
-    It takes features, float (n, d), with attention grids, and the words so far, int32 (n, t), and
-    returns logits, float (n, t, vocab_size): row i for the word after the first i + 1. The words
-    of its columns are a JSON list in its metadata, property `words.json`.
-
-    Args:
-        captioner: a trained one; the members of an ensemble are averaged.
-        path: of the file.
-
-    Returns:
-        The path.
-
-    Raises:
-        UserError: a package is missing, the file cannot be written, or ONNX Runtime does not
-            compute what the captioner does.
+    It maps features, with attention grids, and the words so far, int32 (n, t), to logits, float
+    (n, t, vocab_size): row i for the word after the first i + 1. Its metadata `words.json` lists
+    the words of the columns.
+    Raises UserError if a package is missing, or the file computes something else.
     """
     try:
         import onnx
@@ -205,42 +164,39 @@ def export_onnx(captioner: Captioner, path: str | os.PathLike) -> Path:
             f'ONNX needs {error.name}: pip install "roco-caption[onnx]", or onnx, onnxruntime and '
             "tf2onnx."
         ) from error
-    path = Path(path)
+    path, model = Path(path), plain_model(captioner.decoder, "every_word")
     with atomic_path(path, ending=".onnx") as written:
-        model = plain_model(captioner.decoder, "every_word")
-        signature = [model.inputs]  # with names, and any number of images and words
+        signature = [model.inputs]  # keeps their names, and any number of images and words
         model.export(written, format="onnx", verbose=False, input_signature=signature)
         graph = onnx.load(written)
         onnx.helper.set_model_props(graph, {WORDS: json.dumps(captioner.tokenizer.words)})
         onnx.save(graph, written)
         session = onnxruntime.InferenceSession(written, providers=["CPUExecutionProvider"])
-        names = [entry.name for entry in session.get_inputs()]
+        names = [entry.name for entry in model.inputs]
 
         def run(inputs: list[np.ndarray]) -> np.ndarray:
-            by_name = dict(zip((entry.name for entry in model.inputs), inputs, strict=True))
-            return session.run(None, {name: by_name[name] for name in names})[0]
+            return session.run(None, dict(zip(names, inputs, strict=True)))[0]
 
         _check(path, captioner, "every_word", run)
     return path
 
 
-def _check(path: Path, captioner: Captioner, view: str, exported: Any) -> None:
+def _check(path: Path, captioner: Captioner, view: str, exported: Callable) -> None:
     """Compare an exported model with the decoder on random images and words."""
     rng = np.random.default_rng(0)
-    count, max_words = 5, captioner.tokenizer.max_words
+    max_words, vocab_size = captioner.tokenizer.max_words, captioner.tokenizer.vocab_size
     members = [getattr(member, view) for member in captioner.decoder.members]
-    shapes = [entry.shape[1:] for entry in members[0].inputs[:-1]]
-    images = [rng.gamma(0.3, size=(count, *shape)).astype(np.float32) for shape in shapes]
-    tokens = np.zeros((count, max_words + 1), np.int32)
-    for row, length in zip(tokens, np.linspace(0, max_words, count).astype(int), strict=True):
-        row[: length + 1] = [START, *rng.integers(END + 1, captioner.tokenizer.vocab_size, length)]
+    shapes = [(5, *entry.shape[1:]) for entry in members[0].inputs[:-1]]
+    images = [rng.gamma(0.3, size=shape).astype(np.float32) for shape in shapes]
+    tokens = rng.integers(END + 1, vocab_size, (5, max_words + 1)).astype(np.int32)
+    tokens[:, 0] = START
+    tokens[np.arange(max_words + 1) > np.linspace(0, max_words, 5)[:, None]] = PAD
     with multiplied_exactly():
-        expected = _averaged([member([*images, tokens]) for member in members], view)
+        expected = np.asarray(_averaged([member([*images, tokens]) for member in members], view))
         result = np.asarray(exported([*images, tokens]))
-    expected = np.asarray(expected)
     error = float(np.abs(expected - result).max() / max(1.0, np.abs(expected).max()))
     if not error <= TOLERANCE:
         raise UserError(
-            f"{path} was not written: it would differ from the captioner by {error:.2g} (rounding "
-            f"explains at most {TOLERANCE}). The versions of Keras and the converter may not fit."
+            f"{path} was not written: its outputs would differ from the captioner's by {error:.2g} "
+            f"(rounding: {TOLERANCE}). Try other versions of Keras and the converter."
         )

@@ -1,4 +1,4 @@
-"""Consensus: of a search's captions, the one most like those of the nearest training images."""
+"""Reranks candidates by the nearest training images' captions, and matches captions' length."""
 
 from __future__ import annotations
 
@@ -17,147 +17,121 @@ from roco_caption.decoder.model import BLOCK, Decoder, Ensemble
 from roco_caption.features.table import arrays_of, sampled, to_float16
 from roco_caption.scores.baselines import neighbours
 from roco_caption.search.beam import Search
-from roco_caption.text.ngrams import Ngrams, NgramVectors, similarities
+from roco_caption.text.ngrams import Ngrams, similarities
 from roco_caption.text.tokenizer import END
 
 if TYPE_CHECKING:
     from roco_caption.search.captioner import Captioner
 
-KEPT = 100_000  # training images that are asked at most: 256 numbers and a caption of each
-AGREEMENT = 20.0  # a caption wholly like all of them is worth so many nats a word
-TWINS = 6  # times as many images are looked at as captions are wanted: images of a case share one
+MAX_IMAGES = 100_000  # training images that a consensus keeps: for each a vector and a caption
+AGREEMENT = 20.0  # weight of agreement, in nats per word
+TWINS = 6  # images looked up per caption needed, since images of one case share a caption
+LENGTH_IMAGES = 512  # images whose mean caption length is matched
+LENGTH_BEAMS = 3  # beam width that shows by how much captions are too short
+MAX_PENALTY = 4.0  # largest end penalty tried, in nats
+SEARCH_SHARE = 0.75  # share of the end penalty left to the search when candidates are reranked
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Captions that a search found for `n` images, `b` for each.
+    """Captions found for `n` images, `b` per image."""
 
-    Attributes:
-        tokens: int32 (n, b, max_words), end and padding included.
-        log_p: their log-probabilities, in nats, float32 (n, b).
-        agreement: 0 to 1, how like the captions of the nearest training images, float32 (n, b).
-    """
-
-    tokens: np.ndarray
-    log_p: np.ndarray
-    agreement: np.ndarray
+    tokens: np.ndarray  # int32 (n, b, max_words), end and padding included
+    log_p: np.ndarray  # in nats, float32 (n, b)
+    agreement: np.ndarray  # with the captions of the nearest images, 0 to 1, float32 (n, b)
 
     @cached_property
     def words(self) -> np.ndarray:
-        """How many words each has, int64 (n, b)."""
+        """Words per caption, int64 (n, b)."""
         return (self.tokens > END).sum(axis=-1)
 
     def ranked(self, word_bonus: float = 0.0) -> np.ndarray:
-        """Return each image's captions' places, the best first, int64 (n, b).
+        """Return the indices of each image's captions, the best first, int64 (n, b).
 
-        Those that were cut off, in the middle of a sentence, come last.
-
-        Args:
-            word_bonus: nats a word by which each further word makes a caption better.
+        Truncated captions come last; `word_bonus` is added to a score per word, in nats.
         """
-        score = self.log_p / (self.words + 1) + AGREEMENT * self.agreement
-        score = score + word_bonus * self.words
-        cut_off = (self.tokens != END).all(axis=-1)
-        return np.lexsort((-score, cut_off), axis=1)
+        per_word = self.log_p / (self.words + 1)
+        score = per_word + AGREEMENT * self.agreement + word_bonus * self.words
+        truncated = (self.tokens != END).all(axis=-1)
+        return np.lexsort((-score, truncated), axis=1)
 
 
 class Consensus:
-    """The training images as those to be captioned are compared with them.
+    """The training images, by which candidates are reranked.
 
-    A decoder's beams differ little in probability and much in what they say. Among them the one
-    is taken that the captions of the nearest training images agree with most (consensus
-    reranking: Mao, Xu, Yang, Wang, Huang, Yuille 2015, "Deep Decoder with Multimodal Recurrent
-    Neural Networks (m-RNN)", arXiv:1412.6632, section 8). Near is what the decoder holds for near:
-    its own vectors of the images, those that it adds to the LSTM's output, less their mean.
+    Candidates of a search differ little in probability and much in meaning. The best is the one
+    most similar to the captions of the nearest training images (Mao, Xu, Yang, Wang, Huang, Yuille
+    2015, "Deep Decoder with Multimodal Recurrent Neural Networks (m-RNN)", arXiv:1412.6632,
+    section 8). Distance is measured in the decoder's image space, see `image_vectors`.
 
     Args:
-        vectors: of the training images, float16 (n, d), mean 0.
-        mean: what was taken off, float32 (d,).
-        tokens: their captions, int32 (n, t).
-        decoder: `fingerprint` of what made the vectors.
+        vectors: of the training images, less `mean`, float16 (n, d).
+        mean: float32 (d,).
+        tokens: the captions, int32 (n, t).
+        decoder: its `fingerprint`.
     """
 
     def __init__(
         self, vectors: np.ndarray, mean: np.ndarray, tokens: np.ndarray, decoder: str = ""
     ) -> None:
         self.vectors, self.mean, self.tokens, self.decoder = vectors, mean, tokens, decoder
-        captions, self._caption_of = np.unique(tokens, axis=0, return_inverse=True)
-        self._caption_of = self._caption_of.reshape(-1)
-        said = _words_of(captions)
-        self._ngrams = Ngrams(*said)
-        self._captions = self._ngrams.vectors(*said)
+        captions, caption_of = np.unique(tokens, axis=0, return_inverse=True)
+        self._caption_of = caption_of.reshape(-1)
+        words = _words_of(captions)
+        self._ngrams = Ngrams(*words)
+        self._captions = self._ngrams.vectors(*words)
 
     @classmethod
     def fit(cls, decoder: Decoder | Ensemble, features: Any, tokens: np.ndarray) -> Consensus:
-        """Make it of a trained decoder.
-
-        Args:
-            decoder: the decoder or decoders.
-            features: of the training images, as `Decoder.start` takes them.
-            tokens: their captions, int32 (n, t).
-        """
-        rows = np.arange(len(tokens))[sampled(len(tokens), KEPT)]
+        """Build the consensus of a trained decoder; features are those of `Decoder.start`."""
+        rows = np.arange(len(tokens))[sampled(len(tokens), MAX_IMAGES)]
         vectors = image_vectors(decoder, features, rows)
         mean = vectors.mean(axis=0)
         tokens = np.asarray(tokens[rows], np.int32)
         return cls(to_float16(vectors - mean), mean, tokens, fingerprint(decoder))
 
     def agreement(self, vectors: np.ndarray, tokens: np.ndarray, count: int) -> np.ndarray:
-        """Return how like the captions of the nearest training images captions are.
+        """Return candidates' mean similarity to `count` captions of the nearest training images.
 
-        Args:
-            vectors: of `image_vectors`, float32 (n, d).
-            tokens: captions found for these images, int32 (n, b, max_words).
-            count: different captions of the nearest images to compare each with.
-
-        Returns:
-            float32 (n, b), the mean similarity (`ngrams.similarities`).
+        Vectors are float32 (n, d), candidates int32 (n, b, max_words), similarities float32 (n, b).
         """
         n, b = tokens.shape[:2]
-        found: NgramVectors = self._ngrams.vectors(*_words_of(tokens.reshape(n * b, -1)))
+        candidates = self._ngrams.vectors(*_words_of(tokens.reshape(n * b, -1)))
         nearest = neighbours(self.vectors, vectors - self.mean, TWINS * count)
-        result = np.empty((n, b), np.float32)
-        for i, images in enumerate(self._caption_of[nearest]):
-            captions = np.array(list(dict.fromkeys(images))[:count])
-            mine = np.arange(i * b, (i + 1) * b)
-            result[i] = similarities(found, mine, self._captions, captions).mean(axis=1)
-        return result
+        agreement = np.empty((n, b), np.float32)
+        for i, repeated in enumerate(self._caption_of[nearest]):
+            captions = np.array(list(dict.fromkeys(repeated))[:count])
+            rows = np.arange(i * b, (i + 1) * b)
+            agreement[i] = similarities(candidates, rows, self._captions, captions).mean(axis=1)
+        return agreement
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write an .npz, whole or not at all."""
-        arrays = {"vectors": self.vectors, "mean": self.mean, "tokens": self.tokens}
+        """Write an .npz atomically."""
         with atomic_open(path, size=self.vectors.nbytes + self.tokens.nbytes) as file:
+            arrays = {"vectors": self.vectors, "mean": self.mean, "tokens": self.tokens}
             np.savez(file, decoder=np.array(self.decoder), **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike, decoder: Decoder | Ensemble) -> Consensus:
-        """Read what `save` wrote; zip's CRC-32 guards each array.
-
-        Args:
-            path: the file.
-            decoder: the decoder or ensemble that made it.
-
-        Raises:
-            UserError: the file is missing, damaged, of another decoder, or holds something else.
-        """
+        """Read what `save` wrote; UserError if it is damaged (by its CRC-32) or does not match."""
         try:
             with np.load(path, allow_pickle=False) as file:
-                vectors, mean, tokens = (file[name] for name in ("vectors", "mean", "tokens"))
-                made_by = str(file["decoder"])
+                vectors, mean, tokens = file["vectors"], file["mean"], file["tokens"]
+                fitted_with = str(file["decoder"])
             if vectors.shape != (len(tokens), len(mean)) or tokens.ndim != 2 or not len(tokens):
-                raise ValueError("its arrays do not fit together")
-            if made_by != fingerprint(decoder):
-                raise ValueError("it was made with another decoder")
+                raise ValueError("its arrays do not match")
+            if fitted_with != fingerprint(decoder):
+                raise ValueError("it belongs to another decoder")
         except Exception as error:  # a damaged zip can raise nearly anything
             raise UserError(
                 f"{path} could not be read ({first_line(error)}). Run the notebook's captioning "
-                "cell again, which writes it again."
+                "cell again to write it again."
             ) from error
-        return cls(vectors, mean, tokens, made_by)
+        return cls(vectors, mean, tokens, fitted_with)
 
 
 def fingerprint(decoder: Decoder | Ensemble) -> str:
-    """Return a SHA-256 of the weights that map images to their vectors, in hexadecimal."""
+    """Return the SHA-256 of the weights that map images to their vectors, in hexadecimal."""
     digest = hashlib.sha256()
     for member in decoder.members:
         for array in member.parts["image"].get_weights():
@@ -168,96 +142,61 @@ def fingerprint(decoder: Decoder | Ensemble) -> str:
 def image_vectors(
     decoder: Decoder | Ensemble, features: Any, rows: np.ndarray | None = None
 ) -> np.ndarray:
-    """Return the decoder's own vectors of images, an ensemble's side by side, float32 (n, d).
-
-    Args:
-        decoder: the decoder or ensemble.
-        features: of the images, as `Decoder.start` takes them.
-        rows: which of them; all when None.
-    """
+    """Return `decoder.vector` of images, or of those at `rows`, block by block, float32 (n, d)."""
     arrays = arrays_of(features)
     rows = np.arange(len(arrays[0])) if rows is None else rows
-    blocks = []
+    vectors = []
     for start in range(0, len(rows), BLOCK):
-        part = tuple(np.asarray(a[rows[start : start + BLOCK]], np.float32) for a in arrays)
-        blocks.append(np.asarray(decoder.vector(part)))
-    return np.concatenate(blocks)
+        block = tuple(np.asarray(a[rows[start : start + BLOCK]], np.float32) for a in arrays)
+        vectors.append(np.asarray(decoder.vector(block)))
+    return np.concatenate(vectors)
 
 
 def _words_of(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return the captions' words one after the other, whose each is, and how many captions."""
+    """Return all captions' words as one array, the caption of each, and the number of captions."""
     rows, columns = np.nonzero(tokens > END)
     return tokens[rows, columns], rows, len(tokens)
 
 
-SAMPLE = 512  # images are enough to know a mean length by
-FEW = 3  # beams are enough to know how much shorter than wanted captions are
-SHARE = 0.75  # of the penalty, where neighbours choose among what is found
+def match_length(captioner: Captioner, features: Any, tokens: np.ndarray) -> Search:
+    """Return the captioner's search, with captions as long as the references on average.
 
-
-def match_length(
-    captioner: Captioner,
-    features: Any,
-    tokens: np.ndarray,
-    *,
-    most: float = 4.0,
-    steps: int = 5,
-) -> Search:
-    """Find the search with which captions are as long as the references on average.
-
-    A few beams tell by how many nats the end must be less probable than it is. Where neighbours
-    choose among the captions found, most of that is asked of the search (`SHARE`), which then
-    finds short and long ones, and the rest of the choice, by a bonus for each word.
-
-    Args:
-        captioner: its own search is the one to adjust.
-        features: of the validation images, as `caption_features` takes them.
-        tokens: their encoded captions, int32 (n, length).
-        most: the largest penalty tried, in nats.
-        steps: halvings of the interval that the penalty is looked for in.
-
-    Returns:
-        The captioner's search with the end penalty, and with neighbours the word bonus, of those
-        tried that come nearest; each is 0 where captions are long enough without.
+    Corrects beam search's bias towards short captions by an end penalty. With neighbours, a part of
+    the penalty is left to a word bonus, so that candidates of different lengths are found.
+    Features and tokens, int32 (n, length), are those of the validation split.
     """
-    rows = sampled(len(tokens), SAMPLE)
+    rows = sampled(len(tokens), LENGTH_IMAGES)
     images = tuple(array[rows] for array in arrays_of(features))
-    wanted = _mean_words(tokens[rows])
-    few = replace(captioner.search, neighbours=0, beams=min(captioner.search.beams, FEW))
+    target = _mean_words(tokens[rows])
+    search = captioner.search
+    probe = replace(search, neighbours=0, beams=min(search.beams, LENGTH_BEAMS))
 
-    def surplus(penalty: float) -> float:
-        captions = captioner.caption_features(images, replace(few, end_penalty=penalty))
-        return _mean_words(captioner.tokenizer.encode([c.text for c in captions])) - wanted
+    def surplus_of_penalty(penalty: float) -> float:
+        captions = captioner.caption_features(images, replace(probe, end_penalty=penalty))
+        return _mean_words(captioner.tokenizer.encode([c.text for c in captions])) - target
 
-    found = {0.0: surplus(0.0)}
-    if found[0.0] < 0:
-        found |= _halved(surplus, 0.0, most, steps)
-    penalty = min(found, key=lambda p: abs(found[p]))
-    if not captioner.search.neighbours:
-        return replace(captioner.search, end_penalty=penalty)
-    search = replace(captioner.search, end_penalty=SHARE * penalty)
+    penalty = _bisected(surplus_of_penalty, MAX_PENALTY, steps=5)
+    if not search.neighbours:
+        return replace(search, end_penalty=penalty)
+    search = replace(search, end_penalty=SEARCH_SHARE * penalty)
     candidates = captioner.candidates(images, search)
-    every = np.arange(len(candidates.words))
 
-    def chosen(bonus: float) -> float:
-        return float(candidates.words[every, candidates.ranked(bonus)[:, 0]].mean()) - wanted
+    def surplus_of_bonus(bonus: float) -> float:
+        best = candidates.ranked(bonus)[:, :1]
+        return float(np.take_along_axis(candidates.words, best, axis=1).mean()) - target
 
-    found = {0.0: chosen(0.0)}
-    if found[0.0] < 0:
-        found |= _halved(chosen, 0.0, 1.0, 9)
-    return replace(search, word_bonus=min(found, key=lambda bonus: abs(found[bonus])))
+    return replace(search, word_bonus=_bisected(surplus_of_bonus, 1.0, steps=9))
 
 
 def _mean_words(tokens: np.ndarray) -> float:
-    """Return how many words captions have on average."""
     return float((tokens > END).sum(axis=1).mean())
 
 
-def _halved(surplus: Callable, low: float, high: float, steps: int) -> dict[float, float]:
-    """Return what a rising function is at the middles of intervals that close on its zero."""
-    found = {}
-    for _ in range(steps):
+def _bisected(surplus: Callable[[float], float], high: float, steps: int) -> float:
+    """Return where a rising function on [0, high] is nearest to zero, of the points tried."""
+    low, values = 0.0, {0.0: surplus(0.0)}
+    for _ in range(steps if values[0.0] < 0 else 0):
         middle = (low + high) / 2
-        found[middle] = surplus(middle)
-        low, high = (middle, high) if found[middle] < 0 else (low, middle)
-    return found
+        values[middle] = surplus(middle)
+        low, high = (middle, high) if values[middle] < 0 else (low, middle)
+    return min(values, key=lambda point: abs(values[point]))

@@ -67,7 +67,7 @@ def test_a_saved_ensemble_says_the_same_and_misses_a_lost_member(tmp_path):
         weight.assign(weight * -0.5)
     both = Captioner(
         Ensemble([one.decoder, other.decoder]),
-        one.tokenizer, sizes=one.sizes, encoder=one.encoder,
+        one.tokenizer, encoder=one.encoder,
     )  # fmt: skip
     for k, member in enumerate(both.decoder.members):
         folder = member_folder(tmp_path, k)

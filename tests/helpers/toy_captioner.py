@@ -32,4 +32,4 @@ def make(encoder=ENCODER, **more) -> Captioner:
     }  # fmt: skip
     keras.utils.set_random_seed(0)
     decoder = build_decoder(**sizes)
-    return Captioner(decoder, tokenizer, sizes=sizes, encoder=encoder, search=Search(beams=2))
+    return Captioner(decoder, tokenizer, encoder=encoder, search=Search(beams=2))

@@ -1,15 +1,16 @@
-"""Decoding against a fake step function: no model, no Keras layer."""
+"""Greedy and beam search with a fake step function: no model, no Keras layer."""
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
 from keras import ops
 
 from roco_caption.core.backend import compiled
-from roco_caption.search import greedy as decoding
-from roco_caption.search.beam import beam_candidates, beam_search
-from roco_caption.search.greedy import IMPOSSIBLE, greedy_search, likeliest, top_k_by_blocks
+from roco_caption.search import greedy
+from roco_caption.search.beam import Search, beam_candidates, beam_search
+from roco_caption.search.greedy import greedy_search, likeliest, possible, top_k_by_blocks
 from roco_caption.text.tokenizer import END, PAD, START, UNKNOWN
 
 
@@ -61,7 +62,7 @@ def repeats(caption, run: int) -> bool:
 
 
 def ends(caption) -> bool:
-    """Whether a caption was not cut off; those that were stand behind all others."""
+    """Whether a caption is not truncated; truncated ones rank behind all others."""
     return caption[-1] == END
 
 
@@ -72,24 +73,23 @@ def test_wide_beam_finds_what_brute_force_finds(seed, power, run):
     max_words = 4
     allowed = [c for c in all_captions(3, max_words) if not (run and repeats(c, run))]
     best = max(allowed, key=lambda c: (ends(c), log_probability(table, c) / len(c) ** power))
-    tokens, log_p = beam_search(
-        step, *start_state(1), n=1, max_words=max_words, beams=60, length_power=power, no_repeat=run
-    )
+    search = Search(beams=60, length_power=power, no_repeat=run)
+    tokens, log_p = beam_search(step, *start_state(1), n=1, max_words=max_words, search=search)
     assert tuple(np.trim_zeros(np.asarray(tokens)[0])) == best
     assert np.asarray(log_p)[0] == pytest.approx(log_probability(table, best), abs=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("penalty", [0.5, 3.0])
-def test_an_end_counts_as_less_probable_but_its_probability_is_told(seed, penalty):
+def test_the_end_penalty_ranks_captions_but_is_not_in_their_log_probability(seed, penalty):
     step, table = fake_step(3, seed)
 
     def score(caption):
         return ends(caption), (log_probability(table, caption) - penalty) / len(caption)
 
     best = max(all_captions(3, 4), key=score)
-    options = {"n": 1, "max_words": 4, "beams": 60, "no_repeat": 0, "end_penalty": penalty}
-    tokens, log_p = beam_search(step, *start_state(1), **options)
+    search = Search(beams=60, no_repeat=0, end_penalty=penalty)
+    tokens, log_p = beam_search(step, *start_state(1), n=1, max_words=4, search=search)
     assert tuple(np.trim_zeros(np.asarray(tokens)[0])) == best
     assert np.asarray(log_p)[0] == pytest.approx(log_probability(table, best), abs=1e-4)
 
@@ -99,21 +99,24 @@ def test_wide_beams_rank_all_captions_as_brute_force_does(seed):
     step, table = fake_step(3, seed)
     captions = list(all_captions(3, 4))
     rates = sorted(log_probability(table, c) / len(c) for c in captions if ends(c))[::-1]
-    tokens, log_p = beam_candidates(step, *start_state(2), n=2, max_words=4, beams=60, no_repeat=0)
+    search = Search(beams=60, no_repeat=0)
+    options = {"n": 2, "max_words": 4, "search": search, "needed": 60}
+    tokens, log_p = beam_candidates(step, *start_state(2), **options)
     assert tokens.shape == (2, 60, 4) and log_p.shape == (2, 60)
     for rows, values in zip(np.asarray(tokens), np.asarray(log_p), strict=True):
-        found = [tuple(np.trim_zeros(row)) for row in rows[:10]]
-        assert len(set(found)) == 10
-        scores = [log_probability(table, c) / len(c) for c in found]
+        best = [tuple(np.trim_zeros(row)) for row in rows[:10]]
+        assert len(set(best)) == 10
+        scores = [log_probability(table, c) / len(c) for c in best]
         assert scores == pytest.approx(rates[:10], abs=1e-4)
-        assert values[:10] == pytest.approx([log_probability(table, c) for c in found], abs=1e-4)
+        assert values[:10] == pytest.approx([log_probability(table, c) for c in best], abs=1e-4)
 
 
-def test_where_there_are_fewer_captions_than_beams_the_rest_is_impossible():
+def test_with_fewer_captions_than_beams_the_rest_is_impossible():
     step, _ = fake_step(1, 0)
-    tokens, log_p = beam_candidates(step, *start_state(1), n=1, max_words=2, beams=5, no_repeat=0)
-    real = np.asarray(log_p)[0] > IMPOSSIBLE / 2
-    assert real.tolist() == [True, True, True, False, False]  # none, one word, two words
+    options = {"n": 1, "max_words": 2, "search": Search(beams=5, no_repeat=0), "needed": 5}
+    tokens, log_p = beam_candidates(step, *start_state(1), **options)
+    real = np.asarray(possible(log_p))[0]
+    assert real.tolist() == [True, True, True, False, False]  # no word, one word, two words
     assert {tuple(row) for row in np.asarray(tokens)[0, :3]} == {(END, 0), (4, END), (4, 4)}
 
 
@@ -137,7 +140,11 @@ def test_narrow_beam_is_textbook_beam_search_and_compiles():
         step, table = fake_step(6, seed)
         search = compiled(
             lambda start, step=step: beam_search(
-                step, *start, n=3, max_words=7, beams=2, length_power=0.9, no_repeat=0
+                step,
+                *start,
+                n=3,
+                max_words=7,
+                search=Search(beams=2, length_power=0.9, no_repeat=0),
             )
         )
         tokens, _ = search(start_state(3))
@@ -161,24 +168,22 @@ def test_greedy_is_argmax_and_stops_at_the_end_token(seed):
 
 
 def test_captions_of_one_batch_end_at_their_own_end():
-    """Caption i ends after i words, as its state tells it to."""
+    """Caption i ends after i words, which its state counts."""
 
     def step(tokens, state, image):
         (left,) = state
-        wanted = ops.where(left > 0, 4, END)
-        return ops.one_hot(wanted, 6) * 50.0, (left - 1,)
+        word = ops.where(left > 0, 4, END)
+        return ops.one_hot(word, 6) * 50.0, (left - 1,)
 
     start = (ops.arange(4, dtype="int32"),), ops.zeros((4, 1))
-    for search in (greedy_search, beam_search):
-        tokens, _ = search(
-            step, *start, n=4, max_words=9, **({"no_repeat": 0} if search is beam_search else {})
-        )
+    for search in (greedy_search, partial(beam_search, search=Search(no_repeat=0))):
+        tokens, _ = search(step, *start, n=4, max_words=9)
         lengths = [row.tolist().index(END) for row in np.asarray(tokens)]
         assert lengths == [0, 1, 2, 3]
         assert all((row[i + 1 :] == PAD).all() for i, row in enumerate(np.asarray(tokens)))
 
 
-def test_special_tokens_are_never_spoken():
+def test_special_tokens_are_never_chosen():
     def step(tokens, state, image):
         logits = np.zeros((*tokens.shape, 6), np.float32)
         logits[..., [PAD, START, UNKNOWN]] = 90
@@ -191,7 +196,7 @@ def test_special_tokens_are_never_spoken():
 
 @pytest.mark.parametrize("n", [5, 64, 511, 512, 1000])
 @pytest.mark.parametrize("k", [1, 6, 20])
-def test_the_largest_are_found_by_blocks(n, k):
+def test_top_k_by_blocks_equals_sorting(n, k):
     rng = np.random.default_rng(n + k)
     array = rng.normal(size=(30, n)).astype("f")
     array[10:20] = rng.integers(0, 3, (10, n))  # many alike
@@ -209,7 +214,7 @@ def test_the_likeliest_words_of_a_large_vocabulary(barred, penalty):
     logits[:20, [PAD, START, END, UNKNOWN]] = 30.0
     rows = np.argsort(-logits)[:, 4:7] if barred else np.full((40, 3), PAD)
     rows[::2, 0] = PAD
-    found, tokens = map(
+    log_ps, tokens = map(
         np.asarray, likeliest(logits, 5, end_penalty=penalty, barred=rows if barred else None)
     )
     for i in range(40):
@@ -217,26 +222,26 @@ def test_the_likeliest_words_of_a_large_vocabulary(barred, penalty):
         log_p[END] -= penalty
         log_p[[PAD, START, UNKNOWN, *rows[i]]] = -np.inf
         order = [token for token in np.argsort(-log_p) if token != END][:5]
-        allowed = tokens[i, :-1][found[i, :-1] > IMPOSSIBLE / 2]
+        allowed = tokens[i, :-1][possible(log_ps[i, :-1])]
         assert allowed[:5].tolist() == order
         assert tokens[i, -1] == END
-        np.testing.assert_allclose(found[i, -1], log_p[END], atol=1e-4)
-        np.testing.assert_allclose(found[i, np.isin(tokens[i], order)], log_p[order], atol=1e-4)
+        np.testing.assert_allclose(log_ps[i, -1], log_p[END], atol=1e-4)
+        np.testing.assert_allclose(log_ps[i, np.isin(tokens[i], order)], log_p[order], atol=1e-4)
 
 
 @pytest.mark.tensorflow("elsewhere shapes are fixed")
 @pytest.mark.parametrize("search", [greedy_search, beam_search])
-def test_leaving_out_what_has_ended_changes_nothing(search, monkeypatch):
-    """Rows beyond `n` are padding; captions end at different words, so rows are left out often."""
+def test_dropping_finished_rows_changes_nothing(search, monkeypatch):
+    """Rows beyond `n` are padding; captions end at different words, so rows are dropped often."""
     step, _ = fake_step(5, 3)
     tokens = ops.convert_to_tensor(np.arange(40) % 9, "int32")
     start = (tokens,), ops.zeros((40, 1))
-    found = {}
+    results = {}
     for narrows in (True, False):
-        monkeypatch.setattr(decoding, "NARROWS", narrows)
+        monkeypatch.setattr(greedy, "NARROWS", narrows)
         compiled_search = compiled(lambda start, n: search(step, *start, n=n, max_words=20))
-        found[narrows] = [np.asarray(a)[:29] for a in compiled_search(start, np.int32(29))]
-    (words, log_p), (expected, expected_p) = found[True], found[False]
+        results[narrows] = [np.asarray(a)[:29] for a in compiled_search(start, np.int32(29))]
+    (words, log_p), (expected, expected_p) = results[True], results[False]
     assert len(set((words != PAD).sum(axis=1))) > 2
     np.testing.assert_array_equal(words, expected)
     np.testing.assert_allclose(log_p, expected_p, atol=1e-4)

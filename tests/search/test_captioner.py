@@ -1,4 +1,4 @@
-"""The bundle captions by itself, and refuses what does not fit it."""
+"""`Captioner`: captions of files and features, and its bundle in a run's folder."""
 
 import json
 import subprocess
@@ -14,8 +14,7 @@ from PIL import Image
 from roco_caption.core.errors import UserError
 from roco_caption.core.files import read_json, write_json
 from roco_caption.data.dicom import read_dicom
-from roco_caption.search import bundle as module
-from roco_caption.search import captioner as searching
+from roco_caption.search import captioner as module
 from roco_caption.search.captioner import Captioner, Search
 from roco_caption.search.rerank import Consensus
 from roco_caption.text.tokenizer import CaptionTokenizer
@@ -25,7 +24,7 @@ from roco_caption.training.checkpoint import WEIGHTS, Progress, save_best
 @pytest.fixture
 def saved(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "build_encoder", tiny_encoder)
-    monkeypatch.setattr(searching, "ROWS", 4)
+    monkeypatch.setattr(module, "ROWS", 4)
     captioner = make()
     save_best(captioner.decoder.every_word, tmp_path, Progress({}))
     captioner.save(tmp_path)
@@ -41,7 +40,7 @@ def images(tmp_path):
     return paths
 
 
-def test_a_loaded_captioner_says_the_same(saved, images):
+def test_a_loaded_captioner_gives_the_same_captions(saved, images):
     captioner, folder = saved
     loaded = Captioner.load(folder)
     assert loaded.search == Search(beams=2)
@@ -51,11 +50,11 @@ def test_a_loaded_captioner_says_the_same(saved, images):
         assert set(text.split()) <= set(" ".join(CAPTIONS).split())
     together, alone = loaded.caption_images(images), [loaded.caption(image) for image in images]
     for one, same in zip(together, alone, strict=True):
-        assert one.text == same.text  # products of other sizes are rounded otherwise
+        assert one.text == same.text  # other matrix sizes round differently
         assert one.log_probability == pytest.approx(same.log_probability, abs=1e-5)
 
 
-def test_with_attention_the_bundle_says_the_same(saved, images, tmp_path):
+def test_with_attention_a_loaded_captioner_gives_the_same_captions(saved, images, tmp_path):
     encoder = ENCODER | {"grid": "block5_conv3"}
     sizes = {"attention": True, "grid_size": [4, 3], "grid_components": 3}
     captioner = make(encoder, **sizes)
@@ -79,7 +78,7 @@ def test_batches_do_not_change_captions(saved):
     assert captioner.caption_features(features[:0]) == []
 
 
-def test_the_best_captions_begin_with_the_best(saved):
+def test_best_captions_are_ranked_and_start_with_the_one_caption(saved):
     captioner = saved[0]
     features = np.random.default_rng(1).normal(size=(6, 3)).astype(np.float16)
     search = Search(beams=3)
@@ -90,7 +89,7 @@ def test_the_best_captions_begin_with_the_best(saved):
         rates = [c.log_probability / (len(c.text.split()) + 1) for c in captions]
         assert rates == sorted(rates, reverse=True)
         assert all(c.probability == pytest.approx(np.exp(c.log_probability)) for c in captions)
-    # too few beams are made enough, and greedy search too
+    # fewer beams than captions are made as many
     assert captioner.best_captions(features, 3, Search(beams=1)) == ranked
     assert [len(c) for c in captioner.best_captions(features, 1)] == [1] * 6
 
@@ -111,12 +110,12 @@ def test_a_dicom_file_is_captioned(saved, tmp_path):
 def test_the_readable_file_alone_rebuilds_the_decoder(saved):
     captioner, folder = saved
     bundle = json.loads((folder / "captioner.json").read_text())
-    assert bundle["sizes"] == captioner.sizes and bundle["encoder"] == ENCODER
+    assert bundle["sizes"] == captioner.decoder.sizes and bundle["encoder"] == ENCODER
     search = {"beams": 2, "length_power": 1.0, "no_repeat": 2, "end_penalty": 0.0, "contrast": 0.0}
     assert bundle["search"] == search | {"neighbours": 0, "word_bonus": 0.0}
 
 
-def test_the_training_images_that_choose_come_back(saved):
+def test_the_consensus_is_saved_and_loaded(saved):
     captioner, folder = saved
     features = np.random.default_rng(1).normal(size=(4, 3)).astype(np.float32)
     captioner.consensus = Consensus.fit(
@@ -127,11 +126,10 @@ def test_the_training_images_that_choose_come_back(saved):
     loaded = Captioner.load(folder)
     assert loaded.search == captioner.search
     captions = captioner.caption_features(features)
-    for found, wanted in zip(loaded.caption_features(features), captions, strict=True):
-        assert found.text == wanted.text
+    assert [c.text for c in loaded.caption_features(features)] == [c.text for c in captions]
     assert len(set(captions)) > 1
-    (folder / "consensus.pkl").unlink()
-    with pytest.raises(UserError, match=r"consensus\.pkl"):
+    (folder / "consensus.npz").unlink()
+    with pytest.raises(UserError, match=r"consensus\.npz"):
         Captioner.load(folder)
 
 
@@ -141,7 +139,7 @@ def test_an_image_that_cannot_be_decoded_is_named(saved, tmp_path):
         saved[0].caption(tmp_path / "bad.jpg")
 
 
-def test_features_made_elsewhere_have_no_encoder(saved):
+def test_precomputed_features_have_no_encoder(saved):
     captioner = make({"name": "given.npz", "layer": "given", "weights": "sha256 1"})
     assert captioner.caption_features(np.ones((1, 3)))
     with pytest.raises(UserError, match=r"given\.npz.*caption_features"):
@@ -191,7 +189,7 @@ def test_sizes_that_do_not_fit_are_refused(saved, key, value):
 
 def test_another_process_loads_the_bundle(saved):
     code = (
-        "from roco_caption.captioner import Captioner; import numpy as np; "
+        "from roco_caption.search.captioner import Captioner; import numpy as np; "
         f"print(Captioner.load({str(saved[1])!r}).caption_features(np.ones((1, 3)))[0].text)"
     )
     root = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""What is exported says what the captioner says, without this project's code."""
+"""Exported models give the captioner's captions without this project's code."""
 
 import json
 import subprocess
@@ -9,17 +9,20 @@ import keras
 import numpy as np
 import pytest
 from helpers.toy_captioner import ENCODER, make
+from keras import ops
 
 from roco_caption.core.errors import UserError
-from roco_caption.search import bundle as export
-from roco_caption.search.bundle import WORDS, export_keras, export_onnx
+from roco_caption.decoder.model import combine
+from roco_caption.search import bundle
+from roco_caption.search.bundle import WORDS, export_keras, export_onnx, plain_model
 from roco_caption.search.captioner import Captioner, Search
 from roco_caption.text.tokenizer import START
 
 GREEDY = Search(beams=1, no_repeat=0)
-KINDS = [{}, {"attention": True, "grid_size": [4, 3], "grid_components": 2}]
+GRID = {"attention": True, "grid_size": [4, 3], "grid_components": 2, "concepts": 5}
+KINDS = {"merge": {}, "attention": GRID, "ensemble": {"members": 2}, "both": GRID | {"members": 2}}
 
-# Run where this project cannot be imported: greedy captions of the features in a file.
+# Run where this project cannot be imported: greedy captions for the features in a file.
 ELSEWHERE = """
 import json, sys, zipfile
 import numpy as np
@@ -49,11 +52,14 @@ print(json.dumps([" ".join(words[t] for t in row[1:end]) for row, end in zip(tok
 """
 
 
-def trained(more: dict) -> Captioner:
-    """A captioner whose weights are all at random, the constant ones and biases too, such that
-    its captions differ."""
-    captioner, rng = make(ENCODER, **more), np.random.default_rng(3)
-    for weight in captioner.decoder.every_word.weights:
+def trained(kind: str) -> Captioner:
+    """A captioner whose weights are all random, constants and biases included, so that its captions
+    differ."""
+    sizes = KINDS[kind] | {}
+    captioners = [make(ENCODER, **sizes) for _ in range(sizes.pop("members", 1))]
+    rng, captioner = np.random.default_rng(3), captioners[0]
+    captioner.decoder = combine([each.decoder for each in captioners])
+    for weight in [w for member in captioner.decoder.members for w in member.every_word.weights]:
         if weight.dtype == "float32":
             scale = 2.8 if "embedding" in weight.path else 0.28 if "image" in weight.path else 0.7
             weight.assign(rng.normal(size=weight.shape, scale=scale))
@@ -62,11 +68,11 @@ def trained(more: dict) -> Captioner:
     return captioner
 
 
-def some_features(more: dict, count: int = 7):
+def some_features(kind: str, count: int = 7):
     rng = np.random.default_rng(2)
     pooled = rng.normal(size=(count, 3)).astype(np.float32)
     grid = rng.normal(size=(count, 4, 3)).astype(np.float32)
-    return (pooled, grid) if more else (pooled,)
+    return (pooled, grid) if "attention" in KINDS[kind] else (pooled,)
 
 
 def captions_elsewhere(kind, path, features, captioner, tmp_path) -> list[str]:
@@ -78,74 +84,80 @@ def captions_elsewhere(kind, path, features, captioner, tmp_path) -> list[str]:
     return json.loads(result.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("more", KINDS, ids=["merge", "attention"])
-def test_the_keras_file_captions_without_this_project(tmp_path, more):
-    captioner, features = trained(more), some_features(more)
+@pytest.mark.parametrize("kind", ["merge", "both"])
+def test_the_keras_file_captions_without_this_project(tmp_path, kind):
+    captioner, features = trained(kind), some_features(kind)
     path = export_keras(captioner, tmp_path / "decoder.keras")
     assert [p.name for p in tmp_path.iterdir()] == ["decoder.keras"]
     with zipfile.ZipFile(path) as archive:
         assert "roco_caption" not in archive.read("config.json").decode()
-    said = captions_elsewhere("keras", path, features, captioner, tmp_path)
-    ours = captioner.caption_features(features if more else features[0], GREEDY)
-    assert said == [caption.text for caption in ours]
-    assert len({*said}) > 2  # they depend on the image
+    captions = captions_elsewhere("keras", path, features, captioner, tmp_path)
+    expected = captioner.caption_features(features, GREEDY)
+    assert captions == [caption.text for caption in expected]
+    assert len({*captions}) > 2  # they depend on the image
 
 
 @pytest.mark.tensorflow("tf2onnx")
-@pytest.mark.parametrize("more", KINDS, ids=["merge", "attention"])
-def test_the_onnx_file_captions_with_onnx_runtime_alone(tmp_path, more):
+@pytest.mark.parametrize("kind", ["merge", "both"])
+def test_the_onnx_file_captions_with_onnx_runtime_alone(tmp_path, kind):
     for package in ("onnx", "onnxruntime", "tf2onnx"):
         pytest.importorskip(package)
-    captioner, features = trained(more), some_features(more)
+    captioner, features = trained(kind), some_features(kind)
     path = export_onnx(captioner, tmp_path / "decoder.onnx")
     assert [p.name for p in tmp_path.iterdir()] == ["decoder.onnx"]
-    said = captions_elsewhere("onnx", path, features, captioner, tmp_path)
-    ours = captioner.caption_features(features if more else features[0], GREEDY)
-    assert said == [caption.text for caption in ours]
-    assert len({*said}) > 2  # they depend on the image
+    captions = captions_elsewhere("onnx", path, features, captioner, tmp_path)
+    expected = captioner.caption_features(features, GREEDY)
+    assert captions == [caption.text for caption in expected]
+    assert len({*captions}) > 2  # they depend on the image
 
 
-def test_both_views_agree_with_the_trained_ones_within_rounding():
-    for more in KINDS:
-        captioner, features = trained(more), some_features(more)
-        tokens = np.array([[START, *range(4, 4 + n), *[0] * (8 - n)] for n in range(7)], np.int32)
-        for every_word in (False, True):
-            ours = captioner.decoder.every_word if every_word else captioner.decoder.next_word
-            width = 9 if every_word else ours.inputs[-1].shape[1]
-            inputs = [*features, tokens[:, :width]]
-            theirs = export.plain_decoder(captioner, every_word)(inputs)
-            np.testing.assert_allclose(ours(inputs), theirs, atol=1e-4)
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_plain_views_compute_the_mean_of_the_trained_members(kind):
+    captioner, features = trained(kind), some_features(kind)
+    tokens = np.array([[START, *range(4, 4 + n), *[0] * (8 - n)] for n in range(7)], np.int32)
+    inputs = [*features, tokens]
+    members = captioner.decoder.members
+    expected = np.mean([member.next_word(inputs) for member in members], axis=0)
+    np.testing.assert_allclose(plain_model(captioner.decoder)(inputs), expected, atol=1e-4)
+    logits = [np.asarray(member.every_word(inputs)) for member in members]
+    result = plain_model(captioner.decoder, "every_word")(inputs)
+    if len(members) == 1:
+        np.testing.assert_allclose(result, logits[0], atol=1e-4)
+    expected = np.mean([ops.softmax(array) for array in logits], axis=0)
+    np.testing.assert_allclose(ops.softmax(result), expected, atol=1e-4)
+    assert len(members) == 1 or np.abs(ops.softmax(logits[0]) - expected).max() > 0.1
 
 
-def test_what_differs_is_not_written(tmp_path, monkeypatch):
-    captioner = trained({})
-    plain = export.plain_decoder
+def test_a_model_that_differs_is_not_written(tmp_path, monkeypatch):
+    captioner = trained("merge")
 
     def spoiled(*arguments, **options):
-        model = plain(*arguments, **options)
+        model = plain_model(*arguments, **options)
         layer = model.get_layer("dense")
         layer.set_weights([weight * 1.01 for weight in layer.get_weights()])
         return model
 
-    monkeypatch.setattr(export, "plain_decoder", spoiled)
-    with pytest.raises(UserError, match=r"decoder\.keras was not written: it would differ"):
+    monkeypatch.setattr(bundle, "plain_model", spoiled)
+    with pytest.raises(
+        UserError, match=r"decoder\.keras was not written: its outputs would differ"
+    ):
         export_keras(captioner, tmp_path / "decoder.keras")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_ending_that_keras_does_not_know_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"end in \.keras"):
-        export_keras(trained({}), tmp_path / "decoder.h5")
+def test_another_ending_than_keras_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"ends in \.keras"):
+        export_keras(trained("merge"), tmp_path / "decoder.h5")
 
 
 def test_missing_packages_are_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(UserError, match=r"pip install .*roco-caption\[onnx\]"):
-        export_onnx(trained({}), tmp_path / "decoder.onnx")
+        export_onnx(trained("merge"), tmp_path / "decoder.onnx")
 
 
 def test_the_words_are_the_tokenizers(tmp_path):
-    captioner = trained({})
+    captioner = trained("merge")
     with zipfile.ZipFile(export_keras(captioner, tmp_path / "a.keras")) as archive:
         words = json.loads(archive.read(WORDS))
     assert words == captioner.tokenizer.words

@@ -1,4 +1,4 @@
-"""`lengths`: captions as long as the references, found with whole decoders."""
+"""`match_length`: captions as long as the references."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from roco_caption.search.captioner import Caption, Search
-from roco_caption.search.rerank import SAMPLE, SHARE, Candidates, match_length
+from roco_caption.search.rerank import LENGTH_IMAGES, SEARCH_SHARE, Candidates, match_length
 from roco_caption.text.tokenizer import END, SPECIAL, START, CaptionTokenizer
 
 
@@ -51,8 +51,8 @@ def test_out_of_reach_the_nearest_is_taken():
 
 def test_many_images_are_sampled():
     captioner, asked = captioner_of(lambda p: 50)
-    match_length(captioner, *references(3 * SAMPLE + 1, 20))
-    assert SAMPLE / 2 < asked[0][1] <= SAMPLE
+    match_length(captioner, *references(3 * LENGTH_IMAGES + 1, 20))
+    assert LENGTH_IMAGES / 2 < asked[0][1] <= LENGTH_IMAGES
 
 
 @pytest.mark.parametrize(("wanted", "words"), [(20, 20), (30, 28), (2, 8), (5, 8)])
@@ -73,7 +73,7 @@ def test_with_neighbours_the_choice_makes_up_for_the_rest(wanted, words):
     captioner.candidates = candidates
     found = match_length(captioner, *references(4, wanted))
     assert penalties == [found.end_penalty]
-    assert found.end_penalty == pytest.approx(SHARE * min(max((wanted - 10) / 10, 0), 4))
+    assert found.end_penalty == pytest.approx(SEARCH_SHARE * min(max((wanted - 10) / 10, 0), 4))
     (chosen,) = {int(k) for k in candidates(None, found).ranked(found.word_bonus)[:, 0]}
     assert (8, 20, 28)[chosen] == words
     assert found.neighbours == 4 and found.beams == 9
