@@ -24,11 +24,8 @@ class Concepts(layers.Layer):
     """Rates words by an image: what its caption may be about, before any word is decoded.
 
     A decoder learns better from such words than from an encoder's features (Wu et al. 2016, "What
-    Value Do Explicit High Level Concepts Have in Vision to Language Problems?"). Each word has a
-    ridge regression, fitted by `fit_concepts` and constant during training.
-
-    Args:
-        count: words rated.
+    Value Do Explicit High Level Concepts Have in Vision to Language Problems?"). Each of `count`
+    words has a ridge regression, fitted by `fit_concepts` and constant during training.
     """
 
     def __init__(self, count: int, **options: Any) -> None:
@@ -115,13 +112,9 @@ def fit_concepts(
 def _regress(
     white: np.ndarray, presence: np.ndarray, variance: np.ndarray, groups: list[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Regress each word's presence on whitened components, with the best of `PENALTIES`.
+    """Regress each word's presence (n, words) on whitened components (n, r), by the best penalty.
 
-    Args:
-        white: float (n, r).
-        presence: 0 or 1, (n, words).
-        variance: of each component before whitening, (r,).
-        groups: rows to leave out together.
+    `variance` is each component's before whitening, `groups` are rows to leave out together.
 
     Returns:
         The weights, (r, words), and R² on images left out, (words,).

@@ -53,10 +53,7 @@ class GridCells(layers.Layer):
     """Gives each grid cell a vector that encodes what is there and where it is.
 
     Convolutions do not encode absolute position, and captions are about sides: so one vector is
-    learned per position and added.
-
-    Args:
-        units: length of a cell's vector.
+    learned per position and added. `units` is the vectors' length.
     """
 
     def __init__(self, units: int, **options: Any) -> None:
@@ -94,11 +91,8 @@ class WordAttention(layers.Layer):
     Luong's "general" attention (Luong, Pham, Manning 2015, "Effective Approaches to
     Attention-based Neural Machine Translation"), scaled (Vaswani et al. 2017, "Attention Is All
     You Need"). Its query is the LSTM's output, as in Xu et al. 2015, "Show, Attend and Tell", plus
-    the image's vector. Unlike there, the result does not enter the LSTM, so a caption's words can
-    still be trained in one pass.
-
-    Args:
-        units: length of the result.
+    the image's vector. Unlike there, the result, of `units` numbers, does not enter the LSTM, so a
+    caption's words can still be trained in one pass.
     """
 
     def __init__(self, units: int, **options: Any) -> None:
@@ -113,15 +107,7 @@ class WordAttention(layers.Layer):
         self.result.build((None, size))
 
     def call(self, words: Any, cells: Any) -> Any:
-        """Attend to the cells once per word.
-
-        Args:
-            words: the LSTM's outputs plus the image's vector, float (n, t, units).
-            cells: of `GridCells`, float (n, cells, size).
-
-        Returns:
-            float (n, t, units).
-        """
+        """Map merged outputs (n, t, units) and cells (n, cells, size) to float (n, t, units)."""
         query = self.query(words) / cells.shape[-1] ** 0.5
         scores = ops.einsum("ntu,ncu->ntc", query, cells)
         return self.result(ops.matmul(ops.softmax(scores, axis=-1), cells))
@@ -149,9 +135,6 @@ class LSTM(layers.LSTM):
     backend than TensorFlow, it is that layer (cuDNN's on an NVIDIA card). On a CPU the input
     projections of all words are one matrix product, and so are the weights' gradients; Keras' own
     loop computes them word by word, and multiplies by a transposed matrix, which is slow.
-
-    Args:
-        units: length of the output.
     """
 
     def __init__(self, units: int, **options: Any) -> None:
@@ -177,8 +160,7 @@ def open_gates(gates: Any, c: Any) -> tuple[Any, Any, tuple[Any, ...]]:
     """Advance an LSTM by one word.
 
     Args:
-        gates: the gates' pre-activations, float (..., 4 * units), in Keras' order: input, forget,
-            candidate, output.
+        gates: pre-activations, float (..., 4 * units): input, forget, candidate, output.
         c: the cell state, float (..., units).
 
     Returns:

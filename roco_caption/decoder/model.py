@@ -65,15 +65,11 @@ class Decoder:
         return "concepts_grid" in self.parts
 
     def describe(self, features: Any, *, blank: bool = False) -> tuple[Any, ...]:
-        """Encode images for `speak`.
-
-        Args:
-            features: float (n, d); with attention a pair of them and the grids.
-            blank: whether to describe the average training image instead.
+        """Encode images, float (n, d) or with attention a pair of that and the grids, for `speak`.
 
         Returns:
             What is added to the LSTM's outputs, (n, units), and with attention the cells,
-            (n, cells, units).
+            (n, cells, units); with `blank` those of the average training image.
         """
         parts, names = self.parts, ("scaler", "scaler_grid")
         scaled = [parts[n](array) for n, array in zip(names, arrays_of(features), strict=False)]
@@ -107,15 +103,10 @@ class Decoder:
     def start(self, features: Any, *, blank: bool = False) -> tuple[Step, Any, Any]:
         """Return the step from word to word, and what a search starts from.
 
-        Args:
-            features: as `describe` takes them.
-            blank: as `describe` takes it.
-
         Returns:
             The step, `(tokens int (m, k), state, image) → (logits (m, k, vocab_size), state)`,
             for `k` captions of each of `m` images; the LSTM's initial state, h and c, each
-            (n, units), which the step takes as (m, k, units); and `describe`'s arrays, which the
-            step takes for its `m` images.
+            (n, units), which the step takes as (m, k, units); and `describe`'s arrays.
         """
         image, cell = self.describe(features, blank=blank), self.parts["lstm"].cell
         # the gates' input is one word and nothing else, so its projection is looked up
@@ -153,14 +144,12 @@ def build_decoder(
         vocab_size: tokens, the special ones included.
         max_len: columns of `input_txt`: the start token and the words.
         feature_size: length d of an image's features.
-        components: principal components of them that the scaler keeps.
-        embedding_size: length of a word's embedding.
-        units: of the LSTM, and of the image's vector that is added to its output.
+        components, grid_components: principal components kept of features and grid channels.
+        embedding_size, units: of a word's embedding; of the LSTM and the image's vector.
         dropout: of the embeddings and of the LSTM's output.
         image_dropout: of the image's components, which are hardly redundant.
         attention: whether to attend to the image's grid at every word.
         grid_size: cells of an image's grid, and channels of each.
-        grid_components: principal components of the channels that are kept.
         concepts: with attention, the number of words rated from the features, and again from the
             whole grid, to describe the image, see `Concepts`; 0 uses the features' components.
         pooled_dropout: with attention, share of the images whose vector is dropped in training, or
@@ -215,11 +204,7 @@ class Ensemble:
     """Decoders of one vocabulary, trained from different seeds, used in place of one `Decoder`.
 
     Before each word their probabilities are averaged, which is better than each, as their errors
-    differ (Hansen and Salamon 1990, "Neural Network Ensembles"). Training and decoding cost as many
-    times more as there are members.
-
-    Args:
-        members: one or more; all with attention or all without.
+    differ (Hansen and Salamon 1990, "Neural Network Ensembles"). All attend or none does.
     """
 
     def __init__(self, members: Sequence[Decoder]) -> None:
@@ -265,7 +250,7 @@ def fit_scalers(
     """Fit the scaler, and with attention the concepts, to the training images.
 
     Args:
-        decoder: of `build_decoder`, or an ensemble of decoders of the same sizes.
+        decoder: one, or an ensemble of decoders of the same sizes.
         features: float (n, d); with attention a pair of them and the grids.
         tokens: the training captions, int32 (n, t).
         cases: with attention, the patient or article of each image, see `data.roco.cases_of`.

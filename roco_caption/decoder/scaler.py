@@ -22,9 +22,6 @@ class FeatureScaler(layers.Layer):
     training images. An image unlike all of them could still get a vector many times longer than
     theirs, and a caption of words in no order: so no vector is longer than the longest in training.
     The weights are constant during training.
-
-    Args:
-        components: length of the result.
     """
 
     def __init__(self, components: int, **options: Any) -> None:
@@ -107,11 +104,7 @@ def fit_scaler(features: np.ndarray, components: int = 256) -> tuple[np.ndarray,
 
 
 def largest_components(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the principal components of rows with mean zero, the largest first.
-
-    Args:
-        rows: float32 (n, d).
-        count: components; fewer are returned where the rank is smaller.
+    """Return principal components of rows with mean zero, the largest first, `count` at most.
 
     Returns:
         Orthonormal axes (d, k), and the sums of squares along them (k,).

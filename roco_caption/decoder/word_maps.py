@@ -33,10 +33,9 @@ def word_maps(
     the word comes from another.
 
     Args:
-        decoder: with attention and concepts.
-        tokenizer: its vocabulary.
-        features: a pair of float (n, d) and the grids, an array or `LazyRows` (n, cells, channels)
-            whose cells are those of a square, row by row.
+        decoder, tokenizer: with attention and concepts; its vocabulary.
+        features: a pair of float (n, d) and the grids (n, cells, channels), whose cells are those
+            of a square, row by row.
         captions: n texts in the same order, generated or not.
 
     Returns:
@@ -83,15 +82,7 @@ def _window(cells: int) -> np.ndarray:
 
 
 def upsampled(weights: np.ndarray, size: int = PIXELS) -> np.ndarray:
-    """Return one word's map as a smooth picture, negative values set to 0.
-
-    Args:
-        weights: float (cells,), the cells of a square grid row by row.
-        size: side of the picture in pixels.
-
-    Returns:
-        float32 (size, size), at least 0.
-    """
+    """Return a word's map (cells,) as a smooth picture, float32 (size, size), at least 0."""
     side = round(len(weights) ** 0.5)
     grid = Image.fromarray(np.asarray(weights, np.float32).reshape(side, side))
     return np.maximum(np.asarray(grid.resize((size, size), Image.Resampling.BICUBIC)), 0)

@@ -27,12 +27,11 @@ def plan(lengths: np.ndarray, *, batch_size: int, seed: int, epoch: int) -> list
 
     Args:
         lengths: tokens of each caption, int (n,).
-        batch_size: captions per batch; the last one may be smaller.
-        seed: the run's seed.
-        epoch: counted from 0.
+        batch_size: captions per batch; some may be smaller.
+        seed, epoch: what the batches depend on.
 
     Returns:
-        One int64 array of positions per batch; together they hold each position once.
+        An int64 array of positions per batch; together they hold each position once.
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(len(lengths))
@@ -49,16 +48,13 @@ def take(features: Any, tokens: np.ndarray, rows: np.ndarray, multiple: int = 1)
     """Return one batch, cut to its longest caption.
 
     Args:
-        features: image features, float (n, ...), or a tuple of several kinds.
-        tokens: encoded captions, int32 (n, length): start, words, end, padding 0.
+        features, tokens: as in `CaptionData`.
         rows: which captions, int (b,).
-        multiple: the number of columns is rounded up to it: larger for fewer different shapes, 1
-            for the least padding.
+        multiple: the number of columns is rounded up to it, for fewer different shapes.
 
     Returns:
-        `((features float32 (b, ...), tokens_in int32 (b, t)), tokens_out int32 (b, t))`, the
-        features being as many arrays as given; `tokens_out[:, i]` is the word that follows
-        `tokens_in[:, : i + 1]`.
+        `((features float32 (b, ...), …, tokens_in int32 (b, t)), tokens_out int32 (b, t))`;
+        `tokens_out[:, i]` is the word that follows `tokens_in[:, : i + 1]`.
     """
     tokens = tokens[rows]
     longest = int((tokens != PAD).sum(axis=1).max()) - 1
@@ -78,9 +74,7 @@ class Replicas:
 
     Args:
         model: compiled, its optimizer built.
-        strategy: a `tf.distribute.MirroredStrategy` for the devices of this machine, a
-            `MultiWorkerMirroredStrategy` for several machines (each runs the same program; the
-            environment variable `TF_CONFIG` says which one it is); None for one device.
+        strategy: of `find_strategy`; with several machines each runs the same program.
         precision: of matrix products, see `multiplied_in`.
     """
 
@@ -104,11 +98,6 @@ class Replicas:
 
     def batch(self, features: Any, tokens: np.ndarray, rows: np.ndarray) -> tuple[Batch, int]:
         """Return this machine's part of a batch, and the words of the whole batch.
-
-        Args:
-            features: of all captions; only this machine's part is read.
-            tokens: of all captions, int32 (n, length).
-            rows: the batch's captions.
 
         Returns:
             What `take` returns, with equally many rows for each device, padded with captions
@@ -159,9 +148,6 @@ class Replicas:
 
     def follow(self, progress: Progress) -> Progress:
         """Give every machine the state of the first, the only one that has read it.
-
-        Args:
-            progress: the first machine's; of the others' only the settings are used.
 
         Returns:
             The first machine's progress; the others lack its best weights.

@@ -42,9 +42,8 @@ class Progress:
         finished: whether the training is complete.
         history: one row per epoch.
         weights_file: checksum of the weights file of the best epoch.
-        weights: the model's weights of that epoch, as `keras.Model.get_weights` returns them. The
-            weights file is a copy for the captioner; these count, so that weights and history
-            cannot come from two trainings.
+        weights: the model's weights of that epoch. The weights file is a copy for the captioner;
+            these count, so that weights and history cannot come from two trainings.
     """
 
     settings: dict[str, Any]
@@ -67,11 +66,7 @@ def variables_of(model: keras.Model) -> list[Any]:
 
 
 def save_state(model: keras.Model, folder: Path, progress: Progress) -> None:
-    """Write the state that training resumes from; the one before is kept as `PREVIOUS`.
-
-    Raises:
-        UserError: the disk is full, or the folder cannot be written to; the older state is kept.
-    """
+    """Write the state that training resumes from; the one before is kept as `PREVIOUS`."""
     arrays = {f"now_{i}": np.asarray(v) for i, v in enumerate(variables_of(model))}
     arrays |= {f"best_{i}": array for i, array in enumerate(progress.weights)}
     notes = {name: value for name, value in vars(progress).items() if name != "weights"}
@@ -84,11 +79,7 @@ def save_state(model: keras.Model, folder: Path, progress: Progress) -> None:
 
 
 def save_best(model: keras.Model, folder: Path, progress: Progress) -> None:
-    """Keep the model's weights as the best so far, in `progress` and in the captioner's file.
-
-    Raises:
-        UserError: the disk is full, or the folder cannot be written to; the older file is kept.
-    """
+    """Keep the model's weights as the best so far, in `progress` and in the captioner's file."""
     progress.weights = model.get_weights()
     path = folder / WEIGHTS
     size = sum(np.asarray(v).nbytes for v in variables_of(model))  # Keras adds the optimizer's
@@ -99,24 +90,15 @@ def save_best(model: keras.Model, folder: Path, progress: Progress) -> None:
 
 
 def _prove_room(path: Path, size: int) -> None:
-    """Raise an OSError unless a weights file fits: on a full disk HDF5 crashes Python.
-
-    Args:
-        path: of the file, filled with zeros for a moment.
-        size: bytes of the weights; HDF5 adds some kilobytes per layer.
-    """
-    left = size + size // 20 + (256 << 10)
+    """Raise an OSError unless a weights file fits: on a full disk HDF5 crashes Python."""
+    left = size + size // 20 + (256 << 10)  # HDF5 adds some kilobytes per layer
     with open(path, "wb") as file:  # not posix_fallocate, which some network drives lack
         while left > 0:
             left -= file.write(bytes(min(left, 1 << 20)))
 
 
 def load_best(model: keras.Model, folder: Path, progress: Progress) -> None:
-    """Give the model the best weights, and write the captioner's file again if it differs.
-
-    Raises:
-        UserError: no epoch had a finite validation loss, or the file could not be written.
-    """
+    """Give the model the best weights, and write the captioner's file again if it differs."""
     if not progress.weights:
         raise UserError(
             f"No epoch in {folder} had a finite validation loss. Lower LEARNING_RATE, check the "
@@ -138,16 +120,10 @@ def load_best(model: keras.Model, folder: Path, progress: Progress) -> None:
 
 
 def resume(model: keras.Model, folder: Path, settings: dict[str, Any], retrain: bool) -> Progress:
-    """Load the state of this training if it was begun before, and print what happens.
-
-    Args:
-        model: compiled, its optimizer built; its variables get the saved values.
-        folder: of the run.
-        settings: what identifies the training.
-        retrain: train from scratch in any case.
+    """Load the state of this training into the compiled model, and print what happens.
 
     Returns:
-        The progress; that of a new training where there is no such state.
+        The progress; that of a new training where there is no state of these settings.
     """
     paths = [path for path in (folder / STATE, folder / PREVIOUS) if path.exists()]
     if paths and retrain:

@@ -41,8 +41,7 @@ class CaptionData:
     """Images and their captions as the decoder takes them.
 
     Attributes:
-        features: float (n, d), one row per caption, in memory or a `LazyRows` that reads them from
-            disk; with attention a pair of them and a `LazyRows`.
+        features: float (n, d), an array or `LazyRows`; with attention a pair of it and the grids.
         tokens: int32 (n, length), of `CaptionTokenizer.encode`.
     """
 
@@ -81,18 +80,12 @@ def train(
     Whole captions are trained in one pass, with AdamW and a cosine decay of the learning rate to
     zero. Stopped at any moment, the next call continues with the same batches, dropout and
     optimizer state; finished, the next call reuses the result. A damaged state is set aside for
-    the one before it, damaged weights are written again. A second process on the folder waits until
-    the first is done.
-
-    With a strategy a batch is divided over several devices or machines; losses are those of one
-    device up to rounding and the random draws of dropout. Only the first machine reads and writes
-    the folder.
+    the one before it. A second process on the folder waits until the first is done.
 
     Args:
         decoder: of `build_decoder`, its scaler fitted.
-        training: images and captions to learn from.
-        validation: images and captions to choose the best epoch by.
-        folder: for this run's files.
+        training, validation: what to learn from, and to choose the best epoch by.
+        folder: for this run's files; with several machines only the first reads and writes it.
         epochs: passes over the training captions.
         batch_size: captions per step.
         learning_rate: its maximum.
@@ -102,8 +95,7 @@ def train(
         retrain: train from scratch even if this training was begun or finished before.
         callbacks: each is called with the row of every epoch, those finished earlier first; one
             that fails is not called again.
-        precision: of matrix products, see `multiplied_in`; changing it alone does not start the
-            training again.
+        precision: of matrix products, see `multiplied_in`; no part of the training's identity.
         strategy: as `Replicas` takes it; None for one device.
 
     Returns:
@@ -261,14 +253,7 @@ def _step(on_batch: Any, model: keras.Model, batch: Batch, words: int) -> tuple[
 def evaluate_loss(
     model: keras.Model, data: CaptionData, batch_size: int = 256, replicas: Replicas | None = None
 ) -> float:
-    """Return the mean loss in nats per word, without dropout.
-
-    Args:
-        model: the compiled training view.
-        data: to measure on.
-        batch_size: captions per step.
-        replicas: the devices that share the work; one device when None.
-    """
+    """Return the mean loss of the compiled training view in nats per word, without dropout."""
     replicas = replicas or Replicas(model)
     order = np.argsort((data.tokens != PAD).sum(axis=1), kind="stable")
     total, count = 0.0, 0
