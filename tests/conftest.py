@@ -1,5 +1,6 @@
 """What holds for every test."""
 
+import gc
 import resource
 import signal
 
@@ -8,14 +9,22 @@ import pytest
 
 
 def pytest_configure(config):
-    """Let tests interrupt their processes, which ignored that where a shell runs this behind."""
+    """Let tests interrupt their processes, which a shell makes background jobs ignore."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    config.addinivalue_line("markers", "tensorflow(why): left out where Keras has another backend")
+    config.addinivalue_line("markers", "tensorflow(why): skipped with another Keras backend")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def release_graphs():
+    """Free the compiled graphs of a module's tests: they grew to several gigabytes per worker."""
+    yield
+    keras.backend.clear_session()
+    gc.collect()
 
 
 def pytest_runtest_setup(item):
-    """Leave out what TensorFlow alone can do."""
+    """Skip what only TensorFlow can do."""
     if (
         marker := item.get_closest_marker("tensorflow")
     ) and keras.backend.backend() != "tensorflow":
