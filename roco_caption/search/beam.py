@@ -10,7 +10,7 @@ import keras
 from keras import ops
 
 from roco_caption.decoder.model import Decoder, Ensemble, Step
-from roco_caption.search.greedy import IMPOSSIBLE, likeliest, narrowed, picked, possible, row_count
+from roco_caption.search.greedy import IMPOSSIBLE, likeliest, narrowed, picked, possible
 from roco_caption.text.tokenizer import END, PAD, START
 
 SURE_WORDS = 5  # a beginning goes on if it would win, were this many next words certain
@@ -20,28 +20,15 @@ PLAUSIBLE = 0.1  # contrast keeps words at least this fraction as probable as th
 
 @dataclass(frozen=True)
 class Search:
-    """How captions are decoded; one beam without `no_repeat` is greedy search.
-
-    Attributes:
-        beams: beam width.
-        length_power: see `_score`; 0 ranks captions by log-probability alone.
-        no_repeat: no run of this many words may occur twice in a caption, and no word twice in a
-            row; 0 allows both.
-        end_penalty: nats by which an end counts as less probable than it is, at least 0: beam
-            search prefers short captions.
-        contrast: weight of contrastive decoding, see `contrasted`; 0 is off.
-        neighbours: captions of the nearest training images by which candidates are reranked, see
-            `Consensus`; 0 is off.
-        word_bonus: of reranking, see `Candidates.ranked`.
-    """
+    """How captions are decoded; one beam without `no_repeat` is greedy search."""
 
     beams: int = 3
-    length_power: float = 1.0
-    no_repeat: int = 2
-    end_penalty: float = 0.0
-    contrast: float = 0.0
-    neighbours: int = 0
-    word_bonus: float = 0.0
+    length_power: float = 1.0  # see `_score`; 0 ranks captions by log-probability alone
+    no_repeat: int = 2  # no run of so many words comes twice, no word twice in a row; 0: allowed
+    end_penalty: float = 0.0  # nats taken from an end, at least 0: beams prefer short captions
+    contrast: float = 0.0  # weight of contrastive decoding, see `contrasted`; 0 is off
+    neighbours: int = 0  # captions of similar images that rerank, see `Consensus`; 0 is off
+    word_bonus: float = 0.0  # of reranking, see `Candidates.ranked`
 
 
 class _Active(NamedTuple):
@@ -55,15 +42,6 @@ class _Active(NamedTuple):
     done_score: Any  # float32 (m, k), in descending order
     state: Any  # the step function's, (m, k, ...)
     image: Any  # (m, ...)
-
-
-class _Beams(NamedTuple):
-    """What beam search carries from word to word, for `n` images."""
-
-    length: Any  # words so far, int32 ()
-    words: Any  # the best captions that have ended, int32 (n, k, max_words)
-    log_p: Any  # float32 (n, k)
-    active: _Active
 
 
 def beam_search(
@@ -83,8 +61,7 @@ def beam_candidates(
 
     Args:
         step: `(tokens int (m, beams), state, image) → (logits (m, beams, vocab_size), state)`.
-        state: a nest of arrays (rows, ...), which the step takes as (m, beams, ...).
-        image: a nest of arrays (rows, ...), which the step takes as (m, ...).
+        state, image: nests of arrays (rows, ...), for the step (m, beams, ...) and (m, ...).
         n: number of captions, an int or an array (): of the first rows, as the rest is padding.
         max_words: captions are truncated at this length; those rank behind all that end.
         search: its beams, length_power, no_repeat and end_penalty, which may be an array (), count.
@@ -92,55 +69,18 @@ def beam_candidates(
 
     Returns:
         Tokens int32 (rows, beams, max_words), end and padding included, the best caption first,
-        and log-probabilities float32 (rows, beams). Where fewer captions exist, the last ones are
-        not `possible` and have no meaning.
+        and log-probabilities float32 (rows, beams), not `possible` where fewer captions exist.
     """
 
-    def more(b: _Beams) -> Any:
-        return ops.logical_and(b.length < max_words, ops.any(possible(b.active.log_p)))
+    def more(length: Any, finished: Any, active: _Active) -> Any:
+        return ops.logical_and(length < max_words, ops.any(possible(active.log_p)))
 
-    b = _first_beams(state, image, n, search.beams, max_words)
-    (b,) = ops.while_loop(more, lambda b: (_advanced(step, b, search, needed),), (b,))
-    active = b.active
-    truncated = ops.logical_and(possible(active.log_p), ops.equal(b.length, max_words))
-    score = _score(active.log_p, float(max_words), search.length_power) - TRUNCATED
-    return _collected(b, _with_finished(active, active.words, active.log_p, score, truncated))
+    def add_word(length: Any, finished: Any, active: _Active) -> tuple[Any, Any, _Active]:
+        active = _advanced(step, length, active, search, needed)
+        finished = _collected(finished, active)
+        return length + 1, finished, narrowed(possible(active.log_p[:, 0]), active)
 
-
-def _score(log_p: Any, length: Any, power: float) -> Any:
-    """Return captions' scores: log-probability divided by length, the end included, to a power.
-
-    Wu et al. 2016, "Google's Neural Machine Translation System", section 7.
-    """
-    return log_p / length**power
-
-
-def _advanced(step: Step, b: _Beams, search: Search, needed: int) -> _Beams:
-    """Add a word to all beginnings, and drop the images whose best `needed` captions are final."""
-    active, beams = b.active, search.beams
-    # each beginning has one end, so at least `beams` of the best 2 * beams go on
-    log_p, tokens, state = _next_words(step, b, 2 * beams, search)
-    log_p, best = ops.top_k(log_p, 2 * beams)
-    origins, tokens = best // (ops.shape(tokens)[1] // beams), picked(tokens, best)
-    first = ops.zeros_like(b.length)
-    words = picked(active.words, origins)
-    words = ops.slice_update(words, (first, first, b.length), tokens[:, :, None])
-    ends, length = ops.equal(tokens, END), ops.cast(b.length + 1, "float32")
-    score = _score(log_p, length, search.length_power)
-    active = _with_finished(active, words, log_p + search.end_penalty, score, ends)
-    log_p, best = ops.top_k(ops.where(ends, IMPOSSIBLE, log_p), beams)
-    reach = ops.minimum(length + SURE_WORDS, float(words.shape[2]))
-    hope = _score(log_p[:, :1], reach, search.length_power)
-    log_p = ops.where(hope > active.done_score[:, needed - 1 : needed], log_p, IMPOSSIBLE)
-    words, origins = picked(words, best), picked(origins, best)
-    state = keras.tree.map_structure(lambda array: picked(array, origins), state)
-    active = active._replace(words=words, log_p=log_p, state=state)
-    finished = _collected(b, active)
-    return _Beams(b.length + 1, *finished, narrowed(possible(log_p[:, 0]), active))
-
-
-def _first_beams(state: Any, image: Any, n: Any, beams: int, max_words: int) -> _Beams:
-    count = row_count(image)
+    count, beams = ops.shape(keras.tree.flatten(image)[0])[0], search.beams
     rows = ops.arange(count, dtype="int32")
     impossible = ops.zeros((count, beams), "float32") + IMPOSSIBLE
     words = ops.zeros((count, beams, max_words), "int32")
@@ -149,22 +89,49 @@ def _first_beams(state: Any, image: Any, n: Any, beams: int, max_words: int) -> 
     log_p = ops.where(first, 0.0, impossible)
     state = keras.tree.map_structure(lambda a: ops.repeat(a[:, None], beams, axis=1), state)
     active = _Active(rows, words, log_p, words, impossible, impossible, state, image)
-    active = narrowed(rows < n, active, at=1.0)
-    return _Beams(ops.convert_to_tensor(0, "int32"), words, impossible, active)
+    start = (ops.zeros((), "int32"), (words, impossible), narrowed(rows < n, active, at=1.0))
+    length, finished, active = ops.while_loop(more, add_word, start)
+    truncated = ops.logical_and(possible(active.log_p), ops.equal(length, max_words))
+    score = _score(active.log_p, float(max_words), search.length_power) - TRUNCATED
+    active = _with_finished(active, active.words, active.log_p, score, truncated)
+    return _collected(finished, active)
 
 
-def _next_words(step: Step, b: _Beams, count: int, search: Search) -> tuple[Any, Any, Any]:
-    """Return candidates for the next word of all beginnings of an image.
+def _score(log_p: Any, length: Any, power: float) -> Any:
+    """Return log-probability / length ** power, the end counted (arXiv:1609.08144, section 7)."""
+    return log_p / length**power
 
-    Returns:
-        Log-probabilities of the beginnings with each word added, float32 (m, beams * c), less the
-        end penalty; these words, int32 (m, beams * c); and the new state.
-    """
-    active = b.active
-    last = ops.take(active.words, ops.maximum(b.length - 1, 0), axis=2)
-    logits, state = step(ops.where(b.length == 0, START, last), active.state, active.image)
+
+def _advanced(step: Step, length: Any, active: _Active, search: Search, needed: int) -> _Active:
+    """Add a word to all beginnings, and stop where the best `needed` captions are final."""
+    beams = search.beams
+    # each beginning has one end, so at least `beams` of the best 2 * beams go on
+    log_p, tokens, state = _next_words(step, length, active, 2 * beams, search)
+    log_p, best = ops.top_k(log_p, 2 * beams)
+    origins, tokens = best // (ops.shape(tokens)[1] // beams), picked(tokens, best)
+    first = ops.zeros_like(length)
+    words = picked(active.words, origins)
+    words = ops.slice_update(words, (first, first, length), tokens[:, :, None])
+    ends, length = ops.equal(tokens, END), ops.cast(length + 1, "float32")
+    score = _score(log_p, length, search.length_power)
+    active = _with_finished(active, words, log_p + search.end_penalty, score, ends)
+    log_p, best = ops.top_k(ops.where(ends, IMPOSSIBLE, log_p), beams)
+    reach = ops.minimum(length + SURE_WORDS, float(words.shape[2]))
+    hope = _score(log_p[:, :1], reach, search.length_power)
+    log_p = ops.where(hope > active.done_score[:, needed - 1 : needed], log_p, IMPOSSIBLE)
+    words, origins = picked(words, best), picked(origins, best)
+    state = keras.tree.map_structure(lambda array: picked(array, origins), state)
+    return active._replace(words=words, log_p=log_p, state=state)
+
+
+def _next_words(
+    step: Step, length: Any, active: _Active, count: int, search: Search
+) -> tuple[Any, Any, Any]:
+    """Return log-probabilities with a word added and the words, (m, beams * c), and the state."""
+    last = ops.take(active.words, ops.maximum(length - 1, 0), axis=2)
+    logits, state = step(ops.where(length == 0, START, last), active.state, active.image)
     words = ops.reshape(active.words, (-1, active.words.shape[2]))
-    barred = _repetitions(words, b.length, search.no_repeat) if search.no_repeat else None
+    barred = _repetitions(words, length, search.no_repeat) if search.no_repeat else None
     logits = ops.reshape(logits, (-1, logits.shape[-1]))
     log_p, tokens = likeliest(logits, count, end_penalty=search.end_penalty, barred=barred)
     log_p = log_p + ops.reshape(active.log_p, (-1, 1))
@@ -173,10 +140,9 @@ def _next_words(step: Step, b: _Beams, count: int, search: Search) -> tuple[Any,
 
 
 def _repetitions(words: Any, length: Any, run: int) -> Any:
-    """Return the words that would complete a run of `run` words a second time, and the last word.
+    """Return the words that would repeat a run of `run` words, and the last word.
 
-    Of `words`, int32 (rows, max_words), the first `length` are set. Returns
-    int32 (rows, max_words - run + 2), with `PAD` between the words.
+    Of `words`, int32 (rows, max_words), `length` are set. The result is padded with `PAD`.
     """
     windows = max(words.shape[1] - run + 1, 0)
     repeats = ops.arange(windows)[None] + run - 1 < length  # the run ended before now
@@ -199,22 +165,20 @@ def _with_finished(active: _Active, words: Any, log_p: Any, score: Any, ends: An
     )
 
 
-def _collected(b: _Beams, active: _Active) -> tuple[Any, Any]:
-    """Return the finished captions of all images, words (n, k, max_words) and log_p (n, k)."""
+def _collected(finished: tuple[Any, Any], active: _Active) -> tuple[Any, Any]:
+    """Update the captions of all images, words (n, k, max_words) and log_p (n, k)."""
     rows = active.rows[:, None]
     log_p = ops.where(possible(active.done_score), active.done_log_p, IMPOSSIBLE)
-    words = ops.scatter_update(b.words, rows, active.done_words)
-    return words, ops.scatter_update(b.log_p, rows, log_p)
+    words = ops.scatter_update(finished[0], rows, active.done_words)
+    return words, ops.scatter_update(finished[1], rows, log_p)
 
 
 def contrasted(decoder: Decoder | Ensemble, features: Any, weight: float) -> tuple[Step, Any, Any]:
-    """Return a decoder's step for contrastive decoding, which penalises generic words.
+    """Return `Decoder.start` for contrastive decoding, which penalises generic words.
 
     A word that is `r` times as probable as with the average training image becomes `r ** weight`
-    times as probable; implausible words stay implausible (Li et al. 2023, "Contrastive Decoding:
-    Open-ended Text Generation as Optimization"; Leng et al. 2024, "Mitigating Object Hallucinations
-    in Large Vision-Language Models through Visual Contrastive Decoding"). Features and results are
-    those of `Decoder.start`, but the step's logits are log-probabilities, not normalised.
+    times as probable; implausible words stay implausible (Li et al. 2023, arXiv:2210.15097; Leng et
+    al. 2024, arXiv:2311.16922). The step's logits are log-probabilities, not normalised.
     """
     step, state, image = decoder.start(features)
     blank_step, blank_state, blank = decoder.start(features, blank=True)

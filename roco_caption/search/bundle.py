@@ -50,24 +50,23 @@ def write_bundle(captioner: Captioner, folder: Path) -> None:
     write_json(folder / BUNDLE, bundle, sealed=True)
 
 
-def read_bundle(folder: Path) -> dict[str, Any]:
-    """Return the arguments of `Captioner`; raises as `Captioner.load` does."""
+def read_bundle(folder: Path) -> tuple[Any, ...]:
+    """Return the arguments of `Captioner` in order; raises as `Captioner.load` does."""
     bundle = read_json(folder / BUNDLE)
     tokenizer = CaptionTokenizer.load(folder / VOCABULARY)
     try:
         sizes, encoder = dict(bundle["sizes"]), dict(bundle["encoder"])
         search = Search(**bundle["search"])
         members = [build_decoder(**sizes) for _ in range(bundle.get("members", 1))]
-        vocab_size = sizes["vocab_size"]
     except Exception as error:  # Keras raises many kinds for invalid sizes
         raise UserError(
             f"{folder / BUNDLE} does not describe a captioner ({first_line(error)}). Run the "
             "notebook again to write it again."
         ) from error
-    if tokenizer.vocab_size != vocab_size:
+    if tokenizer.vocab_size != sizes["vocab_size"]:
         raise UserError(
             f"{folder / VOCABULARY} has {tokenizer.vocab_size} words, but the decoder was "
-            f"trained with {vocab_size}. Restore the file of that training."
+            f"trained with {sizes['vocab_size']}. Restore the file of that training."
         )
     for k, member in enumerate(members):
         path = member_folder(folder, k) / WEIGHTS
@@ -81,15 +80,11 @@ def read_bundle(folder: Path) -> dict[str, Any]:
             ) from error
     decoder = combine(members)
     consensus = Consensus.load(folder / CONSENSUS, decoder) if bundle.get("consensus") else None
-    parts = {"decoder": decoder, "tokenizer": tokenizer, "search": search, "consensus": consensus}
-    return parts | {"encoder": encoder}
+    return decoder, tokenizer, search, consensus, encoder
 
 
 def plain_model(decoder: Decoder | Ensemble, view: str = "next_word") -> keras.Model:
-    """Return a view of the decoder, "next_word" or "every_word", made of Keras' own layers.
-
-    It takes captions of any length, and averages the members of an ensemble.
-    """
+    """Return the decoder's `view` in Keras' own layers, for captions of any length."""
     views = [getattr(member, view) for member in decoder.members]
     *images, _ = views[0].inputs
     inputs = [keras.Input(entry.shape[1:], name=entry.name) for entry in images]
@@ -131,9 +126,8 @@ def _averaged(outputs: list[Any], view: str) -> Any:
 def export_keras(captioner: Captioner, path: str | os.PathLike) -> Path:
     """Write the decoder as one `.keras` file that needs Keras alone; return its path.
 
-    `keras.saving.load_model(path)` loads it in safe mode. It maps features and the words so far to
-    probabilities of the next word, in the order of `words.json`, a member of the zip archive.
-    Raises UserError if the path has another ending, or the file computes something else.
+    It maps features and the words so far to probabilities of the next word, in the order of
+    `words.json` in the zip archive. UserError if the file computes something else.
     """
     path = Path(path)
     if path.suffix != ".keras":
@@ -150,10 +144,9 @@ def export_keras(captioner: Captioner, path: str | os.PathLike) -> Path:
 def export_onnx(captioner: Captioner, path: str | os.PathLike) -> Path:
     """Write the decoder as an ONNX file, and check it with ONNX Runtime; return its path.
 
-    It maps features, with attention grids, and the words so far, int32 (n, t), to logits, float
-    (n, t, vocab_size): row i for the word after the first i + 1. Its metadata `words.json` lists
-    the words of the columns.
-    Raises UserError if a package is missing, or the file computes something else.
+    It maps features and the words so far, int32 (n, t), to logits (n, t, vocab_size): row i for the
+    word after the first i + 1; its metadata `words.json` names the columns. UserError if a package
+    is missing, or the file computes something else.
     """
     try:
         import onnx

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,42 +40,26 @@ class Caption(NamedTuple):
         return math.exp(self.log_probability)
 
 
+@dataclass(eq=False, repr=False)
 class Captioner:
     """Captions images, given as files or by their features.
 
-    Features are float (n, d); with attention they are a pair of these and the grids, an array or
-    `LazyRows` (n, cells, channels).
-
-    Args:
-        decoder: a trained one, or an `Ensemble`.
-        tokenizer: its vocabulary.
-        search: the default for all methods that take a search.
-        consensus: the training images, for searches with `neighbours`.
-        encoder: of `describe`, with `requested` weights and seed, which captioning image files
-            needs; precomputed features have none.
+    Features are float (n, d), with attention a pair of these and the grids, an array or `LazyRows`
+    (n, cells, channels).
     """
 
-    def __init__(
-        self,
-        decoder: Decoder | Ensemble,
-        tokenizer: CaptionTokenizer,
-        search: Search | None = None,
-        consensus: Consensus | None = None,
-        *,
-        encoder: dict[str, Any] | None = None,
-    ) -> None:
-        self.decoder, self.tokenizer, self.consensus = decoder, tokenizer, consensus
-        self.search = search or Search()
-        self.encoder = encoder or {}
-        self._searches: dict[tuple[Search, bool], Callable] = {}
+    decoder: Decoder | Ensemble
+    tokenizer: CaptionTokenizer
+    search: Search = field(default_factory=Search)  # the default for all methods that take a search
+    consensus: Consensus | None = None  # the training images, for searches with `neighbours`
+    # of `describe`, with `requested` weights and seed; only image files need it
+    encoder: dict[str, Any] = field(default_factory=dict)
+    _searches: dict[tuple[Search, bool], Callable] = field(default_factory=dict, init=False)
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> Captioner:
-        """Rebuild a captioner from its run's folder.
-
-        UserError if a file is missing, damaged, or does not match the others.
-        """
-        return cls(**read_bundle(Path(folder)))
+        """Read a run's folder; UserError if a file is missing, damaged, or from another run."""
+        return cls(*read_bundle(Path(folder)))
 
     def save(self, folder: str | os.PathLike) -> None:
         """Write what `load` needs to the run's folder, where `train` has saved the weights."""
@@ -120,33 +104,27 @@ class Captioner:
         search = search or self.search
         if search.neighbours:
             return [captions[0] for captions in self.best_captions(features, 1, search)]
-        return [self._caption(*row) for row in self._decode(features, search)]
+        rows = self._decode(features, search)
+        return [Caption(self.tokenizer.decode(tokens), float(log_p)) for tokens, log_p in rows]
 
     def best_captions(
         self, features: Any, count: int = 3, search: Search | None = None
     ) -> list[list[Caption]]:
-        """Return up to `count` captions per image, found with at least as many beams.
-
-        The best is first: by `Candidates.ranked` with neighbours, else by the search's own score.
-        """
+        """Return up to `count` captions per image, the best first, of at least as many beams."""
         search = search or self.search
         search = replace(search, beams=max(count, search.beams))
         candidates = self.candidates(features, search)
         ranks = np.broadcast_to(np.arange(search.beams), candidates.log_p.shape)
         if search.neighbours:
             ranks = candidates.ranked(search.word_bonus)
-        best = []
+        best, decode = [], self.tokenizer.decode
         for tokens, log_p, order in zip(candidates.tokens, candidates.log_p, ranks, strict=True):
             order = order[possible(log_p[order])][:count]
-            best.append([self._caption(tokens[k], log_p[k]) for k in order])
+            best.append([Caption(decode(tokens[k]), float(log_p[k])) for k in order])
         return best
 
-    def _caption(self, tokens: np.ndarray, log_p: Any) -> Caption:
-        return Caption(self.tokenizer.decode(tokens), float(log_p))
-
-    def candidates(self, features: Any, search: Search | None = None) -> Candidates:
+    def candidates(self, features: Any, search: Search) -> Candidates:
         """Return all captions that the beams find; without `neighbours` their agreement is 0."""
-        search = search or self.search
         if search.neighbours and self.consensus is None:
             raise UserError(
                 "Reranking needs training images: give the captioner consensus=Consensus.fit(...), "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 from keras import ops
@@ -14,53 +14,39 @@ IMPOSSIBLE = -1e9  # log-probability of what may not be chosen
 NARROWS = keras.backend.backend() == "tensorflow"  # elsewhere shapes may not change in a loop
 
 
-class _Active(NamedTuple):
-    """The `m` captions that have not ended."""
-
-    rows: Any  # their rows in the batch, int32 (m,)
-    last: Any  # their latest word, int32 (m,)
-    state: Any  # the step function's, (m, 1, ...)
-    image: Any  # (m, ...)
-
-
-class _Greedy(NamedTuple):
-    """What greedy search carries from word to word, for `n` captions."""
-
-    length: Any  # words so far, int32 ()
-    words: Any  # int32 (n, max_words)
-    log_p: Any  # float32 (n,)
-    active: _Active
-
-
 def greedy_search(step: Step, state: Any, image: Any, *, n: Any, max_words: int) -> tuple[Any, Any]:
-    """Take the most probable word at every step; see `beam_search`, with one beam."""
+    """Take the most probable word at every step; see `beam_search`, with one beam.
 
-    def more(g: _Greedy) -> Any:
-        return ops.logical_and(g.length < max_words, ops.any(_unfinished(g.active.last)))
+    The search goes on for `m` captions: `rows` in the batch and `last` words are int32 (m,), the
+    nests `state` and `image` have arrays (m, 1, ...) and (m, ...).
+    """
 
-    def add_word(g: _Greedy) -> tuple[_Greedy]:
-        active = g.active
-        logits, state = step(active.last[:, None], active.state, active.image)
-        log_p, tokens = likeliest(logits[:, 0], 1)
-        best = picked(tokens, ops.argmax(log_p, axis=-1)[:, None])[:, 0]
-        going = _unfinished(active.last)
+    def more(length: Any, words: Any, log_p: Any, rows: Any, last: Any, *_: Any) -> Any:
+        return ops.logical_and(length < max_words, ops.any(_unfinished(last)))
+
+    def add_word(length: Any, words: Any, log_p: Any, *active: Any) -> tuple[Any, ...]:
+        rows, last, state, image = active
+        logits, state = step(last[:, None], state, image)
+        next_log_p, tokens = likeliest(logits[:, 0], 1)
+        best = picked(tokens, ops.argmax(next_log_p, axis=-1)[:, None])[:, 0]
+        going = _unfinished(last)
         best = ops.where(going, best, PAD)
-        gain = ops.where(going, ops.max(log_p, axis=-1), 0.0)
-        column = ops.scatter(active.rows[:, None], best, (rows,))
-        words = ops.slice_update(g.words, (ops.zeros_like(g.length), g.length), column[:, None])
-        log_p = g.log_p + ops.scatter(active.rows[:, None], gain, (rows,))
-        active = narrowed(_unfinished(best), active._replace(last=best, state=state))
-        return (_Greedy(g.length + 1, words, log_p, active),)
+        gain = ops.where(going, ops.max(next_log_p, axis=-1), 0.0)
+        column = ops.scatter(rows[:, None], best, (count,))
+        words = ops.slice_update(words, (ops.zeros_like(length), length), column[:, None])
+        log_p = log_p + ops.scatter(rows[:, None], gain, (count,))
+        active = narrowed(_unfinished(best), (rows, best, state, image))
+        return length + 1, words, log_p, *active
 
-    rows = row_count(image)
-    every = ops.arange(rows, dtype="int32")
+    count = ops.shape(keras.tree.flatten(image)[0])[0]
+    rows = ops.arange(count, dtype="int32")
     state = keras.tree.map_structure(lambda array: array[:, None], state)
-    active = _Active(every, ops.where(every < n, START, PAD), state, image)
-    active = narrowed(every < n, active, at=1.0)
-    words, log_p = ops.zeros((rows, max_words), "int32"), ops.zeros((rows,), "float32")
-    start = _Greedy(ops.convert_to_tensor(0, "int32"), words, log_p, active)
-    (g,) = ops.while_loop(more, add_word, (start,))
-    return g.words, g.log_p
+    active = (rows, ops.where(rows < n, START, PAD), state, image)
+    active = narrowed(rows < n, active, at=1.0)
+    words, log_p = ops.zeros((count, max_words), "int32"), ops.zeros((count,), "float32")
+    start = (ops.zeros((), "int32"), words, log_p, *active)
+    _, words, log_p, *_ = ops.while_loop(more, add_word, start)
+    return words, log_p
 
 
 def _unfinished(tokens: Any) -> Any:
@@ -72,15 +58,10 @@ def possible(log_p: Any) -> Any:
     return log_p > IMPOSSIBLE / 2
 
 
-def row_count(arrays: Any) -> Any:
-    """Return the number of rows of the arrays of a nest, an int or an array ()."""
-    return ops.shape(keras.tree.flatten(arrays)[0])[0]
-
-
 def narrowed(going: Any, arrays: Any, at: float = 0.9) -> Any:
-    """Drop the rows of captions that have ended, if at most a share of `at` goes on.
+    """Keep the rows of a nest of arrays (m, ...) where `going`, bool (m,), if at most `at` of them.
 
-    Of arrays in a nest, (m, ...), those rows stay where `going`, bool (m,). Dropping costs a copy.
+    Dropping the others costs a copy.
     """
     if not NARROWS:
         return arrays
@@ -97,17 +78,11 @@ def narrowed(going: Any, arrays: Any, at: float = 0.9) -> Any:
 def likeliest(
     logits: Any, count: int, *, end_penalty: Any = 0.0, barred: Any = None
 ) -> tuple[Any, Any]:
-    """Return the most probable next words and the end, with their log-probabilities.
+    """Return log-probabilities of the most probable next words and the end, and their tokens.
 
-    Args:
-        logits: float (m, vocab_size).
-        count: words to return, if the vocabulary has as many; there may be more.
-        end_penalty: nats to subtract from the end's log-probability.
-        barred: words that may not follow, int32 (m, j), filled up with `PAD`.
-
-    Returns:
-        Log-probabilities float32 (m, c) and tokens int32 (m, c), the end last. Barred words and
-        special tokens that no caption contains have `IMPOSSIBLE`.
+    Logits are (m, vocab_size), the results float32 and int32 (m, c): at least `count` words if the
+    vocabulary has as many, and the end last. `end_penalty`, in nats, is subtracted from the end's;
+    special tokens and the words in `barred`, int32 (m, j) padded with `PAD`, have `IMPOSSIBLE`.
     """
     logits = ops.cast(logits, "float32")
     k = count + 4  # `PAD`, `START`, `END` and `UNKNOWN` may be among the best
@@ -130,9 +105,8 @@ def likeliest(
 def top_k_by_blocks(array: Any, k: Any, block: int = 64) -> tuple[Any, Any]:
     """Return the `k` largest entries of each row and their columns: a faster `ops.top_k`.
 
-    The `k` largest entries are in the `k` blocks with the largest maxima, and maxima are vectorised
-    where sorting is not.
-    `array` is float (m, n); `k` is an int, or with TensorFlow an array ().
+    They are in the `k` blocks with the largest maxima, and maxima are vectorised where sorting is
+    not. `array` is float (m, n); `k` is an int, or with TensorFlow an array ().
     """
     n = array.shape[1]
     blocks = -(-n // block)

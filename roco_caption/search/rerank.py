@@ -56,26 +56,21 @@ class Candidates:
         return np.lexsort((-score, truncated), axis=1)
 
 
+@dataclass(eq=False, repr=False)
 class Consensus:
     """The training images, by which candidates are reranked.
 
-    Candidates of a search differ little in probability and much in meaning. The best is the one
-    most similar to the captions of the nearest training images (Mao, Xu, Yang, Wang, Huang, Yuille
-    2015, "Deep Decoder with Multimodal Recurrent Neural Networks (m-RNN)", arXiv:1412.6632,
-    section 8). Distance is measured in the decoder's image space, see `image_vectors`.
-
-    Args:
-        vectors: of the training images, less `mean`, float16 (n, d).
-        mean: float32 (d,).
-        tokens: the captions, int32 (n, t).
-        decoder: its `fingerprint`.
+    Candidates differ little in probability and much in meaning; the best is most similar to the
+    captions of the nearest training images (Mao et al. 2015, arXiv:1412.6632, section 8).
     """
 
-    def __init__(
-        self, vectors: np.ndarray, mean: np.ndarray, tokens: np.ndarray, decoder: str = ""
-    ) -> None:
-        self.vectors, self.mean, self.tokens, self.decoder = vectors, mean, tokens, decoder
-        captions, caption_of = np.unique(tokens, axis=0, return_inverse=True)
+    vectors: np.ndarray  # `image_vectors` less their mean, float16 (n, d)
+    mean: np.ndarray  # float32 (d,)
+    tokens: np.ndarray  # the captions, int32 (n, t)
+    decoder: str = ""  # its `fingerprint`
+
+    def __post_init__(self) -> None:
+        captions, caption_of = np.unique(self.tokens, axis=0, return_inverse=True)
         self._caption_of = caption_of.reshape(-1)
         words = _words_of(captions)
         self._ngrams = Ngrams(*words)
@@ -159,11 +154,10 @@ def _words_of(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def match_length(captioner: Captioner, features: Any, tokens: np.ndarray) -> Search:
-    """Return the captioner's search, with captions as long as the references on average.
+    """Return the captioner's search with an end penalty that makes captions as long as references.
 
-    Corrects beam search's bias towards short captions by an end penalty. With neighbours, a part of
-    the penalty is left to a word bonus, so that candidates of different lengths are found.
-    Features and tokens, int32 (n, length), are those of the validation split.
+    With neighbours, a word bonus takes a part of it, so that candidates differ in length. Features
+    and tokens, int32 (n, length), are those of the validation split.
     """
     rows = sampled(len(tokens), LENGTH_IMAGES)
     images = tuple(array[rows] for array in arrays_of(features))

@@ -69,10 +69,7 @@ def brief(text: str, letters: int = 120) -> str:
 
 
 def styled(table: pd.DataFrame, form: str | None = None, *, caption: str = "") -> Any:
-    """Return a table as a pandas Styler, with its caption below.
-
-    `form` formats every number, such as "{:.1%}"; by default floats get three decimals.
-    """
+    """Return a table as a pandas Styler, numbers in a `form` such as "{:.1%}", caption below."""
     styler = table.style.format(form, precision=3, thousands=",", na_rep="", escape="html")
     styler = styler.format_index(escape="html").format_index(escape="html", axis="columns")
     right = {"selector": "td, th.col_heading", "props": "text-align: right"}

@@ -39,14 +39,8 @@ def write_model_card(
 ) -> Path:
     """Write `model_card.md` into a run's folder and return its path.
 
-    Args:
-        folder: contains `captioner.json`, `history.csv` and `scores.csv`.
-        data: as in `Source.name`; "roco" is ROCO.
-        counts: of images per split, as `read_dataset` returns them.
-        synthetic: whether the data are phantoms.
-
-    Raises:
-        UserError: a file of the run is missing or damaged.
+    `data` is as in `Source.name`, `counts` of images per split as `read_dataset` returns them.
+    UserError if `captioner.json`, `history.csv` or `scores.csv` is missing or damaged.
     """
     folder = Path(folder)
     bundle = read_json(folder / BUNDLE)
@@ -55,6 +49,11 @@ def write_model_card(
     licence = f"`{data}`, provided by the user of this run, who must state its licence."
     if synthetic or data == "roco":
         licence = PHANTOM_LICENCE if synthetic else ROCO_LICENCE
+    table = pd.DataFrame(index=scores.index)
+    for name in ("CIDEr", "ROUGE-L", "BLEU-1", "BLEU-4"):
+        rows = scores[[name, f"{name}_low", f"{name}_high"]].to_numpy()
+        table[name] = ["{:.3f} [{:.3f}, {:.3f}]".format(*row) for row in rows]
+    table["p"] = ["" if pd.isna(p) else f"{p:.3f}" for p in scores["p_vs_first"]]
     parts = [
         "# Model card: captions for radiology images",
         f"Written by roco_caption {__version__} from the files of the run in this folder.",
@@ -69,7 +68,7 @@ def write_model_card(
         _markdown(counts.rename_axis("split")),
         "## Scores on the test split",
         "Each with its 95 % bootstrap interval; `p` tests CIDEr against this model's.",
-        _markdown(_with_intervals(scores)),
+        _markdown(table),
         USE + (SYNTHETIC_LIMIT if synthetic else ""),
     ]
     write_text(folder / "model_card.md", "\n\n".join(parts) + "\n")
@@ -84,15 +83,6 @@ def _read_table(path: Path) -> pd.DataFrame:
             f"{path} is missing or damaged ({type(error).__name__}). Run the notebook's cells that "
             "train and score again."
         ) from error
-
-
-def _with_intervals(scores: pd.DataFrame) -> pd.DataFrame:
-    table = pd.DataFrame(index=scores.index)
-    for name in ("CIDEr", "ROUGE-L", "BLEU-1", "BLEU-4"):
-        rows = scores[[name, f"{name}_low", f"{name}_high"]].to_numpy()
-        table[name] = ["{:.3f} [{:.3f}, {:.3f}]".format(*row) for row in rows]
-    table["p"] = ["" if pd.isna(p) else f"{p:.3f}" for p in scores["p_vs_first"]]
-    return table
 
 
 def _markdown(table: pd.DataFrame) -> str:

@@ -34,19 +34,10 @@ def explain(
 ) -> tuple[Any, ...]:
     """Caption an image and find the training images with the nearest features.
 
-    Args:
-        train: DataFrame[id, image, caption] of the training split.
-        train_features: float (len(train), d).
-        features: of this one image, as `caption_features` takes them; computed by default.
-        synthetic: whether the captioner was trained on phantoms.
-
-    Returns:
-        A figure of the image beside the three nearest training images; with attention, heat maps
-        for the best caption's words; and a styled table of the three best captions.
-
-    Raises:
-        ImageError: the image cannot be decoded.
-        UserError: the captioner was trained on precomputed features.
+    `train` is a DataFrame[id, image, caption], `train_features` float (len(train), d), `features`
+    those of this image, computed by default. Returns a figure of the image beside the three nearest
+    training images; with attention, heat maps for the best caption's words; and a styled table of
+    the three best captions. Raises as `Captioner.encode` does.
     """
     rendering = read_with_note(image)[1]
     features = captioner.encode([image]) if features is None else features
@@ -85,9 +76,8 @@ def _percent(share: float) -> str:
 def upload_button(show: Callable[[Path], Iterable[Any]]) -> Any:
     """Return a button that uploads an image file and displays what `show` returns for its path.
 
-    For privacy, an upload is stored as a temporary file named "image" only while `show` runs, and
-    the button is replaced after each: a saved notebook keeps the state of its widgets. None without
-    ipywidgets, or if the notebook runs unattended (`ROCO_PROGRESS` is `text`).
+    For privacy, an upload is a file only while `show` runs, and the button is replaced after it, as
+    notebooks save widgets' state. None without ipywidgets or if `ROCO_PROGRESS` is `text`.
     """
     try:
         import ipywidgets

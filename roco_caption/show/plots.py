@@ -1,7 +1,6 @@
 """The notebook's figures: images with captions, caption lengths, losses, and heat maps.
 
-`image` is the path of an image file, `frame` a DataFrame[id, image, caption], `reference` the true
-caption if known, and `note` a line above the figure, such as "Synthetic images".
+`image` is a path, `frame` a DataFrame[id, image, caption], `note` a line above the figure.
 """
 
 from __future__ import annotations
@@ -28,11 +27,9 @@ FUNCTION_WORDS = {
 }  # fmt: skip
 
 
-def sample_images(
-    frame: pd.DataFrame, count: int = 6, seed: int = 0, note: str = ""
-) -> DescribedFigure:
-    """Show a random sample of training images with their captions."""
-    sample = frame.sample(min(count, len(frame)), random_state=seed)
+def sample_images(frame: pd.DataFrame, seed: int = 0, note: str = "") -> DescribedFigure:
+    """Show six random training images with their captions."""
+    sample = frame.sample(min(6, len(frame)), random_state=seed)
     cells = [(row.image, [(row.caption, INK)]) for row in sample.itertuples()]
     return _image_grid(f"{len(cells)} training images with their captions.", cells, note)
 
@@ -48,13 +45,9 @@ def caption_under_image(
 def gallery(
     frame: pd.DataFrame, captions: pd.DataFrame, scores: np.ndarray, each: int = 3, note: str = ""
 ) -> DescribedFigure:
-    """Show the best, typical and worst captions under their images, with the references.
+    """Show `each` of the best, typical and worst captions under their images, with the references.
 
-    Args:
-        frame: the test split.
-        captions: the column `caption` has the generated captions in the same order.
-        scores: CIDEr per image, float (n,).
-        each: images per group.
+    `captions` has a column `caption` in the order of `frame`; `scores` is CIDEr, float (n,).
     """
     order = np.argsort(-scores, kind="stable")
     middle = max(0, len(order) // 2 - each // 2)
@@ -71,11 +64,9 @@ def gallery(
 def image_beside(
     image: str, caption: str, reference: str, rendering: str, nearest: pd.DataFrame, note: str = ""
 ) -> DescribedFigure:
-    """Show an image with its generated caption, and the nearest training images beside it.
+    """Show an image with its generated caption, beside the `nearest` training images.
 
-    Args:
-        rendering: how a DICOM file's values are shown; the empty string for other files.
-        nearest: frame of training images, nearest first.
+    `rendering` says how a DICOM file's values are shown.
     """
     lines = _caption_lines("this image", caption, reference)
     if rendering:
@@ -135,11 +126,7 @@ def word_map_figure(
     """Show which parts of an image support each word of a caption.
 
     A word has no map if it is a function word, a repetition, or hardly supported by the image.
-
-    Args:
-        words: the caption's.
-        weights: float (words, cells), as `word_maps` returns them.
-        panels: the most panels to show, including the image itself.
+    `weights` are those of `word_maps`, float (words, cells); at most `panels` are shown in all.
     """
     content = [i for i, w in enumerate(words) if w not in FUNCTION_WORDS and w not in words[:i]]
     # one scale for all words, so that a weakly supported one stays pale
@@ -192,21 +179,17 @@ def _image_grid(
     figure, axes = _panels(len(cells), columns, 3.6, height, note)
     for number, (image, lines) in enumerate(cells, 1):
         draw_image(axes[number - 1], image)
-        _write_below(axes[number - 1], lines)
+        y = -5.0  # points below the image
+        for text, color in lines:
+            wrapped = textwrap.wrap(text, 42, max_lines=7, placeholder=" …")
+            axes[number - 1].annotate(
+                "\n".join(wrapped), (0, 0), (0, y), xycoords="axes fraction", va="top", fontsize=9,
+                textcoords="offset points", color=color, parse_math=False,  # for a caption with "$"
+            )  # fmt: skip
+            y -= 12 * len(wrapped) + 3  # a line is 11 to 12 points high
         alt += f" Image {number}: {', '.join(f'“{brief(text)}”' for text, _ in lines)}."
     figure.alt = alt
     return figure
-
-
-def _write_below(axis: Axes, lines: Sequence[Line]) -> None:
-    y = -5.0  # points below the image
-    for text, color in lines:
-        wrapped = textwrap.wrap(text, 42, max_lines=7, placeholder=" …")
-        axis.annotate(
-            "\n".join(wrapped), (0, 0), (0, y), xycoords="axes fraction", va="top", fontsize=9,
-            textcoords="offset points", color=color, parse_math=False,  # captions may contain "$"
-        )  # fmt: skip
-        y -= 12 * len(wrapped) + 3  # a line is 11 to 12 points high
 
 
 def _caption_lines(heading: str, caption: str, reference: str) -> list[Line]:
