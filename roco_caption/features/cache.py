@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from roco_caption import __version__
@@ -19,14 +20,14 @@ from roco_caption.core.pickles import read_pickle, write_pickle
 from roco_caption.features.table import GRID_BLOCK, Features, LazyRows, concatenated, to_float16
 
 FLUSH_SECONDS = 5  # what a kill can cost
+EMPTY = np.empty((0, 0), np.float16)  # the features of no images
 CHECKSUMS = "grid_crc32"  # the pickle's key of the checksums that `write_grid` returns
 
 
 class FeatureCache:
     """One pickle, and beside it a folder of parts that are not yet joined.
 
-    If `header`, of `describe`, names a grid, an .npy of grids belongs to each pickle. It is written
-    first, so it never lacks grids of its pickle; it may hold more.
+    If `header`, of `describe`, names a grid, an .npy of its grids is written before each pickle.
     """
 
     def __init__(self, path: Path, header: dict[str, Any]) -> None:
@@ -37,78 +38,12 @@ class FeatureCache:
 
     def _clear(self) -> None:
         self._ids: list[str] = []
-        self._rows: list[np.ndarray] = []
-        self._grids: list[np.ndarray] = []
+        self._arrays: list[list[np.ndarray]] = []
         self._skipped: dict[str, str] = {}
         self._flushed = time.monotonic()
 
-    @property
-    def unjoined(self) -> bool:
-        return self.folder.exists()
-
-    def load(self) -> Features:
-        """Read the pickle and its parts; damaged files are set aside, another encoder's refused."""
-        return self._joined(self._pieces())
-
-    def _joined(self, pieces: list[Features]) -> Features:
-        if len(pieces) == 1:
-            return pieces[0]
-        features = concatenated(pieces, self.header)
-        rows = features.matrix
-        features.matrix = rows.values[rows.rows] if rows else np.empty((0, 0), np.float16)
-        return features
-
-    def add(self, ids: list[str], rows: np.ndarray, grids: np.ndarray | None = None) -> None:
-        """Add features, float (n, d), and grids, float (n, cells, channels); flush in time."""
-        self._ids += ids
-        self._rows.append(to_float16(rows))
-        if grids is not None:
-            self._grids.append(to_float16(grids))
-        if time.monotonic() - self._flushed > FLUSH_SECONDS:
-            self.flush()
-
-    def skip(self, reasons: dict[str, str]) -> None:
-        """Add the reasons why images have no features, {id: reason}."""
-        self._skipped |= reasons
-
-    def flush(self) -> None:
-        """Write what was added since the last part as a new part."""
-        if self._ids or self._skipped:
-            path = self.folder / f"{time.time_ns()}.pkl"
-            rows = np.concatenate(self._rows) if self._rows else np.empty((0, 0), np.float16)
-            grids = np.concatenate(self._grids) if self._grids else None
-            self._write(path, Features(self._ids, rows, self.header, self._skipped), grids)
-        self._clear()
-
-    def join(self) -> Features:
-        """Write all into one pickle and one .npy, and return it, without damaged parts or grids."""
-        import keras
-
-        features = self._joined(self._pieces(verify=True))
-        versions = {"keras": keras.__version__, "roco_caption": __version__}
-        features.encoder = features.encoder | versions
-        remove_leftovers(self.path)
-        remove_leftovers(self.path.with_suffix(".npy"))
-        checksums = self._write(self.path, features, features.grid)
-        if checksums is not None:
-            grids = GridFile(self.path.with_suffix(".npy"), checksums)
-            rows = np.arange(len(features.ids))
-            features.grid = LazyRows(grids, rows, identity=self._identity)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        return features
-
-    def _write(self, path: Path, features: Features, grids: Any) -> np.ndarray | None:
-        value = {
-            "encoder": features.encoder, "ids": features.ids, "features": features.matrix,
-            "skipped": features.skipped,
-        }  # fmt: skip
-        if "grid" in self.header:
-            grids = np.empty((0, 0, 0)) if grids is None else grids
-            value[CHECKSUMS] = write_grid(path.with_suffix(".npy"), grids)
-        write_pickle(path, value, size=features.matrix.nbytes)
-        return value.get(CHECKSUMS)
-
-    def _pieces(self, *, verify: bool = False) -> list[Features]:
+    def load(self, *, verify: bool = False) -> Features:
+        """Read the pickle and its parts; `verify` leaves out images with damaged grids."""
         pieces = []
         for path in (self.path, *sorted(self.folder.glob("*.pkl"))):
             try:
@@ -116,12 +51,61 @@ class FeatureCache:
                     pieces.append(self._read(path, verify))
             except DamagedFile as error:
                 set_aside(path, error.why, "Its images are encoded again.")
-        return pieces
+        if len(pieces) == 1:
+            return pieces[0]
+        features = concatenated(pieces, self.header)
+        rows = features.matrix
+        features.matrix = rows.values[rows.rows] if rows else EMPTY
+        return features
+
+    def add(
+        self, ids: list[str], *arrays: np.ndarray, skipped: dict[str, str] | None = None
+    ) -> None:
+        """Add features, grids if any, and {id: reason} for images without; flush in time."""
+        self._ids += ids
+        self._skipped |= skipped or {}
+        if arrays:
+            self._arrays.append([to_float16(array) for array in arrays])
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was added since the last part as a new part."""
+        if self._ids or self._skipped:
+            arrays: list[Any] = [np.concatenate(parts) for parts in zip(*self._arrays, strict=True)]
+            rows, *grids = arrays or [EMPTY]
+            part = Features(self._ids, rows, self.header, self._skipped, *grids)
+            self._write(self.folder / f"{time.time_ns()}.pkl", part)
+        self._clear()
+
+    def join(self) -> Features:
+        """Write all into one pickle and one .npy, and return it, without damaged parts or grids."""
+        features = self.load(verify=True)
+        versions = {"keras": keras.__version__, "roco_caption": __version__}
+        features.encoder = features.encoder | versions
+        remove_leftovers(self.path.with_suffix(".*"))  # .pkl and .npy
+        checksums = self._write(self.path, features)
+        if checksums is not None:
+            grids = GridFile(self.path.with_suffix(".npy"), checksums)
+            features.grid = LazyRows(grids, np.arange(len(features.ids)), identity=self._identity)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return features
+
+    def _write(self, path: Path, features: Features) -> np.ndarray | None:
+        value = {
+            "encoder": features.encoder, "ids": features.ids, "features": features.matrix,
+            "skipped": features.skipped,
+        }  # fmt: skip
+        if "grid" in self.header:
+            grids = np.empty((0, 0, 0)) if features.grid is None else features.grid
+            value[CHECKSUMS] = write_grid(path.with_suffix(".npy"), grids)
+        write_pickle(path, value, size=features.matrix.nbytes)
+        return value.get(CHECKSUMS)
 
     def _read(self, path: Path, verify: bool) -> Features:
-        """Read a pickle, and leave out images with damaged grids if these are to be verified."""
         value = read_pickle(path)
-        piece = _checked(value, self.header, path)
+        piece = _checked(value, path)
+        piece.require_encoder(path, self.header, "Move it away, or choose")
         if "grid" not in self.header:
             return piece
         checksums = value.get(CHECKSUMS)
@@ -132,8 +116,7 @@ class FeatureCache:
         if not grid_path.exists() and aside_of(grid_path).exists():  # set aside by `GridFile`
             grid_path, verify = aside_of(grid_path), True
         grids, rows = GridFile(grid_path, checksums), np.arange(len(piece.ids))
-        damaged = grids.damaged(rows) if verify else ()
-        if len(damaged):
+        if verify and len(damaged := grids.damaged(rows)):
             print(f"{len(damaged):,} grids in {grid_path} are damaged; they are encoded again.")
             rows = np.setdiff1d(rows, damaged)
             ids = [piece.ids[row] for row in rows]
@@ -141,7 +124,7 @@ class FeatureCache:
         return replace(piece, grid=LazyRows(grids, rows, identity=self._identity))
 
 
-def _checked(value: Any, header: dict[str, Any], path: Path) -> Features:
+def _checked(value: Any, path: Path) -> Features:
     try:
         ids, matrix, encoder, skipped = map(value.get, ("ids", "features", "encoder", "skipped"))
         valid = (
@@ -154,21 +137,13 @@ def _checked(value: Any, header: dict[str, Any], path: Path) -> Features:
         valid = False
     if not valid:
         raise UserError(f"{path} is not a feature cache. Delete it, then run this cell again.")
-    for key, expected in header.items():
-        actual = encoder.get(key)
-        if not isinstance(actual, str | int) or actual != expected:
-            raise UserError(
-                f"{path} holds features of another encoder ({key}: {actual!r}, expected "
-                f"{expected!r}). Move it away, or choose the encoder that it belongs to."
-            )
     return Features(ids, matrix, encoder, skipped)
 
 
 class GridFile:
-    """A memory-mapped .npy of `write_grid`; each grid is verified when it is first read.
+    """A memory-mapped .npy of `write_grid`, of at least as many grids as there are checksums.
 
-    Verifying everything up front would read 4.1 GB for ROCO. The file may hold more grids than
-    there are checksums; otherwise it is a `DamagedFile`.
+    Each grid is verified when it is first read: all of ROCO's are 4.1 GB.
     """
 
     def __init__(self, path: Path, checksums: np.ndarray) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from roco_caption.core.errors import UserError, first_line
@@ -31,10 +32,10 @@ class Architecture:
 
     @property
     def algorithm(self) -> str:
-        """Name of the digest's algorithm in hashlib."""
         return "md5" if len(self.digest) == 32 else "sha256"
 
 
+GRID_SIDE = 7  # cells per side of the grid: ROCO's take 4.1 GB, finer ones would take 16 GB
 ENCODERS = {
     "vgg16": Architecture("vgg16", "VGG16", "fc2", "block5_conv3",
         "vgg16_weights_tf_dim_ordering_tf_kernels.h5", "64373286793e3c8b2b4e3219cbf3544b"),
@@ -63,8 +64,6 @@ class WeightsUnavailable(UserError):
 
 def imagenet_weights(name: str) -> str:
     """Return the path of an encoder's ImageNet weights, after downloading them if needed."""
-    import keras
-
     architecture = ENCODERS[name]
     file, digest = architecture.file, architecture.digest
     for path in attached(file):  # a data set attached on Kaggle works offline
@@ -115,8 +114,6 @@ def calibrate_normalisation(network: Any, architecture: Architecture, seed: int)
 
     With random weights and initial statistics, values would grow or vanish from block to block.
     """
-    import keras
-
     kind = keras.layers.BatchNormalization
     layers = [layer for layer in network.layers if isinstance(layer, kind)]
     if not layers:
@@ -124,8 +121,7 @@ def calibrate_normalisation(network: Any, architecture: Architecture, seed: int)
     for layer in layers:
         layer.momentum = 0.0  # only these images count
     patches = np.random.default_rng(seed).uniform(0, 255, (8, 6, 6, 3)).astype(np.float32)
-    side = architecture.size
-    images = keras.ops.image.resize(patches, (side, side), interpolation="bilinear")
+    images = keras.ops.image.resize(patches, (architecture.size,) * 2, interpolation="bilinear")
     network(_preprocessed(architecture, images), training=True)
 
 
@@ -134,12 +130,12 @@ def describe(name: str, weights: str, seed: int = 0, *, with_grid: bool = False)
     if name not in ENCODERS:
         raise UserError(f"ENCODER must be one of {', '.join(ENCODERS)}, got {name!r}.")
     architecture = ENCODERS[name]
-    if weights == "imagenet" and not architecture.digest:
-        raise UserError(
-            f"{name} has no ImageNet weights. Set ENCODER_WEIGHTS to the path of "
-            f"{architecture.file}, see https://github.com/BMEII-AI/RadImageNet."
-        )
     if weights == "imagenet":
+        if not architecture.digest:
+            raise UserError(
+                f"{name} has no ImageNet weights. Set ENCODER_WEIGHTS to the path of "
+                f"{architecture.file}, see https://github.com/BMEII-AI/RadImageNet."
+            )
         identity = f"imagenet {architecture.algorithm} {architecture.digest}"
     elif weights == "random":
         identity = f"random seed {seed}"
@@ -152,44 +148,38 @@ def describe(name: str, weights: str, seed: int = 0, *, with_grid: bool = False)
         )
     module = architecture.preprocessing or architecture.module
     factor = f" times {architecture.scale:.5f}" if architecture.scale != 1 else ""
+    preprocessing = f"keras.applications.{module}.preprocess_input{factor}, bilinear"
     header = {
         "name": name, "layer": architecture.layer, "weights": identity,
-        "image_size": architecture.size,
-        "preprocessing": f"keras.applications.{module}.preprocess_input{factor}, bilinear",
+        "image_size": architecture.size, "preprocessing": preprocessing,
     }  # fmt: skip
     return header | ({"grid": architecture.grid} if with_grid else {})
-
-
-GRID_SIDE = 7  # cells per side of the grid: ROCO's take 4.1 GB, finer ones would take 16 GB
 
 
 def build_encoder(
     name: str, weights: str, *, seed: int = 0, precision: str = "float32", with_grid: bool = False
 ) -> Any:
-    """Build an encoder.
+    """Build a `keras.Model` of `ENCODERS`, from RGB pixels, uint8 (n, size, size, 3), to (n, d).
 
     Args:
-        name: a key of `ENCODERS`.
         weights: `"imagenet"` (from a data set attached on Kaggle, else downloaded once by Keras),
-            `"random"` (the same on every machine and backend), or the path of a weights file; the
+            `"random"` (of `seed`, the same everywhere), or the path of a weights file; the
             top layers may be missing if `layer` only averages the last convolutions.
-        seed: random seed of `"random"`.
         precision: Keras dtype policy.
-        with_grid: whether to return the grid of the last convolutions from the same pass.
-
-    Returns:
-        A `keras.Model` from RGB pixels, uint8 (n, size, size, 3), to features (n, d); with
-        `with_grid` to these and the grids (n, cells, channels), cells row by row.
+        with_grid: whether to return grids (n, cells, channels), cells row by row, too.
 
     Raises:
-        WeightsUnavailable: ImageNet weights could not be downloaded.
-        UserError: the weights file does not fit the network.
+        UserError: the weights file does not fit, or (`WeightsUnavailable`) there is no download.
     """
-    import keras
-
     architecture = ENCODERS[name]
     path = imagenet_weights(name) if weights == "imagenet" else weights
-    network = _network(architecture, precision)
+    module = importlib.import_module(f"keras.applications.{architecture.module}")
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        network = getattr(module, architecture.network)(weights=None)
+    finally:
+        keras.config.set_dtype_policy(policy)
     last = network.get_layer(architecture.grid)
     cells = last.input if isinstance(last, keras.layers.GlobalAveragePooling2D) else last.output
     convolutions = keras.Model(network.input, cells)
@@ -203,10 +193,9 @@ def build_encoder(
     if weights == "random":
         randomise(network, seed)
         calibrate_normalisation(network, architecture, seed)
-    elif len(tower.weights) == len(convolutions.weights):  # no weights of the top are used
-        load_weights([network, convolutions], path)
     else:
-        load_weights([network], path)
+        topless = len(tower.weights) == len(convolutions.weights)  # no weights of the top are used
+        load_weights([network, convolutions] if topless else [network], path)
     pixels = keras.Input((architecture.size, architecture.size, 3), dtype="uint8", name="pixels")
     encoder = keras.Model(pixels, tower(_preprocessed(architecture, pixels)), name=name)
     # XLA was slower for VGG16 on a CPU; JAX has nothing else
@@ -214,21 +203,7 @@ def build_encoder(
     return encoder
 
 
-def _network(architecture: Architecture, precision: str) -> Any:
-    import keras
-
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(precision)
-    try:
-        module = importlib.import_module(f"keras.applications.{architecture.module}")
-        return getattr(module, architecture.network)(weights=None)
-    finally:
-        keras.config.set_dtype_policy(policy)
-
-
 def _preprocessed(architecture: Architecture, pixels: Any) -> Any:
-    import keras
-
     name = architecture.preprocessing or architecture.module
     module = importlib.import_module(f"keras.applications.{name}")
     return module.preprocess_input(keras.ops.cast(pixels, "float32")) * architecture.scale

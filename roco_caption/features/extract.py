@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from itertools import islice
@@ -33,15 +33,13 @@ def extract_features(
     batch_size: int = 32,
     with_grid: bool = False,
 ) -> Features:
-    """Return the features of all images (or more), encoding only those that are not cached.
+    """Return the features of `images`, {id: file}, or more; encode only those not yet in `folder`.
 
-    The cache is one pickle per encoder; with grids another one, and an .npy beside it. While images
-    are encoded, finished parts are saved every few seconds, so a stopped run continues where it
-    was. Damaged files are set aside and their images encoded again. A second process waits.
+    The cache is one pickle per encoder, such as `vgg16-fc2-imagenet.pkl`; with grids another one,
+    and an .npy beside it. Finished parts are saved every few seconds, so a stopped run continues
+    where it was. Damaged files are set aside, their images encoded again. A second process waits.
 
     Args:
-        images: {id: image file}.
-        folder: of the caches; see `cache_path`.
         encoder, weights, seed, precision, with_grid: as in `build_encoder`.
         allow_random: whether to continue with random weights if ImageNet's are unavailable.
         batch_size: images per batch and device.
@@ -51,10 +49,14 @@ def extract_features(
             ImageNet's weights are unavailable; or disk or memory is full (what is done is kept).
     """
     header = describe(encoder, weights, seed, with_grid=with_grid)
-    path = cache_path(folder, header, weights, seed)
+    label = {"imagenet": "imagenet", "random": f"random-{seed}"}.get(weights, Path(weights).stem)
+    layers = [header[key] for key in ("layer", "grid") if key in header]
+    path = Path(folder) / f"{'-'.join([encoder, *layers, label])}.pkl"
+
+    options: dict[str, Any] = {"seed": seed, "precision": precision, "with_grid": with_grid}
 
     def build() -> Any:
-        return build_encoder(encoder, weights, seed=seed, precision=precision, with_grid=with_grid)
+        return build_encoder(encoder, weights, **options)
 
     try:
         with lock(path.with_name(f".{path.stem}.lock"), "encoding images"):
@@ -63,28 +65,19 @@ def extract_features(
         if not allow_random:
             raise
         print(f"NOTE: {error}\nContinuing with RANDOM weights, which are fine for phantoms only.")
-        return extract_features(
-            images, folder, encoder=encoder, weights="random", seed=seed, precision=precision,
-            batch_size=batch_size, with_grid=with_grid,
-        )  # fmt: skip
+        options |= {"encoder": encoder, "weights": "random", "batch_size": batch_size}
+        return extract_features(images, folder, **options)
     # lets a captioner build the same encoder again
     features.encoder = header | {"requested": {"weights": weights, "seed": seed}}
     return features
-
-
-def cache_path(folder: str | os.PathLike, header: dict[str, Any], weights: str, seed: int) -> Path:
-    """Return the cache's path: `vgg16-fc2-imagenet.pkl`, `vgg16-fc2-block5_conv3-random-0.pkl`."""
-    label = {"imagenet": "imagenet", "random": f"random-{seed}"}.get(weights, Path(weights).stem)
-    layers = [header[key] for key in ("layer", "grid") if key in header]
-    return Path(folder) / f"{'-'.join([header['name'], *layers, label])}.pkl"
 
 
 def _extract(
     images: dict[str, Path], cache: FeatureCache, build: Callable[[], Any], batch_size: int
 ) -> Features:
     features = cache.load()
-    missing = _missing(images, features)
-    if not missing and not cache.unjoined:
+    missing = features.untried(images)
+    if not missing and not cache.folder.exists():
         print(f"Features of {len(images):,} images reused from {cache.path}")
         return features
     models = on_each_device(build)
@@ -94,8 +87,7 @@ def _extract(
         rate = len(missing) / (time.perf_counter() - started)
         print(f"Features of {len(missing):,} images made ({rate:.1f} images/s): {cache.path}")
         features = cache.join()
-        missing = _missing(images, features)
-        if not missing:
+        if not (missing := features.untried(images)):
             return features
     raise UserError(
         f"Features of {len(missing)} images, {missing[0]} among them, were damaged twice while "
@@ -103,32 +95,25 @@ def _extract(
     )
 
 
-def _missing(images: dict[str, Path], features: Features) -> list[str]:
-    return [name for name in images if name not in features and name not in features.skipped]
-
-
 def _encode(
     models: Sequence[Any], images: dict[str, Path], cache: FeatureCache, batch_size: int
 ) -> None:
-    ids, paths = list(images), list(images.values())
     smaller = f"If that is not enough, give extract_features batch_size={max(1, batch_size // 2)}"
     remedy = f"{smaller}; what was encoded before is kept, and used."
     with (
         memory_for(f"encoding {batch_size} images at once", remedy),
-        progress_bar(total=len(ids), desc="encoding", unit="image", smoothing=0.05) as bar,
+        progress_bar(total=len(images), desc="encoding", unit="image", smoothing=0.05) as bar,
     ):
         try:
-            for positions, arrays, skipped in encode_files(models, paths, batch_size):
-                cache.skip({ids[i]: reason for i, reason in skipped.items()})
-                if len(positions):
-                    cache.add([ids[i] for i in positions], *arrays)
-                bar.update(len(positions) + len(skipped))
+            for ids, arrays, skipped in encode_files(models, images, batch_size):
+                cache.add(ids, *arrays, skipped=skipped)
+                bar.update(len(ids) + len(skipped))
         finally:
             cache.flush()  # the stop button loses nothing
 
 
 def on_each_device(build: Callable[[], Any]) -> list[Any]:
-    """Build the encoder once per device of `_devices`."""
+    """Build the encoder on each device."""
     models = []
     for device in _devices():
         with device:
@@ -146,21 +131,15 @@ def _devices() -> list[Any]:
 
 
 def encode_files(
-    models: Sequence[Any], paths: Sequence[str | os.PathLike], batch_size: int, **reading: Any
-) -> Iterator[tuple[np.ndarray, list[np.ndarray], dict[int, str]]]:
-    """Encode image files with the models of `on_each_device`, a batch each at a time.
+    models: Sequence[Any], images: Mapping[str, str | os.PathLike], batch_size: int, **reading: Any
+) -> Iterator[tuple[list[str], list[np.ndarray], dict[str, str]]]:
+    """Encode images, {id: file}, with the models of `on_each_device`, a batch each at a time.
 
-    Batches follow the order of `paths`, so the features do not depend on the number of devices.
-    Further options are those of `image_batches`.
-
-    Yields:
-        Positions in `paths`, int64 (n,), ascending; each output of the encoder for them, float
-        (n, ...); and {position: reason} for files that could not be decoded.
-
-    Raises:
-        UserError: the encoder's output for an image is NaN or inf.
+    Yields the ids of n images, in the order of `images` whatever the number of devices; each output
+    of the encoder for them, float (n, ...), none if n is 0; and {id: reason} for undecodable files.
+    Raises a UserError if an output is NaN or inf. `reading` is as in `image_batches`.
     """
-    size = ENCODERS[models[0].name].size
+    ids, paths, size = list(images), list(images.values()), ENCODERS[models[0].name].size
     batches = image_batches(paths, size=size, batch_size=batch_size, **reading)
 
     def predict(model: Any, device: Any, pixels: np.ndarray) -> list[np.ndarray]:
@@ -177,15 +156,14 @@ def encode_files(
         while turn := list(islice(batches, len(models))):
             outputs = pool.map(predict, models, _devices(), [pixels for _, pixels, _ in turn])
             for (positions, _, skipped), arrays in zip(turn, outputs, strict=True):
-                _check_finite(models[0].name, arrays, [paths[i] for i in positions])
-                yield positions, arrays, skipped
-
-
-def _check_finite(encoder: str, arrays: list[np.ndarray], paths: list[Any]) -> None:
-    for array in arrays:
-        bad = [path for path, row in zip(paths, array, strict=True) if not np.isfinite(row).all()]
-        if bad:
-            raise UserError(
-                f"{encoder} produced NaN or inf for {bad[0]}. Set PRECISION to float32; if that "
-                "does not help, its weights are damaged. What was encoded before is kept."
-            )
+                for array in arrays:
+                    finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
+                    if not finite.all():
+                        raise UserError(
+                            f"{models[0].name} produced NaN or inf for "
+                            f"{paths[positions[finite.argmin()]]}. Set PRECISION to float32; if "
+                            "that does not help, its weights are damaged. What was encoded before "
+                            "is kept."
+                        )
+                reasons = {ids[i]: reason for i, reason in skipped.items()}
+                yield [ids[i] for i in positions], arrays, reasons

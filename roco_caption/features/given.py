@@ -18,10 +18,7 @@ AXES = {"features": ("n", "d"), "grid": ("n", "cells", "channels"), "scale": ("c
 def read_named(
     path: str | os.PathLike, setting: str, required: str, optional: Sequence[str] = ()
 ) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Read `names`, the images' file stems (n,), and arrays of `AXES` from an .npz.
-
-    It must hold the array `required`, and may hold others; `setting` names the file in messages.
-    """
+    """Read from an .npz, which `setting` names, `names`, (n,) file stems, and arrays of `AXES`."""
     try:
         with np.load(path, allow_pickle=False) as file:
             names = [str(name) for name in file["names"]]
@@ -52,13 +49,11 @@ def _check_arrays(arrays: dict[str, np.ndarray], count: int) -> None:
 
 
 def read_features_file(path: str | os.PathLike, *, with_grid: bool = True) -> Features:
-    """Read precomputed features.
+    """Read precomputed features, with the grids of an .npz only if `with_grid`.
 
-    Args:
-        path: an .npz with `names`, the images' file stems (n,), `features` (n, d), and perhaps
-            `grid` and `scale` as in `read_grid_file`; or a folder of shards, whose grids stay on
-            disk. Several paths, separated by commas, are joined by `side_by_side`.
-        with_grid: whether to read the .npz's grids, if it holds some, into memory.
+    `path` is an .npz with `names`, the images' file stems (n,), `features` (n, d), and perhaps
+    `grid` and `scale` as in `read_grid_file`; or a folder of shards, whose grids stay on disk.
+    Several paths, separated by commas, are joined by `side_by_side`.
     """
     paths = [path] if Path(path).exists() else [part.strip() for part in str(path).split(",")]
     return side_by_side([_read_features(part, with_grid) for part in paths])
@@ -71,8 +66,7 @@ def _read_features(path: str | os.PathLike, with_grid: bool) -> Features:
         return replace(features, matrix=features.matrix.values[features.matrix.rows])
     grids = ("grid", "scale") if with_grid else ()
     names, arrays = read_named(path, "FEATURES_FILE", "features", grids)
-    matrix = arrays["features"]
-    identity = f"sha256 {checksum(path)}"
+    matrix, identity = arrays["features"], f"sha256 {checksum(path)}"
     print(f"Features of {len(names):,} images ({matrix.shape[1]} values each) read from {path}")
     grid = _grid(arrays, identity, path) if "grid" in arrays else None
     encoder = {"name": Path(path).stem, "layer": "given", "weights": identity}
@@ -91,11 +85,7 @@ def with_grid_file(features: Features, path: str | os.PathLike) -> Features:
 
 
 def read_grid_file(path: str | os.PathLike) -> tuple[list[str], LazyRows]:
-    """Return the ids and grids of GRID_FILE.
-
-    It is an .npz with `names`, the images' file stems (n,), `grid` (n, cells, channels), and if
-    that is int8, `scale` (channels,) to multiply it by.
-    """
+    """Read an .npz of `names` (n,), `grid` (n, cells, channels), and if that is int8, `scale`."""
     names, arrays = read_named(path, "GRID_FILE", "grid", ("scale",))
     return names, _grid(arrays, f"sha256 {checksum(path)}", path)
 

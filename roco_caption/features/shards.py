@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from roco_caption.core.errors import DamagedFile, UserError, first_line
-from roco_caption.core.files import atomic_path
+from roco_caption.core.files import atomic_open, atomic_path
 from roco_caption.features.table import Features, concatenated
 
 INSTALL = 'It may need pip install "roco-caption[distributed]"'
@@ -22,16 +22,10 @@ KEY = b"roco_caption"  # of an Arrow file's metadata: encoder, skipped images, s
 def write_shard(
     folder: str, ids: Sequence[str], arrays: Sequence[np.ndarray], encoder: dict, skipped: dict
 ) -> str:
-    """Write a shard, an Arrow file that any reader opens, whole or not at all.
+    """Write a shard, an Arrow file that any reader opens, whole or not at all; return its path.
 
-    Args:
-        folder: a folder or a URL that fsspec can write to, such as `s3://bucket/shards`.
-        ids: of n images.
-        arrays: float16 (n, d), and perhaps grids (n, cells, channels).
-        encoder, skipped: as in `Features`.
-
-    Returns:
-        Its path. The name is a hash of the ids, so writing a shard again replaces it.
+    `folder` may be an fsspec URL; `arrays` are float16 (n, d), and perhaps grids (n, cells,
+    channels). The file is named after a hash of the ids, so writing a shard again replaces it.
     """
     import pyarrow as pa
 
@@ -45,21 +39,16 @@ def write_shard(
     names = "\n".join(sorted([*ids, *skipped]))
     path = f"{folder.rstrip('/')}/{hashlib.sha256(names.encode()).hexdigest()[:16]}.arrow"
     fs, place = filesystem(path)
-    if is_local(fs):
-        with atomic_path(place, size=table.nbytes) as aside:
-            _write(table, str(aside))
-    else:  # an object store shows an object only once it is whole
-        sink = pa.BufferOutputStream()
-        _write(table, sink)
-        fs.pipe_file(place, sink.getvalue().to_pybytes())
-    return path
-
-
-def _write(table: Any, sink: Any) -> None:
-    import pyarrow as pa
-
+    sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table, max_chunksize=max(1, len(table)))  # one batch, one memory map
+    content = sink.getvalue()
+    if is_local(fs):
+        with atomic_open(place, size=content.size) as file:
+            file.write(content)
+    else:  # an object store shows an object only once it is whole
+        fs.pipe_file(place, content.to_pybytes())
+    return path
 
 
 def read_shards(
@@ -67,17 +56,9 @@ def read_shards(
 ) -> Features:
     """Read which images the shards hold; features and grids are read from disk when used.
 
-    Args:
-        folder: of `write_shard`. From an object store only the ids are read: see `local_copy`.
-        encoder: of `describe`, which all shards must have; None requires only that they agree.
-        mend: whether to set damaged shards aside, for their images to be encoded again.
-
-    Returns:
-        `Features` whose `matrix` is a `LazyRows` (n, d), or None from an object store. An image in
-        two shards counts once.
-
-    Raises:
-        UserError: a shard is damaged (without `mend`) or another encoder's, or there is none.
+    From an object store only the ids are read: see `local_copy`. All shards must be of `encoder`,
+    of `describe`; None requires only that they agree. `mend` sets damaged shards aside, for their
+    images to be encoded again, else they raise a UserError, as does a folder without shards.
     """
     fs, place = filesystem(str(folder))
     paths = _listed(fs, place)
@@ -88,12 +69,7 @@ def read_shards(
     shards = {path: shard for path, shard in zip(paths, opened, strict=True) if shard}
     expected = encoder or next((shard.encoder for shard in shards.values()), {})
     for path, shard in shards.items():
-        for key, value in expected.items():
-            if (actual := shard.encoder.get(key)) != value:
-                raise UserError(
-                    f"{path} holds features of another encoder ({key}: {actual!r}, expected "
-                    f"{value!r}). Choose another folder, or the encoder that it belongs to."
-                )
+        shard.require_encoder(path, expected, "Choose another folder")
     return concatenated(list(shards.values()), expected)
 
 

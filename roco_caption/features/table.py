@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ import pandas as pd
 from roco_caption.core.errors import UserError
 from roco_caption.data.roco import cases_of
 
+Frames = dict[str, pd.DataFrame]  # {split: DataFrame[id, image, caption]}
 SPREAD_SAMPLE = 4096  # images that suffice to estimate how much features vary
 GRID_BLOCK = 256  # grids in memory at once: 13 MB of VGG16's
 
@@ -35,15 +36,28 @@ class Features:
     def __contains__(self, name: str) -> bool:
         return name in self._row
 
+    def untried(self, ids: Iterable[str]) -> list[str]:
+        """Return the ids of images that have neither features nor a reason why not."""
+        return [name for name in ids if name not in self._row and name not in self.skipped]
+
+    def require_encoder(self, path: Any, expected: dict[str, Any], remedy: str) -> None:
+        """Raise a UserError if the encoder of these features, read from `path`, is not this one."""
+        for key, value in expected.items():
+            actual = self.encoder.get(key)
+            if type(actual) is not type(value) or actual != value:
+                raise UserError(
+                    f"{path} holds features of another encoder ({key}: {actual!r}, expected "
+                    f"{value!r}). {remedy}, or the encoder that it belongs to."
+                )
+
     def select(self, ids: Sequence[str]) -> np.ndarray:
         """Return the features of these images in this order, float16 (len(ids), d)."""
         return self.matrix[self._rows(ids)]
 
     def select_rows(self, ids: Sequence[str]) -> LazyRows:
         """Return as `LazyRows` what `select` returns."""
-        if isinstance(self.matrix, LazyRows):
-            return self.matrix.take(self._rows(ids))
-        return LazyRows(self.matrix, self._rows(ids))
+        rows, lazy = self._rows(ids), isinstance(self.matrix, LazyRows)
+        return self.matrix.take(rows) if lazy else LazyRows(self.matrix, rows)
 
     def select_grid(self, ids: Sequence[str]) -> LazyRows:
         """Return the grids of these images in this order, without reading them."""
@@ -84,7 +98,7 @@ class LazyRows:
 
     def take(self, places: np.ndarray) -> LazyRows:
         """Return the `LazyRows` of these places, int (k,), without reading any."""
-        return LazyRows(self.values, self.rows[places], self.scale, self.identity)
+        return replace(self, rows=self.rows[places])
 
     def mean(self, axis: int = 0, keepdims: bool = True) -> np.ndarray:
         """Return the average row, float32 (1, ...), reading block by block."""
@@ -138,16 +152,15 @@ def concatenated(parts: Sequence[Features], encoder: dict[str, Any]) -> Features
         return LazyRows(Stacked(arrays), rows, identity=f"{kind} {identity}")
 
     matrix = lazy("features", [part.matrix for part in parts])
-    return Features(
-        list(row), matrix, encoder, skipped, lazy("grid", [part.grid for part in parts])
-    )
+    grid = lazy("grid", [part.grid for part in parts])
+    return Features(list(row), matrix, encoder, skipped, grid)
 
 
 def side_by_side(parts: Sequence[Features]) -> Features:
-    """Concatenate the features that several encoders made of the same images.
+    """Concatenate the features that several encoders made of the images common to all.
 
     All parts get the total variance of the first, because the decoder's scaler keeps what varies
-    most. The grids are those of the first part. Images that a part lacks are left out.
+    most. The grids are those of the first part.
     """
     first, *others = parts
     if not others:
@@ -156,16 +169,12 @@ def side_by_side(parts: Sequence[Features]) -> Features:
     ids = [name for name in first.ids if all(name in part for part in others)]
     if not ids:
         raise UserError(f"No image has features in all of {', '.join(names)}. Compare their ids.")
+    matrices = [part.select(ids) for part in parts]
     sample = sampled(len(ids), SPREAD_SAMPLE)
-
-    def variance(matrix: np.ndarray) -> float:
-        return float(matrix[sample].astype(np.float32).var(axis=0).sum())
-
-    matrices = [first.select(ids)]
-    for part in others:
-        matrix = part.select(ids)
-        factor = np.float32((variance(matrices[0]) / max(variance(matrix), 1e-12)) ** 0.5)
-        matrices.append(to_float16(matrix * factor))
+    variances = [float(m[sample].astype(np.float32).var(axis=0).sum()) for m in matrices]
+    for i in range(1, len(parts)):
+        factor = np.float32((variances[0] / max(variances[i], 1e-12)) ** 0.5)
+        matrices[i] = to_float16(matrices[i] * factor)
     weights = "; ".join(part.encoder["weights"] for part in parts)
     encoder = {"name": "+".join(names), "layer": "given", "weights": weights}
     left_out = {name: "not in every file of FEATURES_FILE" for name in set(first.ids) - set(ids)}
@@ -196,20 +205,13 @@ def mean_image(features: Any) -> tuple[np.ndarray, ...]:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the decoder sees of each image, by split.
+    """What the decoder sees of each image, by split."""
 
-    Attributes:
-        frames: {split: DataFrame[id, image, caption]}, the images that have features.
-        features: {split: float16 (n, d), or with attention a pair of it and the grids
-            (n, cells, channels)}, in the frames' order.
-        encoder: what made them, see `features.encoder.describe`.
-        missing: one line per image without features: its id and the reason.
-    """
-
-    frames: dict[str, pd.DataFrame]
+    frames: Frames  # of the images that have features
+    # {split: float16 (n, d), or with attention a pair of it and the grids (n, cells, channels)}
     features: dict[str, Any]
-    encoder: dict[str, Any]
-    missing: list[str]
+    encoder: dict[str, Any]  # as in `Features`
+    missing: list[str]  # one line per image without features: its id and the reason
 
     @cached_property
     def vectors(self) -> dict[str, Any]:
@@ -227,28 +229,18 @@ class Inputs:
 
 
 def select_inputs(
-    frames: dict[str, pd.DataFrame],
-    features: Features,
-    *,
-    attention: bool = False,
-    lazy: bool = False,
+    frames: Frames, features: Features, *, attention: bool = False, lazy: bool = False
 ) -> Inputs:
     """Select the features of each split's images, and leave out images without any.
 
-    Args:
-        frames: {split: DataFrame[id, image, caption]}.
-        features: of their images.
-        attention: whether to add the grids.
-        lazy: whether features stay on disk and are read batch by batch.
-
-    Raises:
-        UserError: no image of a split has features, or they have no grids.
+    `attention` adds the grids; `lazy` leaves features on disk, to be read batch by batch. Raises a
+    UserError if no image of a split has features, or if they have no grids.
     """
     selected: dict[str, pd.DataFrame] = {}
     missing: list[str] = []
     arrays: dict[str, Any] = {}
     for split, frame in frames.items():
-        mask = frame.id.map(features.__contains__).astype(bool)
+        mask = frame.id.isin(features.ids)
         missing += [
             f"{name}: {features.skipped.get(name, 'not among the features')}"
             for name in frame.id[~mask].unique()

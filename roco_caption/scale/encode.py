@@ -22,15 +22,12 @@ from roco_caption.features.shards import INSTALL, filesystem, is_local, read_sha
 from roco_caption.features.table import Features, to_float16
 
 SUFFIXES = "", ".bmp", ".dcm", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"
+RETRIES = 4  # of a shard whose worker was lost: one of its images may kill them
 FETCHES = 64  # images fetched from an object store at once, by each worker
 
 
 def find_images(url: str) -> dict[str, str]:
-    """Return the image files in a folder or URL and below, {id: path}, sorted by path.
-
-    Raises:
-        UserError: there is none, or two have the same id.
-    """
+    """Return the image files in a folder or URL and below, {id: path}, sorted by path."""
     fs, folder = filesystem(url)
     images: dict[str, str] = {}
     for path in sorted(fs.find(folder)):
@@ -49,17 +46,14 @@ class ShardWorker:
     """A worker: reads and encodes images as one machine would, and writes a shard."""
 
     def __init__(self, options: dict[str, Any]) -> None:
-        machine = detect()
-        header = options["header"]
-        requested, precision = header["requested"], options["precision"] or machine.precision
-        with lock(
-            Path(tempfile.gettempdir()) / "roco-caption-weights" / ".lock", "loading weights"
-        ):
-            self.models = on_each_device(
-                lambda: build_encoder(
-                    header["name"], **requested, precision=precision, with_grid="grid" in header
-                )
-            )
+        header, machine = options["header"], detect()
+        requested = header["requested"] | {"precision": options["precision"] or machine.precision}
+
+        def build() -> Any:
+            return build_encoder(header["name"], **requested, with_grid="grid" in header)
+
+        with lock(Path(tempfile.gettempdir(), "roco-caption-weights", ".lock"), "loading weights"):
+            self.models = on_each_device(build)
         self.options = options
         fs, _ = filesystem(options["images"])
         self.reading = {} if is_local(fs) else {"read": fetching(fs), "workers": FETCHES}
@@ -67,30 +61,24 @@ class ShardWorker:
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
         ids, options = list(task["ids"]), self.options
         try:
-            arrays: list[list[np.ndarray]] = [[], []]
             encoded: list[str] = []
+            batches: list[list[np.ndarray]] = []
             skipped: dict[str, str] = {}
-            batches = encode_files(
-                self.models, list(task["paths"]), options["batch_size"], **self.reading
-            )
-            for positions, outputs, reasons in batches:
-                encoded += [ids[i] for i in positions]
-                skipped |= {ids[i]: reason for i, reason in reasons.items()}
-                for parts, output in zip(arrays, outputs, strict=False):
-                    parts.append(to_float16(output))
-            whole = [np.concatenate(parts) for parts in arrays if parts]
-            write_shard(options["shards"], encoded, whole, options["header"], skipped)
+            images = dict(zip(ids, task["paths"], strict=True))
+            encoding = encode_files(self.models, images, options["batch_size"], **self.reading)
+            for names, outputs, reasons in encoding:
+                encoded += names
+                batches.append([to_float16(array) for array in outputs])
+                skipped |= reasons
+            arrays = [np.concatenate(parts) for parts in zip(*filter(None, batches), strict=True)]
+            write_shard(options["shards"], encoded, arrays, options["header"], skipped)
             return {"images": len(ids), "error": ""}
         except Exception as error:  # the other shards are still made
             return {"images": len(ids), "error": f"{type(error).__name__}: {first_line(error)}"}
 
 
 def fetching(fs: Any) -> Callable[..., np.ndarray]:
-    """Return a function that reads an image as `read_image` does, from another file system.
-
-    An image that is missing or cannot be decoded raises `ImageError`; a network failure raises its
-    own error, so that it leaves out no image.
-    """
+    """Return `read_image` for another file system, whose failures leave out no image."""
 
     def read(path: str, size: int) -> np.ndarray:
         with tempfile.NamedTemporaryFile() as file:
@@ -103,9 +91,6 @@ def fetching(fs: Any) -> Callable[..., np.ndarray]:
                 raise ImageError(str(error).replace(file.name, path)) from None
 
     return read
-
-
-RETRIES = 4  # of a shard whose worker was lost: one of its images may kill them
 
 
 def extract_shards(
@@ -121,33 +106,23 @@ def extract_shards(
     shard_size: int = 1024,
     workers: int = 0,
 ) -> Features:
-    """Encode images with many workers, and write their features in shards.
+    """Encode images with many workers, write their features in shards, and return them.
 
     Images in existing shards are not encoded again. A lost worker costs its current shard, which
     another worker makes; after a loss of this process the next call continues.
 
     Args:
-        images: a folder or fsspec URL with image files, sub-folders included, such as
-            `s3://bucket/all_data`. An image's id is its file name without the extension.
+        images: a folder or fsspec URL, such as `s3://bucket/all_data`, with image files there and
+            below. An image's id is its file name without the extension.
         shards: a folder or URL, visible to all machines.
-        encoder: a key of `ENCODERS`.
-        encoder_weights: as in `build_encoder`; a path must exist on every machine.
-        seed: of random weights.
+        encoder, encoder_weights, seed: as in `build_encoder`; a path must exist on every machine.
         precision: Keras dtype policy; the fastest of each worker's machine when empty.
-        batch_size: images encoded at once.
         attention: whether to keep the encoder's grids too.
         shard_size: images per shard, a multiple of `batch_size`.
         workers: number of workers; 0 for as many as the cluster has GPUs, or machines.
-
-    Returns:
-        The `Features` of all shards, read from them as they are used.
-
-    Raises:
-        UserError: Ray is missing, two images have the same id, or some shards were not made.
     """
-    requested = {"weights": encoder_weights, "seed": seed}
     header = describe(encoder, encoder_weights, seed, with_grid=attention)
-    header |= {"requested": requested}
+    header |= {"requested": {"weights": encoder_weights, "seed": seed}}
     fs, place = filesystem(shards)
     local = is_local(fs)
     with lock(Path(place) / ".lock", "encoding images") if local else nullcontext():
@@ -155,7 +130,7 @@ def extract_shards(
             remove_leftovers(Path(place) / "*.arrow")
         files = find_images(images)
         known = read_shards(shards, header, mend=True)
-        todo = [name for name in files if name not in known and name not in known.skipped]
+        todo = known.untried(files)
         print(f"{len(files):,} images found, {len(files) - len(todo):,} of them in {shards}.")
         if not todo:
             return known
@@ -183,17 +158,11 @@ def _on_workers(tasks: list[dict], options: dict, workers: int) -> Iterator[dict
     cluster = ray.cluster_resources()
     gpus, cpus = int(cluster.get("GPU", 0)), int(cluster["CPU"])
     workers = min(workers or gpus or len(ray.nodes()), len(tasks))
-    resources = {"num_gpus": 1} if gpus else {"num_cpus": max(1, cpus // workers)}
+    resources: dict[str, Any] = {"num_gpus": 1} if gpus else {"num_cpus": max(1, cpus // workers)}
     # a block is a task, so that a lost worker costs one
     data = ray.data.from_items(tasks, override_num_blocks=len(tasks))
-    pool = ray.data.ActorPoolStrategy(size=workers)
-    results = data.map(
-        ShardWorker,
-        fn_constructor_args=(options,),
-        compute=pool,
-        max_task_retries=RETRIES,
-        **resources,
-    )
+    resources |= {"compute": ray.data.ActorPoolStrategy(size=workers), "max_task_retries": RETRIES}
+    results = data.map(ShardWorker, fn_constructor_args=(options,), **resources)
     try:
         yield from results.iter_rows()
     except ray.exceptions.RayError as error:

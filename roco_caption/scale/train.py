@@ -49,14 +49,7 @@ def train_captioner(
         folder: for the captioner; only the first machine reads and writes it.
         strategy: as `Replicas` takes it.
         copies: a local folder for the shards of an object store.
-        min_frequency, max_words, attention, epochs, batch_size, learning_rate, seed, beams: as the
-            notebook's settings.
-
-    Returns:
-        The `Captioner`, saved in `folder`.
-
-    Raises:
-        UserError: no image of a split has features, or as `train` says.
+        min_frequency and the rest: as the notebook's settings.
     """
     features = read_shards(local_copy(shards, copies))
     frames = read_captions(data)
@@ -77,17 +70,10 @@ def train_captioner(
 
 
 def read_captions(data: str) -> dict[str, pd.DataFrame]:
-    """Read captions by split.
+    """Read captions by split, {"train": DataFrame[id, caption, …], "validation": …}.
 
-    Args:
-        data: a folder in ROCO's layout, or a .csv or .parquet with the columns `id`, `caption` and
-            `split` ("train" or "validation"; other rows are ignored), on disk or a URL.
-
-    Returns:
-        {"train": DataFrame[id, caption, …], "validation": …}.
-
-    Raises:
-        UserError: there is no such table, or it lacks a column or a split.
+    `data` is a folder in ROCO's layout, or a .csv or .parquet, on disk or a URL, with the columns
+    `id`, `caption` and `split` ("train" or "validation"; other rows are ignored).
     """
     if Path(data).is_dir():
         frames, _ = read_dataset(data)
@@ -107,34 +93,27 @@ def read_captions(data: str) -> dict[str, pd.DataFrame]:
 def train_from_shards(
     data: str, shards: str, folder: str, *, workers: int = 0, restarts: int = 3, **settings: Any
 ) -> None:
-    """Train a captioner on one machine or several; see `train_captioner`.
+    """Train a captioner on one machine or several.
 
     When a worker is lost, Ray starts all workers again, and they resume from the state in `folder`.
 
     Args:
-        data: captions, as `read_captions` takes it; visible to all machines.
-        shards: of `extract_shards`, visible to all machines.
-        folder: for the captioner; visible to all machines, or a loss may start from scratch.
+        data, shards, folder, settings: of `train_captioner`; visible to all machines.
         workers: processes that Ray starts, each with a GPU where the cluster has any; 0 trains in
             this process without Ray, on the devices that `find_strategy` returns.
         restarts: how often lost workers are replaced.
-        settings: of `train_captioner`.
-
-    Raises:
-        UserError: Ray is missing, or as `train_captioner` says.
     """
     if not workers:
         train_captioner(data, shards, folder, strategy=find_strategy(), **settings)
         return
     ray = connect_ray("ray.train.tensorflow")
-    train = ray.train
-    gpus = int(ray.cluster_resources().get("GPU", 0))
+    train, has_gpus = ray.train, ray.cluster_resources().get("GPU", 0) >= 1
     paths = [path if "://" in path else str(Path(path).absolute())
              for path in (data, shards, folder)]  # fmt: skip
     trainer = train.tensorflow.TensorflowTrainer(
         _train_worker,
         train_loop_config={"paths": paths, "settings": settings},
-        scaling_config=train.ScalingConfig(num_workers=workers, use_gpu=gpus > 0),
+        scaling_config=train.ScalingConfig(num_workers=workers, use_gpu=has_gpus),
         run_config=train.RunConfig(
             storage_path=str(Path(paths[2]) / "ray"),
             failure_config=train.FailureConfig(max_failures=restarts),
@@ -159,24 +138,17 @@ def main(arguments: list[str]) -> None:
     """Run `encode IMAGES SHARDS` or `train DATA SHARDS FOLDER`; `ROCO_<NAME>` gives settings."""
     usage = "python -m roco_caption.scale.train encode IMAGES SHARDS | train DATA SHARDS FOLDER"
     command, *paths = arguments or [""]
-    if command == "encode" and len(paths) == 2:
-        function: Callable[..., Any] = extract_shards
-        defaults = _defaults(extract_shards)
-    elif command == "train" and len(paths) == 3:
-        function = train_from_shards
-        defaults = _defaults(train_from_shards) | _defaults(train_captioner)
-    else:
+    functions: list[Callable[..., Any]] = [extract_shards]
+    if command == "train":
+        functions = [train_from_shards, train_captioner]
+    if (command, len(paths)) not in (("encode", 2), ("train", 3)):
         sys.exit(usage)
+    parameters = [p for f in functions for p in inspect.signature(f).parameters.values()]
+    defaults = {p.name: p.default for p in parameters if p.default not in (p.empty, None)}
     try:
-        function(*paths, **{name: setting(name.upper(), v) for name, v in defaults.items()})
+        functions[0](*paths, **{name: setting(name.upper(), v) for name, v in defaults.items()})
     except UserError as error:
         sys.exit(str(error))
-
-
-def _defaults(function: Callable) -> dict[str, Any]:
-    """Return the settings of a function with their defaults."""
-    parameters = inspect.signature(function).parameters.values()
-    return {p.name: p.default for p in parameters if isinstance(p.default, (str, int, float))}
 
 
 if __name__ == "__main__":
