@@ -15,6 +15,11 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "tensorflow(why): skipped with another Keras backend")
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with the slow tests, so that no worker ends with one alone."""
+    items.sort(key=lambda item: not item.get_closest_marker("slow"))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def release_graphs():
     """Free the compiled graphs of a module's tests: they grew to several gigabytes per worker."""
