@@ -37,18 +37,13 @@ def chatter_left_out() -> Iterator[None]:
             os.dup2(stderr, 2)
             os.close(stderr)
             captured.seek(0)
-            for line in captured.read().decode("utf-8", "replace").splitlines(keepends=True):
-                if not _CHATTER.match(line):
-                    sys.stderr.write(line)
+            lines = captured.read().decode("utf-8", "replace").splitlines(keepends=True)
+            sys.stderr.writelines(line for line in lines if not _CHATTER.match(line))
 
 
 @contextlib.contextmanager
 def multiplied_in(precision: str) -> Iterator[None]:
-    """Multiply large matrices in bfloat16 within this block, on a CPU with units for it.
-
-    TensorFlow rewrites its graphs for that; weights and everything between the products stay in
-    float32. Only the Keras dtype policy `mixed_bfloat16` on TensorFlow changes anything.
-    """
+    """Multiply in bfloat16 in TensorFlow on CPUs if `precision` is `mixed_bfloat16`."""
     import keras
 
     option = "auto_mixed_precision_onednn_bfloat16"
@@ -64,11 +59,7 @@ def multiplied_in(precision: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def multiplied_exactly() -> Iterator[None]:
-    """Multiply float32 in full precision on GPUs within this block.
-
-    By default NVIDIA GPUs since Ampere round factors to 10 bits (TF32): good enough to train, but
-    not to compare two implementations.
-    """
+    """Multiply float32 without TF32 (factors of 10 bits) on GPUs, to compare implementations."""
     import keras
 
     with contextlib.ExitStack() as stack:

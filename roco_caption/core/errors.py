@@ -26,7 +26,7 @@ def first_line(error: Exception) -> str:
 
 
 class OutOfMemory(UserError):
-    """The accelerator or the computer is out of memory; `doing` and `remedy` as in `memory_for`."""
+    """No memory left while `doing` something, such as "training (batch size 32)"."""
 
     def __init__(self, doing: str, error: Exception, remedy: str) -> None:
         super().__init__(
@@ -37,10 +37,7 @@ class OutOfMemory(UserError):
 
 @contextlib.contextmanager
 def memory_for(doing: str, remedy: str) -> Iterator[None]:
-    """Raise `OutOfMemory` if NumPy, Pillow or a Keras backend runs out of memory in this block.
-
-    `doing` is such as "training (batch size 32)"; `remedy` says what to lower, and what is kept.
-    """
+    """Raise `OutOfMemory` if memory runs out in this block; `remedy` says what to lower."""
     try:
         yield
     except Exception as error:
@@ -50,9 +47,7 @@ def memory_for(doing: str, remedy: str) -> Iterator[None]:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    # TensorFlow and PyTorch have types for it; JAX and CUDA only say so
-    types = ("ResourceExhaustedError", "OutOfMemoryError")
-    if isinstance(error, MemoryError) or type(error).__name__ in types:
-        return True
-    signs = ("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY", "out of memory")
-    return not isinstance(error, UserError) and any(sign in str(error) for sign in signs)
+    types = ("ResourceExhaustedError", "OutOfMemoryError")  # TensorFlow, PyTorch
+    typed = isinstance(error, MemoryError) or type(error).__name__ in types
+    signs = ("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY", "out of memory")  # JAX, CUDA
+    return typed or (not isinstance(error, UserError) and any(s in str(error) for s in signs))

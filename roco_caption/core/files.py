@@ -22,7 +22,7 @@ def make_folder(path: str | os.PathLike) -> Path:
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _cannot_write(Path(path), error) from error
+        raise cannot_write(path, error) from error
     return Path(path)
 
 
@@ -30,10 +30,7 @@ def make_folder(path: str | os.PathLike) -> Path:
 def atomic_path(path: str | os.PathLike, *, size: int = 0, ending: str = "") -> Iterator[Path]:
     """Yield a temporary path beside `path`, renamed to it if the block succeeds, else removed.
 
-    Args:
-        path: the file to make or replace; its folder is made.
-        size: bytes of the file, for the UserError if the disk is full; 0 if unknown.
-        ending: of the temporary name, for writers that require one.
+    If the disk is full, the UserError names the `size` in bytes; some writers require an `ending`.
     """
     path = Path(path)
     token = f"{os.getpid()}-{secrets.token_hex(4)}"
@@ -43,7 +40,7 @@ def atomic_path(path: str | os.PathLike, *, size: int = 0, ending: str = "") -> 
         yield aside
         os.replace(aside, path)
     except OSError as error:
-        raise _cannot_write(path, error, size) from error
+        raise cannot_write(path, error, size) from error
     finally:
         with contextlib.suppress(OSError):
             aside.unlink()
@@ -87,14 +84,15 @@ def gigabytes(count: int) -> str:
     return f"{count / 1e9:.2f} GB" if count >= 1e7 else f"{count / 1e6:.3f} MB"
 
 
-def _cannot_write(path: Path, error: OSError, size: int = 0) -> UserError:
+def cannot_write(path: str | os.PathLike, error: OSError, size: int = 0) -> UserError:
+    """Return the UserError for a file of `size` bytes (0: unknown) that could not be written."""
     message = f"{path} could not be written ({error.strerror or error})."
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return UserError(f"{message} Choose a writable folder, then run this cell again.")
     if size:
         message += f" It needs {gigabytes(size)}."
     with contextlib.suppress(OSError):
-        message += f" {gigabytes(shutil.disk_usage(path.parent).free)} are free."
+        message += f" {gigabytes(shutil.disk_usage(Path(path).parent).free)} are free."
     return UserError(f"{message} Free some space, then run this cell again: it reuses what exists.")
 
 
@@ -147,10 +145,10 @@ except ImportError:  # no locking on Windows
 
 @contextlib.contextmanager
 def lock(path: str | os.PathLike, purpose: str) -> Iterator[None]:
-    """Hold a lock during a block; if another process holds it, print its purpose, and wait.
+    """Hold a lock (flock) during a block; if another process has it, print its purpose, and wait.
 
-    The system's lock (flock) ends with its process, even a killed one; its file stays. Not to be
-    nested. Where the file cannot be written, as in a read-only folder, nothing is locked.
+    It ends with its process, even a killed one; do not nest it. Nothing is locked where its file
+    cannot be written.
     """
     path = Path(path)
     with contextlib.ExitStack() as stack:
@@ -160,9 +158,8 @@ def lock(path: str | os.PathLike, purpose: str) -> Iterator[None]:
             if fcntl is not None:
                 _acquire(file, path)
                 file.truncate(0)
-                since = time.strftime("%Y-%m-%d %H:%M:%S")
-                name = f"process {os.getpid()} on {platform.node()} ({purpose}, since {since})"
-                file.write(name.encode())
+                holder = f"process {os.getpid()} on {platform.node()}"
+                file.write(f"{holder} ({purpose}, since {time.strftime('%F %T')})".encode())
         yield
 
 

@@ -16,9 +16,6 @@ from roco_caption.core.files import make_folder
 
 Setting = TypeVar("Setting", bool, int, float, str)
 
-# The modules of those packages in requirements.txt that are imported by another name.
-_MODULES = {"pillow": "PIL", "rouge-score": "rouge_score"}
-
 
 def install_missing(requirements: str | os.PathLike) -> list[str]:
     """Install the packages of a pip requirements file that cannot be imported yet; return them.
@@ -45,40 +42,28 @@ def install_missing(requirements: str | os.PathLike) -> list[str]:
 
 def _importable(requirement: str) -> bool:
     name = re.split(r"[^\w.-]", requirement)[0].lower()
-    return importlib.util.find_spec(_MODULES.get(name, name.replace("-", "_"))) is not None
+    module = "PIL" if name == "pillow" else name.replace("-", "_")
+    return importlib.util.find_spec(module) is not None
 
 
-def setting(name: str, default: Setting, choices: tuple[str, ...] = ()) -> Setting:
-    """Return the environment variable `ROCO_<name>`, read as the type of `default`, or `default`.
-
-    The value must be one of the choices if there are any.
-    """
-    value: Any = default
-    if (text := os.environ.get(f"ROCO_{name}")) is not None:
-        switches = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-        kind = type(default)
-        try:
-            value = switches[text.strip().lower()] if kind is bool else kind(text)
-        except (KeyError, ValueError) as error:
-            kind_name = "an int" if kind is int else f"a {kind.__name__}"
-            raise UserError(f"ROCO_{name} must be {kind_name}, got {text!r}.") from error
-    if choices and value not in choices:
-        raise UserError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.")
-    return value
+def setting(name: str, default: Setting) -> Setting:
+    """Return the environment variable `ROCO_<name>` as the type of `default`, else `default`."""
+    text = os.environ.get(f"ROCO_{name}")
+    if text is None:
+        return default
+    switches = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    kind: Any = type(default)
+    try:
+        return kind(switches[text.strip().lower()] if kind is bool else text)
+    except (KeyError, ValueError) as error:
+        kind_name = "an int" if kind is int else f"a {kind.__name__}"
+        raise UserError(f"ROCO_{name} must be {kind_name}, got {text!r}.") from error
 
 
 def override_settings(names: dict[str, Any]) -> None:
-    """Set the notebook's settings that have an environment variable `ROCO_<name>`, and print them.
-
-    Args:
-        names: the notebook's `globals()`; settings are in capitals.
-
-    Raises:
-        UserError: a variable is not of its setting's type.
-    """
+    """Set what `ROCO_<name>` overrides in `names`, the notebook's `globals()`, and print it."""
     for name in [name for name in names if name.isupper() and f"ROCO_{name}" in os.environ]:
-        default: Any = names[name]
-        names[name] = setting(name, default)
+        names[name] = setting(name, names[name])
         print(f"{name} = {names[name]!r}, from ROCO_{name}")
 
 
@@ -144,10 +129,9 @@ def _accelerators(backend: str) -> tuple[str, ...]:
 
 
 def _precision(accelerators: tuple[str, ...]) -> str:
-    if any("TPU" in name for name in accelerators):
-        return "mixed_bfloat16"
     if accelerators:
-        return "mixed_float16"
+        tpu = any("TPU" in name for name in accelerators)
+        return "mixed_bfloat16" if tpu else "mixed_float16"
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text() if cpuinfo.exists() else ""
     return "mixed_bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
@@ -162,12 +146,11 @@ def set_seeds(seed: int) -> None:
 
 KAGGLE_INPUT = Path("/kaggle/input")
 DRIVE = Path("/content/drive")
-DEPTH = 4  # levels of folders searched in attached data sets; ROCO's images are deeper
 
 
 def attached(name: str) -> list[Path]:
     """Return files and folders of this name in data sets attached on Kaggle, least deep first."""
-    patterns = ("*/" * depth + name for depth in range(1, DEPTH + 1))
+    patterns = ("*/" * depth + name for depth in (1, 2, 3, 4))  # ROCO's images are deeper
     return [path for pattern in patterns for path in sorted(KAGGLE_INPUT.glob(pattern))]
 
 
@@ -178,10 +161,7 @@ def writable(project: str | os.PathLike) -> Path:
 
 
 def drive_folder(folder: str, platform: str) -> Path | None:
-    """Make a folder such as "/content/drive/MyDrive/roco", on "colab" in a mounted Google Drive.
-
-    Returns None for an empty name; raises a UserError if the folder cannot be made.
-    """
+    """Make and return a folder (None if ""); on "colab" mount Google Drive if it is inside."""
     if not folder:
         return None
     path = Path(folder).expanduser()

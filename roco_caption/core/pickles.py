@@ -11,11 +11,7 @@ import numpy as np
 from roco_caption.core.errors import DamagedFile, UserError
 from roco_caption.core.files import atomic_path, cannot_read
 
-# Ends a file whose format has no checksum: this, then the SHA-256 of all bytes before it in
-# hexadecimal. Neither pickle nor HDF5 reads beyond the end of its own data.
-SEAL = b"\nsha256:"
-SEAL_BYTES = len(SEAL) + 64
-
+SEAL = b"\nsha256:"  # ends a file, before its SHA-256; pickle and HDF5 do not read that far
 REMEDY = "Delete it and run the cell that makes it again."
 
 
@@ -40,7 +36,7 @@ def verify(path: str | os.PathLike) -> str:
     digest = hashlib.sha256()
     try:
         with open(path, "rb") as file:
-            size = max(0, file.seek(0, os.SEEK_END) - SEAL_BYTES)
+            size = max(0, file.seek(0, os.SEEK_END) - len(SEAL) - 64)
             file.seek(size)
             ending = file.read()
             if not ending.startswith(SEAL):
@@ -64,12 +60,7 @@ def write_pickle(path: str | os.PathLike, value: Any, *, size: int = 0) -> None:
 
 
 def read_pickle(path: str | os.PathLike) -> Any:
-    """Return a pickle's plain data and arrays of numbers or text, sealed or not, of NumPy 1 or 2.
-
-    Raises:
-        DamagedFile: its bytes are not those that were written.
-        UserError: the file is missing, or names anything else, which is not run.
-    """
+    """Return a pickle's plain data and arrays; raise a UserError for anything else, not run."""
     sealed = bool(verify(path))
     try:
         with open(path, "rb") as file:

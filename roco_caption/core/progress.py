@@ -30,10 +30,7 @@ def progress_bar(iterable: Iterable | None = None, **options: Any) -> Any:
 
 
 def tensorboard(folder: str | os.PathLike) -> Callable[[Row], None]:
-    """Return a callback for `train` that writes losses and learning rate for TensorBoard.
-
-    Its first call removes earlier curves in `folder`: `train` passes the finished epochs again.
-    """
+    """Return a callback for `train` that writes TensorBoard curves, in place of earlier ones."""
     writers: dict[str, Any] = {}
 
     def write(row: Row) -> None:
@@ -53,11 +50,7 @@ def tensorboard(folder: str | os.PathLike) -> Callable[[Row], None]:
 
 
 def show_curves(folder: str | os.PathLike, platform: str = "local") -> None:
-    """Show the curves of all runs in a folder in TensorBoard, below the notebook's cell.
-
-    Prints the command instead if TensorBoard is not installed, the notebook is unattended, or its
-    server cannot be reached, which is so on the platform "kaggle".
-    """
+    """Show a folder's runs in TensorBoard below the cell; print its command where it cannot run."""
     arguments = f"--logdir {shlex.quote(str(folder))}"
     if is_unattended() or platform == "kaggle" or not importlib.util.find_spec("tensorboard"):
         print(f"To see the training curves, run: tensorboard {arguments}")

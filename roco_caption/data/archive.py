@@ -1,8 +1,5 @@
 """Unpacks ROCO's radiology part from its archive: safe, checked, resumable."""
 
-from __future__ import annotations
-
-import errno
 import os
 import re
 import shutil
@@ -13,7 +10,7 @@ import zlib
 from pathlib import Path
 
 from roco_caption.core.errors import UserError
-from roco_caption.core.files import gigabytes
+from roco_caption.core.files import cannot_write, gigabytes
 from roco_caption.core.progress import progress_bar
 
 TABLES = {"train": "traindata.csv", "validation": "valdata.csv", "test": "testdata.csv"}
@@ -29,18 +26,11 @@ class DamagedArchive(UserError):
 
 
 def unpack_radiology(archive: str | os.PathLike, folder: str | os.PathLike) -> int:
-    """Unpack `all_data/<split>/radiology/` and the tables beside it; continue where it stopped.
+    """Unpack `all_data/<split>/radiology/` and its tables, or continue; return the number of files.
 
-    Files are written to `all_data.unpacking`, which is renamed to `all_data` once it is complete.
-    Each file is checked against its CRC-32 before it gets its name, so a file that exists with the
-    right size is not unpacked again.
-
-    Returns:
-        The number of files of the radiology part.
-
-    Raises:
-        DamagedArchive: the zip is damaged, or the size of an entry is not the one it states.
-        UserError: an entry is a link or leads outside, it is not ROCO, or the disk is too small.
+    They are written to `all_data.unpacking`, which is renamed to `all_data` once it is complete. A
+    file gets its name after its CRC-32 is checked; one of the right size is not unpacked again.
+    Raises DamagedArchive, or UserError if an entry is a link or leads outside, or it is not ROCO.
     """
     archive, folder = Path(archive), Path(folder)
     final = folder / TREE
@@ -57,7 +47,7 @@ def unpack_radiology(archive: str | os.PathLike, folder: str | os.PathLike) -> i
             "again; files that are already unpacked are kept."
         ) from error
     except OSError as error:
-        raise cannot_write(folder, error) from error
+        raise cannot_write(error.filename or folder, error) from error
     return len(members)
 
 
@@ -69,18 +59,6 @@ def check_room(folder: Path, needed: int) -> None:
             f"Not enough disk space for {folder}: {gigabytes(needed)} needed, {gigabytes(free)} "
             "free. Free some space or choose a folder on another disk, then run this cell again."
         )
-
-
-def cannot_write(path: Path, error: OSError) -> UserError:
-    """Return the UserError for a file that could not be written or read, a full disk included."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        problem, remedy = "The disk is full", "Free some space"
-    else:
-        problem, remedy = "Reading or writing failed", "Choose a folder that you may write to"
-    return UserError(
-        f"{problem} at {error.filename or path} ({error.strerror or error}). {remedy}, then run "
-        "this cell again: it continues with what is already there."
-    )
 
 
 def _radiology_members(zipped: zipfile.ZipFile, archive: Path) -> list[zipfile.ZipInfo]:
@@ -104,9 +82,8 @@ def _radiology_members(zipped: zipfile.ZipFile, archive: Path) -> list[zipfile.Z
             raise _unsafe(archive, info.filename, "is a link or a device, not a file")
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             # bz2 and lzma fail each in ways of their own, and ROCO's archive has neither
-            raise zipfile.BadZipFile(
-                f"its entry {info.filename!r} is compressed by method {info.compress_type}"
-            )
+            method = f"compressed by method {info.compress_type}"
+            raise zipfile.BadZipFile(f"its entry {info.filename!r} is {method}")
     return list(members.values())
 
 
@@ -144,9 +121,8 @@ def _unpack(zipped: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> Non
             shutil.copyfileobj(source, file, 1 << 20)  # never more than file_size; checks the CRC
             written = file.tell()
         if written != info.file_size:
-            raise zipfile.BadZipFile(
-                f"its entry {info.filename!r} has {written} bytes, not {info.file_size}"
-            )
+            sizes = f"{written} bytes, not {info.file_size}"
+            raise zipfile.BadZipFile(f"its entry {info.filename!r} has {sizes}")
         aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)

@@ -1,7 +1,5 @@
 """Renders a DICOM file as it asks to be displayed, and reads no patient data."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Iterator
@@ -26,7 +24,6 @@ TAGS = [
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
     "ExtendedOffsetTable", "ExtendedOffsetTableLengths", *PIXELS,
 ]  # fmt: skip
-DECODERS = 'pip install "pylibjpeg[all]"'
 
 
 class DicomError(UserError):
@@ -51,8 +48,7 @@ def read_dicom(path: str | os.PathLike, max_pixels: int) -> tuple[np.ndarray, st
         "DICOM CT, frame 8 of 15, window 40 ± 200", without patient data.
 
     Raises:
-        DicomError: pydicom is missing, the file has no image that can be decoded, or a frame has
-            more than `max_pixels`.
+        DicomError: pydicom is missing, nothing can be decoded, or a frame exceeds `max_pixels`.
     """
     dataset, frames, pixels = _read(path)
     if pixels > max_pixels:
@@ -105,10 +101,10 @@ def _decode(dataset: Any, frame: int | None) -> np.ndarray:
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax is not None and syntax.is_compressed:
         problem = f"Its pixels are compressed as {syntax.name}, which could not be decoded"
-        remedy = f"Run `{DECODERS}` and restart the kernel, or export the image as PNG."
+        install = 'pip install "pylibjpeg[all]"'
+        remedy = f"Run `{install}` and restart the kernel, or export the image as PNG."
     with _damage_explained(problem, remedy):
-        pixels = pixel_array(dataset, index=frame)
-    return pixels
+        return pixel_array(dataset, index=frame)
 
 
 def _colour(stored: np.ndarray, dataset: Any) -> np.ndarray:

@@ -1,7 +1,5 @@
 """Decodes an image file of any format to an RGB array, and files in batches, ahead of use."""
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections import deque
@@ -26,17 +24,10 @@ class ImageError(UserError):
 
 
 def read_image(path: str | os.PathLike, size: int = 224) -> np.ndarray:
-    """Decode an image file to a square RGB array.
+    """Decode a DICOM file or one of `FORMATS` to RGB, stretched to uint8 (size, size, 3).
 
     EXIF rotation is undone; more than 8 bits per channel are scaled to the image's own range; of
     several frames the first one is taken. For DICOM see `read_dicom`.
-
-    Args:
-        path: DICOM or one of `FORMATS`, recognised by content.
-        size: side of the result in pixels; the image is stretched to it, as VGG16 expects.
-
-    Returns:
-        uint8 (size, size, 3).
 
     Raises:
         ImageError: the file is missing, not an image, truncated, or implausibly large.
@@ -45,11 +36,7 @@ def read_image(path: str | os.PathLike, size: int = 224) -> np.ndarray:
 
 
 def read_with_note(path: str | os.PathLike, size: int = 224) -> tuple[np.ndarray, str]:
-    """Decode an image file as `read_image` does, and describe how a DICOM file was rendered.
-
-    Returns:
-        uint8 (size, size, 3); a note as "DICOM CT, window 40 ± 200", empty for other formats.
-    """
+    """Also return how a DICOM file was rendered, as "DICOM CT, window 40 ± 200", else ""."""
     try:
         with warnings.catch_warnings():
             # Pillow and pydicom warn of odd metadata, which is harmless and may name a patient
@@ -60,9 +47,8 @@ def read_with_note(path: str | os.PathLike, size: int = 224) -> tuple[np.ndarray
             with Image.open(path, formats=FORMATS) as image:
                 return _to_array(image, size), ""
     except MemoryError as error:  # the image itself may be fine, so it must not be skipped
-        raise OutOfMemory(
-            f"decoding {path}", error, "If it is only this image, remove it."
-        ) from error
+        remedy = "If it is only this image, remove it."
+        raise OutOfMemory(f"decoding {path}", error, remedy) from error
     except (ImageError, DicomError) as error:
         raise ImageError(f"{path}: {error}") from None
     except Exception as error:  # a damaged file can raise nearly anything inside its decoder
@@ -96,27 +82,20 @@ def image_batches(
     ahead: int = 4,
     read: Callable[..., np.ndarray] | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, dict[int, str]]]:
-    """Decode images in threads, ahead of their use.
+    """Decode images in `workers` threads (by default one per core), `ahead` batches ahead of use.
 
-    Args:
-        paths: image files; `batch_size` of them per batch.
-        size: side of the square images in pixels.
-        workers: decoding threads; one per core when None (Pillow releases Python's lock).
-        ahead: number of batches decoded in advance, which bounds the memory.
-        read: replaces `read_image(path, size)`, for files stored elsewhere.
+    `read` replaces `read_image(path, size)`, for files stored elsewhere.
 
     Yields:
         Positions in `paths`, int64 (n,); their pixels, uint8 (n, size, size, 3); and, for the
-        files of this batch that could not be decoded, {position: reason}. `n` may be less than
-        `batch_size`, even 0.
+        files of this batch that could not be decoded, {position: reason}. `n` may even be 0.
     """
     read = read or read_image
     with ThreadPoolExecutor(workers or os.cpu_count(), thread_name_prefix="decode") as pool:
         batches: deque[tuple[int, list[Future]]] = deque()
         for start in range(0, len(paths), batch_size):
             chunk = paths[start : start + batch_size]
-            futures = [pool.submit(_read_or_reason, read, path, size) for path in chunk]
-            batches.append((start, futures))
+            batches.append((start, [pool.submit(_read_or_reason, read, p, size) for p in chunk]))
             if len(batches) >= ahead:
                 yield _gather(*batches.popleft(), size)
         while batches:

@@ -1,7 +1,5 @@
 """Downloads ROCO from Kaggle: with or without an account, resumable, verified."""
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import itertools
@@ -16,9 +14,9 @@ from typing import Any
 import requests
 
 from roco_caption.core.errors import UserError
-from roco_caption.core.files import gigabytes, lock, read_json, write_json
+from roco_caption.core.files import cannot_write, gigabytes, lock, read_json, write_json
 from roco_caption.core.progress import progress_bar
-from roco_caption.data.archive import DamagedArchive, cannot_write, check_room, unpack_radiology
+from roco_caption.data.archive import DamagedArchive, check_room, unpack_radiology
 
 DATASET = "virajbagal/roco-dataset"
 SERVER = "https://www.kaggle.com"
@@ -33,12 +31,8 @@ CHUNK = 1 << 20  # bytes per write
 def download_roco(folder: str | os.PathLike) -> Path:
     """Download ROCO (6.19 GB), unpack its radiology part, or continue either; return `folder`.
 
-    Args:
-        folder: takes `all_data/` and, meanwhile, the archive; one that was saved there by hand as
-            `roco-dataset.zip` is used.
-
-    Raises:
-        UserError: Kaggle does not deliver, the disk is too small, or the archive is damaged.
+    An archive that was saved there by hand as `roco-dataset.zip` is used. Raises a UserError if
+    Kaggle does not deliver, the disk is too small, or the archive is damaged.
     """
     folder = Path(folder)
     record = folder / ".complete.json"
@@ -54,7 +48,7 @@ def download_roco(folder: str | os.PathLike) -> Path:
             _marker(archive).unlink(missing_ok=True)
             archive.unlink(missing_ok=True)
         except OSError as error:
-            raise cannot_write(folder, error) from error
+            raise cannot_write(error.filename or folder, error) from error
     print(f"made {folder}: {DATASET}, {count:,} radiology files")
     return folder
 

@@ -1,7 +1,5 @@
 """Locates ROCO, downloads it or draws its synthetic stand-in, and reads the splits."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import warnings
@@ -42,18 +40,13 @@ def locate_dataset(
     phantom_counts: tuple[int, int, int] = (768, 48, 300),
     seed: int = 0,
 ) -> Source:
-    """Choose the data set, and download or draw it where necessary.
+    """Choose the data set, and download or draw it in `folder` where necessary.
 
     Args:
-        folder: takes downloads and phantoms.
         data_dir: a folder that contains `all_data/`; if empty, `source` decides.
         source: `"kaggle"` (download), `"phantoms"`, or `"auto"`: the attached data set on Kaggle,
             the download in Colab, phantoms elsewhere.
-        platform: `"colab"`, `"kaggle"` or `"local"`.
         phantom_counts, seed: phantoms to draw per split, and their random seed.
-
-    Raises:
-        UserError: `data_dir` has no data set, none is attached on Kaggle, or the download failed.
     """
     if data_dir:
         return _given(data_dir)
@@ -68,10 +61,8 @@ def locate_dataset(
     root = Path(folder) / name
     make_phantoms(root, train=train, validation=validation, test=test, seed=seed)
     reason = "the default outside Colab and Kaggle" if source == "auto" else "as DATA_SOURCE asks"
-    why = (
-        f"PHANTOMS: synthetic images drawn by this notebook, {reason}. Set DATA_SOURCE = 'kaggle' "
-    )
-    why += "to download ROCO (6.2 GB), or DATA_DIR to use your own copy."
+    why = f"PHANTOMS: synthetic images drawn by this notebook, {reason}. Set DATA_SOURCE = "
+    why += "'kaggle' to download ROCO (6.2 GB), or DATA_DIR to use your own copy."
     return Source(root, name, why, synthetic=True)
 
 
@@ -98,9 +89,9 @@ def _attached() -> Source:
     return Source(root, "roco", f"Chosen because this notebook has it attached. {OTHERWISE}")
 
 
-def _containing_all_data(top: Path, depth: int = 4) -> Path | None:
+def _containing_all_data(top: Path) -> Path | None:
     """Return the nearest folder at or below `top` that contains `all_data/train/radiology`."""
-    patterns = ["*/" * level + "all_data/train/radiology" for level in range(depth)]
+    patterns = ["*/" * level + "all_data/train/radiology" for level in range(4)]
     paths = (path for pattern in patterns for path in sorted(top.glob(pattern)) if path.is_dir())
     return next((path.parents[2] for path in paths), None)
 
@@ -108,19 +99,12 @@ def _containing_all_data(top: Path, depth: int = 4) -> Path | None:
 def read_dataset(
     root: str | os.PathLike, limit: int = 0
 ) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
-    """Read the three radiology splits.
-
-    Args:
-        root: the folder that contains `all_data/`.
-        limit: number of images per split, the first of its table; 0 for all.
+    """Read the first `limit` images (0: all) of each radiology split below `root`/all_data.
 
     Returns:
         {split: DataFrame[id, image, caption]}: the image's file name without extension, its path,
         and the caption in one line. And a table with one row per split: how many images are
         listed, used, and left out for which reason.
-
-    Raises:
-        UserError: a table is missing or not ROCO's, or contains nothing usable.
     """
     frames, counts = {}, {}
     for split in TABLES:
@@ -133,11 +117,7 @@ def read_dataset(
 
 
 def read_split(root: str | os.PathLike, split: str) -> tuple[pd.DataFrame, pd.Series]:
-    """Read one split; see `read_dataset`.
-
-    Returns:
-        DataFrame[id, image, caption]; for each row of the table why it is left out, or "".
-    """
+    """Return a split as in `read_dataset`, and per row of its table why it is left out, or ""."""
     folder = Path(root) / "all_data" / split / "radiology"
     table = _read_table(folder, split)
     names = table["name"].str.strip()
@@ -181,10 +161,9 @@ def _read_table(folder: Path, split: str) -> pd.DataFrame:
 
 
 def cases_of(ids: pd.Series) -> pd.Series:
-    """Return the patient or article that each image id of `read_dataset` belongs to.
+    """Return the patient or article of each image id: the part before the first `_`.
 
-    That is the part before the first `_`. If the prefixes are not case ids, as in `ROCO_00001`,
-    each image is its own case.
+    If those are not case ids, as in `ROCO_00001`, each image is its own case.
     """
     cases = ids.str.split("_").str[0]
     informative = 1 < cases.nunique() >= len(cases) / IMAGES_PER_CASE

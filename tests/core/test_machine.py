@@ -59,14 +59,6 @@ def test_a_setting_of_the_wrong_type_is_named(monkeypatch, text, default, kind):
         setting("THING", default)
 
 
-def test_a_setting_must_be_one_of_its_choices(monkeypatch):
-    monkeypatch.setenv("ROCO_THING", "b")
-    assert setting("THING", "a", ("a", "b")) == "b"
-    monkeypatch.setenv("ROCO_THING", "c")
-    with pytest.raises(UserError, match="THING must be one of 'a', 'b', got 'c'"):
-        setting("THING", "a", ("a", "b"))
-
-
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [

@@ -1,7 +1,5 @@
 """Paints brain MRIs and pelvic ultrasound images: healthy bodies and findings."""
 
-from __future__ import annotations
-
 import numpy as np
 from PIL import Image
 

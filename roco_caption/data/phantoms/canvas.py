@@ -4,12 +4,10 @@ x grows to the image's right, which is the patient's left, y grows downwards, an
 -1 to 1 in both. Fields are float32 of shape (SIZE, SIZE); brightness is 0 (black) to 1 (white).
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageDraw, ImageFilter
 
 SIZE = 256
 Field = np.ndarray
@@ -40,13 +38,8 @@ class Spot(NamedTuple):
 class Canvas:
     """An image being drawn, and the body coordinates of its pixels.
 
-    The coordinates are rotated, scaled, shifted and bent at random, so that the same drawing looks
-    like a different patient each time.
-
-    Args:
-        rng: the source of all variation.
-        turn: largest rotation, in degrees.
-        bend: how far outlines are bent, in body coordinates (one standard deviation).
+    These are rotated (by up to `turn` degrees), scaled, shifted and bent (`bend` is the standard
+    deviation) at random, so that the same drawing looks like a different patient each time.
     """
 
     def __init__(self, rng: Random, *, turn: float, bend: float) -> None:
@@ -71,11 +64,7 @@ class Canvas:
     def depth(self, centre: Any, radii: Any, tilt: float = 0.0, *, both: bool = False) -> Field:
         """Return the approximate depth of each pixel inside an ellipse, negative outside.
 
-        Args:
-            centre: x and y.
-            radii: half its width and half its height.
-            tilt: radians, clockwise.
-            both: whether to mirror it to the other side of the body.
+        `tilt` is in radians, clockwise; `both` mirrors the ellipse to the body's other side.
         """
         dx, dy = (self.side if both else self.x) - float(centre[0]), self.y - float(centre[1])
         a, b = float(radii[0]), float(radii[1])
@@ -133,9 +122,3 @@ def step(distance: Field, edge: float = 0.02) -> Field:
 
 def norm(x: Field, y: Field) -> Field:
     return np.sqrt(x * x + y * y)  # several times faster than np.hypot
-
-
-def inscribe(picture: Image.Image, text: str, height: int, rng: Random) -> None:
-    """Write `text`, `height` pixels high, at a random place near the upper left corner."""
-    x, y = rng.integers(4, 16, 2).tolist()
-    ImageDraw.Draw(picture).text((x, y), text, fill=190, font=ImageFont.load_default(height))

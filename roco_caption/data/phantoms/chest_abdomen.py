@@ -4,8 +4,6 @@ Each finding's function adds it to the image and returns where. Findings are exa
 up a large part of their organ, so that even an encoder with random weights can see them.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from roco_caption.data.phantoms.canvas import Canvas, Field, Lesion, Spot, extent, norm, step
@@ -86,18 +84,16 @@ def effusion(canvas: Canvas, lesion: Lesion) -> Spot:
 
 
 def pneumothorax(canvas: Canvas, lesion: Lesion) -> Spot:
-    rest = extent(
-        canvas, lesion, small=(0.74, 0.82), large=(0.42, 0.56)
-    )  # share of the lung still expanded
-    centre = (lesion.sign * (0.03 + 0.4 * rest), 0.41 - 0.35 * rest)
-    edge = canvas.depth(centre, (0.36 * rest, 0.86 * rest)) + 0.012 * canvas.noise(6)
+    expanded = extent(canvas, lesion, small=(0.74, 0.82), large=(0.42, 0.56))
+    centre = (lesion.sign * (0.03 + 0.4 * expanded), 0.41 - 0.35 * expanded)
+    edge = canvas.depth(centre, (0.36 * expanded, 0.86 * expanded)) + 0.012 * canvas.noise(6)
     cavity = canvas.parts["lung"] * step(lesion.sign * canvas.x)
     air, collapsed = cavity * (1 - step(edge)), cavity * step(edge)
     canvas.paint(air, canvas.rng.uniform(0.03, 0.07))
     canvas.image += collapsed * (0.22 if lesion.size == "large" else 0.09)
     canvas.image += 0.16 * cavity * np.exp(-((edge / 0.012) ** 2))
     canvas.parts["vessels"] *= 1 - air
-    return Spot(centre[0] + lesion.sign * 0.3 * rest, centre[1] - 0.45 * rest, 0.02)
+    return Spot(centre[0] + lesion.sign * 0.3 * expanded, centre[1] - 0.45 * expanded, 0.02)
 
 
 def lung_mass(canvas: Canvas, lesion: Lesion) -> Spot:

@@ -1,10 +1,7 @@
-"""Generates the default data set: radiology images with known findings, and their captions.
+"""Generates the default data set in ROCO's layout: images with known findings, and captions.
 
-Each patient has one finding, on one side, small or large. The folder has ROCO's layout, so code
-that reads ROCO reads it too; the captions state the truth, so generated ones can be checked.
+Each patient has one finding, on one side, small or large; the caption states the truth.
 """
-
-from __future__ import annotations
 
 import csv
 import io
@@ -13,7 +10,7 @@ import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -21,11 +18,11 @@ from PIL import Image
 from roco_caption.core.errors import DamagedFile, UserError
 from roco_caption.core.files import atomic_open, lock, read_json, set_aside, write_json, write_text
 from roco_caption.core.progress import progress_bar
+from roco_caption.data.archive import TABLES
 from roco_caption.data.phantoms.canvas import Lesion
 from roco_caption.data.phantoms.patient import FINDINGS, draw, write_caption
 
-SPLITS = ("train", "validation", "test")
-TABLES = {"train": "traindata.csv", "validation": "valdata.csv", "test": "testdata.csv"}
+SPLITS = tuple(TABLES)
 ATTRIBUTES = ("modality", "finding", "side", "size", "arrow")
 BOX = ("x0", "y0", "x1", "y1")
 DRAWING = 2  # increase it whenever the same seed gives other images or captions
@@ -78,23 +75,11 @@ def make_phantoms(
     seed: int = 0,
     progress: bool = True,
 ) -> Path:
-    """Draw the data set in ROCO's layout, or reuse what an earlier call has drawn.
+    """Draw the data set in ROCO's layout, or reuse what an earlier call has drawn; return `folder`.
 
-    Args:
-        folder: gets `all_data`, `attributes.csv` (the truth: a row per image with its `ATTRIBUTES`
-            and the finding's `BOX` in pixels) and `phantoms.json` (the settings, and whether the
-            set is complete). An interrupted call is resumed; images of other settings are removed.
-        train: number of training images; drawing takes about 20 ms per image and core.
-        validation: number of validation images.
-        test: number of test images.
-        seed: random seed, at least 0. An image depends only on it, its split and its index.
-        progress: whether to show a progress bar while drawing.
-
-    Returns:
-        The folder.
-
-    Raises:
-        UserError: `folder` holds other data, a number is negative, or a file cannot be written.
+    It gets `all_data`, `attributes.csv` (the truth: a row per image with its `ATTRIBUTES` and the
+    finding's `BOX` in pixels) and `phantoms.json` (the settings, and whether the set is complete).
+    An interrupted call is resumed; images of other settings are removed.
     """
     folder = Path(folder)
     counts = dict(zip(SPLITS, (train, validation, test), strict=True))
@@ -121,8 +106,7 @@ def make_phantoms(
 def _prepare(folder: Path, settings: dict[str, int]) -> bool:
     """Remove images of other settings; return whether the set's tables are complete.
 
-    The record changes only after the images are gone, so an interruption never leaves one set's
-    images under another set's record.
+    The record changes after the images are gone, so an interruption never leaves a wrong record.
     """
     record_path, data = folder / "phantoms.json", folder / "all_data"
     if data.exists() and not record_path.exists():
@@ -130,7 +114,11 @@ def _prepare(folder: Path, settings: dict[str, int]) -> bool:
             f"{data} holds another data set and was not changed. Choose another folder for the "
             "phantoms, or delete it."
         )
-    record = _read_record(record_path)
+    try:
+        record = read_json(record_path) if record_path.exists() else {}
+    except DamagedFile as error:
+        set_aside(record_path, error.why, "The phantoms are drawn again.")
+        record = {}
     complete = record.pop("complete", False)
     if record != settings:
         if data.exists():
@@ -139,14 +127,6 @@ def _prepare(folder: Path, settings: dict[str, int]) -> bool:
         return False
     tables = [_radiology(folder, s) / name for s in SPLITS for name in (TABLES[s], "captions.txt")]
     return complete and all(path.exists() for path in (*tables, folder / "attributes.csv"))
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    try:
-        return read_json(path) if path.exists() else {}
-    except DamagedFile as error:
-        set_aside(path, error.why, "The phantoms are drawn again.")
-        return {}
 
 
 def _radiology(folder: Path, split: str) -> Path:

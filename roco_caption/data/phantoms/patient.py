@@ -1,15 +1,13 @@
 """Draws one patient with known findings, and writes the caption."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from roco_caption.data.phantoms.brain_pelvis import BRAIN, PELVIS, brain, echoes, pelvis, ventricles
-from roco_caption.data.phantoms.canvas import Canvas, Lesion, Random, Spot, inscribe
+from roco_caption.data.phantoms.canvas import Canvas, Lesion, Random, Spot
 from roco_caption.data.phantoms.chest_abdomen import ABDOMEN, CHEST, abdomen, chest, chest_front
 
 VISIBLE = 0.05  # change in brightness (0 to 1) from which a pixel belongs to a finding
@@ -59,21 +57,11 @@ _MODALITIES = {
 FINDINGS = {name: tuple(modality.findings) for name, modality in _MODALITIES.items()}
 
 
-def draw(
-    modality: str, lesions: Sequence[Lesion], rng: Random, *, arrow: bool = False
-) -> Image.Image:
-    """Draw one patient.
+def draw(modality: str, lesions: list[Lesion], rng: Random, *, arrow: bool = False) -> Image.Image:
+    """Draw a patient with any of `FINDINGS[modality]` as an image ("L") of SIZE by SIZE pixels.
 
-    Args:
-        modality: a key of `FINDINGS`.
-        lesions: any number of findings, each one of `FINDINGS[modality]`.
-        rng: the source of all variation; the same state draws the same image.
-        arrow: whether to draw a white arrow pointing at each lesion.
-
-    Returns:
-        A grey-scale image ("L") of SIZE by SIZE pixels in radiological convention: the patient's
-        right is on the image's left. Its `info["boxes"]` holds a box (x0, y0, x1, y1) per lesion,
-        around the pixels that the lesion changed, x1 and y1 exclusive.
+    The patient's right is on the image's left; `arrow` adds one per lesion. `info["boxes"]` holds
+    a box (x0, y0, x1, y1) per lesion, around the pixels that it changed, x1 and y1 exclusive.
     """
     style = _MODALITIES[modality]
     canvas = Canvas(rng, turn=style.turn, bend=style.bend)
@@ -91,7 +79,9 @@ def draw(
     if arrow:
         for spot in spots:
             canvas.point_at(picture, spot)
-    inscribe(picture, *style.marker, rng)
+    text, height = style.marker
+    corner = tuple(rng.integers(4, 16, 2).tolist())
+    ImageDraw.Draw(picture).text(corner, text, fill=190, font=ImageFont.load_default(height))
     picture.info["boxes"] = boxes
     return picture
 
@@ -192,14 +182,7 @@ _WORDINGS = {
 
 
 def write_caption(modality: str, lesion: Lesion, rng: Random, *, arrow: bool = False) -> str:
-    """Describe a phantom in one of many phrasings, which `scores.phantoms` can read.
-
-    Args:
-        modality: a key of `FINDINGS`.
-        lesion: the finding to describe.
-        rng: chooses the phrasing.
-        arrow: whether the image has an arrow, which the caption then mentions.
-    """
+    """Describe a phantom in one of many phrasings, which `scores.phantoms` can read."""
     wording = _WORDINGS[lesion.finding]
     size = _choose((wording.large if lesion.size == "large" else wording.small).split(), rng)
     inline = arrow and rng.random() < 0.7
