@@ -48,6 +48,8 @@ def locate_dataset(
             the download in Colab, phantoms elsewhere.
         phantom_counts, seed: phantoms to draw per split, and their random seed.
     """
+    if source not in ("auto", "kaggle", "phantoms"):
+        raise UserError(f"DATA_SOURCE must be one of 'auto', 'kaggle', 'phantoms', got {source!r}.")
     if data_dir:
         return _given(data_dir)
     if source == "auto" and platform == "kaggle":

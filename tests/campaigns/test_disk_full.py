@@ -149,7 +149,7 @@ def test_training_goes_on_from_what_was_saved(full, complaint, monkeypatch, caps
     monkeypatch.setattr(training, "_run_epoch", run_epoch)
     lift(folder)
     history, weights = toy_training.run(folder)
-    assert "Training continues: 1 epochs done" in capsys.readouterr().out
+    assert "Resumed the training: 1 epochs done" in capsys.readouterr().out
     undisturbed, expected = toy_training.run(folder.parent / "whole")
     pd.testing.assert_frame_equal(history, undisturbed, check_exact=True)
     assert all((a == b).all() for a, b in zip(weights, expected, strict=True))

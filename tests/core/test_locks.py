@@ -149,7 +149,7 @@ def test_two_processes_that_train_in_one_folder_train_once(tmp_path):
     """
     first, second = both(code, str(tmp_path))
     assert "reused" not in first
-    assert "(training, since" in second and "Training was finished and is reused" in second
+    assert "(training, since" in second and "Reused a finished training" in second
 
 
 def test_two_processes_that_draw_the_same_phantoms_draw_them_once(tmp_path):

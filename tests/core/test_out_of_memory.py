@@ -120,7 +120,7 @@ def test_training_continues_after_out_of_memory(tmp_path, monkeypatch, capsys, u
         with pytest.raises(OutOfMemory, match=r"Out of memory while training.*BATCH_SIZE"):
             toy_training.run(tmp_path / "stopped")
     ends_as_undisturbed(tmp_path, undisturbed)
-    assert "Training continues" in capsys.readouterr().out
+    assert "Resumed the training" in capsys.readouterr().out
 
 
 def test_training_continues_after_the_stop_button(tmp_path, monkeypatch, undisturbed):

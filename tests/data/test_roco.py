@@ -311,3 +311,8 @@ def test_data_dir_may_start_with_a_tilde_and_contain_the_data_deeper(tmp_path, m
 def test_id_prefixes_are_cases_unless_they_are_too_few(ids, cases):
     ids = pd.Series(ids)
     assert cases_of(ids).tolist() == (list(ids) if cases is None else cases)
+
+
+def test_an_unknown_source_is_refused(tmp_path):
+    with pytest.raises(UserError, match="DATA_SOURCE must be one of .* got 'kagle'"):
+        locate_dataset(tmp_path, source="kagle")
