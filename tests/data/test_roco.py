@@ -314,5 +314,5 @@ def test_id_prefixes_are_cases_unless_they_are_too_few(ids, cases):
 
 
 def test_an_unknown_source_is_refused(tmp_path):
-    with pytest.raises(UserError, match="DATA_SOURCE must be one of .* got 'kagle'"):
+    with pytest.raises(UserError, match=r"DATA_SOURCE must be one of .* got 'kagle'"):
         locate_dataset(tmp_path, source="kagle")
