@@ -155,7 +155,7 @@ def test_a_flipped_byte_is_noticed_set_aside_and_encoded_again(
 
 
 def spied(seen, add):
-    return lambda self, ids, rows: seen.extend(ids) or add(self, ids, rows)
+    return lambda self, ids, *arrays, **rest: seen.extend(ids) or add(self, ids, *arrays, **rest)
 
 
 def test_a_cache_of_another_encoder_is_refused_with_the_reason(tmp_path, tiny):

@@ -1,4 +1,4 @@
-"""Workers for tests/test_distributed.py: a small network for VGG16, and time to kill them."""
+"""Workers for tests/scale/test_cluster.py: a small network for VGG16, and time to kill them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from roco_caption.core.errors import UserError
 from roco_caption.features import encoder as encoders
 from roco_caption.features import shards
 from roco_caption.scale import encode as shard_encoding
-from roco_caption.scale import train as distributed
 
 
 class SlowWorker(shard_encoding.ShardWorker):
@@ -56,9 +55,9 @@ class DyingWorker(SlowWorker):
 
 def encode(images: str, folder: str, signs: str, worker=SlowWorker):
     """Run `extract_shards` with such workers, which sign into a folder."""
-    distributed.ShardWorker = worker
-    distributed.describe = lambda *a, **o: encoders.describe(*a, **o) | {"signs": signs}
-    return distributed.extract_shards(
+    shard_encoding.ShardWorker = worker
+    shard_encoding.describe = lambda *a, **o: encoders.describe(*a, **o) | {"signs": signs}
+    return shard_encoding.extract_shards(
         images, folder, encoder_weights="random", precision="float32", batch_size=4, shard_size=4,
         workers=2,
     )  # fmt: skip

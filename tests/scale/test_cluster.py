@@ -21,18 +21,19 @@ pytest.importorskip("aiohttp", reason="the extra `distributed` is not installed"
 from helpers import slow_workers
 
 from roco_caption.core.errors import UserError
-from roco_caption.features import given as features
+from roco_caption.features import extract
 from roco_caption.features.shards import read_shards, write_shard
-from roco_caption.scale import train as distributed
+from roco_caption.scale import encode
 from roco_caption.scale.train import main, train_from_shards
 
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
+IMPORTS = os.pathsep.join([str(TESTS), str(TESTS.parent)])
 COUNT = 50  # images: 13 shards of at most 4
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    path = {"env_vars": {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}}
+    path = {"env_vars": {"PYTHONPATH": IMPORTS}}
     ray.init(num_cpus=2, logging_level="warning", include_dashboard=False, runtime_env=path)
     yield
     ray.shutdown()
@@ -67,7 +68,7 @@ def signs(tmp_path):
 
 
 def assert_as_one_process(found, images, folder, monkeypatch):
-    monkeypatch.setattr(features, "build_encoder", toy_features.tiny_encoder)
+    monkeypatch.setattr(extract, "build_encoder", toy_features.tiny_encoder)
     one = toy_features.extract(images, folder)
     assert sorted(found.ids) == one.ids and list(found.skipped) == ["image007"]
     rows = found.matrix.values[found.select_rows(one.ids).rows]
@@ -109,8 +110,14 @@ def test_a_killed_worker_costs_its_shard(cluster, images, server, signs, tmp_pat
 
 def test_a_killed_driver_goes_on(images, signs, tmp_path, monkeypatch):
     folder, shards = str(images["image000"].parent), tmp_path / "shards"
-    command = [sys.executable, str(HERE / "slow_workers.py"), folder, str(shards), str(signs)]
-    environment = os.environ | {"PYTHONPATH": str(HERE.parent)}
+    command = [
+        sys.executable,
+        str(TESTS / "helpers" / "slow_workers.py"),
+        folder,
+        str(shards),
+        str(signs),
+    ]
+    environment = os.environ | {"PYTHONPATH": IMPORTS}
     driver = subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -139,9 +146,9 @@ def test_what_fails_is_named_and_the_rest_is_made(cluster, images, signs, tmp_pa
 
 
 def test_an_image_that_kills_all_ends_the_run(cluster, images, signs, tmp_path, monkeypatch):
-    monkeypatch.setattr(distributed, "RETRIES", 1)
+    monkeypatch.setattr(encode, "RETRIES", 1)
     folder, shards = str(images["image000"].parent), str(tmp_path / "shards")
-    with pytest.raises(UserError, match="lost 2 times over one shard"):
+    with pytest.raises(UserError, match="lost 2 times at one shard"):
         slow_workers.encode(folder, shards, str(signs), slow_workers.DyingWorker)
     assert len(read_shards(shards).ids) >= 4
 
