@@ -17,6 +17,7 @@ def short(monkeypatch):
 
     monkeypatch.setattr(benchmarks, "rate", rate)
     monkeypatch.setattr(benchmarks, "EPOCHS", 1)
+    monkeypatch.setattr(benchmarks, "BATCHES", (64,))
     monkeypatch.setattr(benchmarks, "PRECISIONS", ("float32", "mixed_bfloat16"))
     monkeypatch.setattr(benchmarks, "matrix_product", lambda precision: 1e11)
 
@@ -31,17 +32,14 @@ def test_training_and_decoding_are_measured(short, capsys):
     decoder = benchmarks.train(features, tokens, sizes)
     captioner = Captioner(decoder, tokenizer)
     benchmarks.decode(captioner, features, 1e11)
-    found = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line[:1] == "{"]
-    assert [row["name"] for row in found] == [
-        *(
-            f"training in {precision}, batches of {size}"
-            for precision in ("float32", "mixed_bfloat16")
-            for size in (64, 256)
-        ),
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line[:1] == "{"]
+    assert [row["name"] for row in rows] == [
+        "training in float32, batches of 64",
+        "training in mixed_bfloat16, batches of 64",
         "greedy decoding",
         "beam of 3 decoding",
     ]
-    for row in found:
+    for row in rows:
         assert {"ours", "classic", "unit", "ratio", "limit", "share_of_limit"} <= set(row)
         assert row["ratio"] == pytest.approx(row["ours"] / row["classic"], rel=1e-2)
 

@@ -133,7 +133,7 @@ def test_the_joined_cache_needs_its_room_too(full, complaint):
 @pytest.mark.parametrize("full", ["small disk", "file size limit"], indirect=True)
 def test_training_goes_on_from_what_was_saved(full, complaint, monkeypatch, capsys):
     folder, fill = full
-    run_epoch, epochs = training._run_epoch, []
+    run_epoch, epochs = training._Run._run_epoch, []
 
     def filling(*arguments):
         run_epoch(*arguments)
@@ -141,12 +141,12 @@ def test_training_goes_on_from_what_was_saved(full, complaint, monkeypatch, caps
         if len(epochs) == 2:  # after one epoch whose state was saved
             fill()
 
-    monkeypatch.setattr(training, "_run_epoch", filling)
+    monkeypatch.setattr(training._Run, "_run_epoch", filling)
     with pytest.raises(UserError) as error:
         toy_training.run(folder)
     complaint(error, WEIGHTS)
     assert (folder / STATE).exists()
-    monkeypatch.setattr(training, "_run_epoch", run_epoch)
+    monkeypatch.setattr(training._Run, "_run_epoch", run_epoch)
     lift(folder)
     history, weights = toy_training.run(folder)
     assert "Resumed the training: 1 epochs done" in capsys.readouterr().out

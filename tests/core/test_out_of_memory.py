@@ -155,6 +155,6 @@ def ends_as_undisturbed(tmp_path, undisturbed):
 
 def test_captioning_says_what_to_lower(monkeypatch):
     captioner = toy_captioner.make()
-    monkeypatch.setattr(captioner, "_compiled", lambda *_: failing(None, EXHAUSTED, 1, []))
+    captioner._search_function = lambda *_: failing(None, EXHAUSTED, 1, [])
     with pytest.raises(OutOfMemory, match=r"Out of memory while captioning.*lower BEAMS"):
         captioner.caption_features(np.zeros((2, 3), np.float32))

@@ -184,6 +184,6 @@ def test_it_learns_what_only_the_grid_shows_and_is_reused(tmp_path, capsys):
     words = np.asarray(built.every_word(list(arrays)))[:, 1].argmax(axis=1)
     assert (words == 4 + lit[rows]).mean() > 0.9
     run(part(0, 100))
-    assert "reused" in capsys.readouterr().out
+    assert "Reused" in capsys.readouterr().out
     other = CaptionData((inputs[0], LazyRows(grids, np.arange(160), identity="x")), tokens)
     assert part(0, 160).digest() != other.digest()
