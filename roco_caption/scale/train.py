@@ -35,6 +35,8 @@ def train_captioner(
     min_frequency: int = 3,
     max_words: int = 50,
     attention: bool = False,
+    dropout: float = 0.5,
+    image_dropout: float = 0.1,
     epochs: int = 30,
     batch_size: int = 256,
     learning_rate: float = 2e-3,
@@ -49,6 +51,7 @@ def train_captioner(
         folder: for the captioner; only the first machine reads and writes it.
         strategy: as `Replicas` takes it.
         copies: a local folder for the shards of an object store.
+        dropout, image_dropout: as in `build_decoder`.
         min_frequency and the rest: as the notebook's settings.
     """
     features = read_shards(local_copy(shards, copies))
@@ -57,7 +60,9 @@ def train_captioner(
     for split, frame in inputs.frames.items():
         print(f"{split}: {len(frame):,} of {len(frames[split]):,} captions have image features")
     words = pipeline.index_words(inputs.frames, min_frequency=min_frequency, max_words=max_words)
-    decoder = pipeline.make_decoder(inputs, words, seed=seed)
+    decoder = pipeline.make_decoder(
+        inputs, words, seed=seed, dropout=dropout, image_dropout=image_dropout
+    )
     pipeline.train_decoder(
         decoder, inputs, words, folder, seed=seed, epochs=epochs, batch_size=batch_size,
         learning_rate=learning_rate, strategy=strategy,

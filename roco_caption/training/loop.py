@@ -173,7 +173,7 @@ class _Run:
             memory_for(f"training (batch size {batch_size})", remedy),
             progress_bar(total=epochs * steps, initial=done, unit="step") as bar,
         ):
-            for row in progress.history:
+            for row in progress.history if self.replicas.chief else ():
                 self._notify(row)
             while not progress.finished:
                 bar.set_description(f"epoch {progress.epoch + 1}/{epochs}")
