@@ -1,6 +1,6 @@
 # make notebook    execute the notebook from the top into notebooks/executed/ (.ipynb and .html)
 # make test        lint, check the types, and run the tests
-# make docs        pages of every function in docs/api/, from the docstrings
+# make docs        API pages in docs/api/, from the docstrings
 # make benchmark   measure each stage against the classic loop, one JSON object per line
 # make experiments compare variants of the decoder on folds and on the test split
 # make rehearsal   the stages at the size of ROCO: seconds and memory

@@ -14,7 +14,7 @@ from roco_caption.core.errors import DamagedFile, UserError, first_line
 from roco_caption.core.files import atomic_open, atomic_path
 from roco_caption.features.table import Features, concatenated
 
-INSTALL = 'It may need pip install "roco-caption[distributed]"'
+INSTALL = 'It may need pip install ".[distributed]" in a clone of the project'
 COLUMNS = "features", "grid"
 KEY = b"roco_caption"  # of an Arrow file's metadata: encoder, skipped images, shapes of the rows
 

@@ -154,7 +154,7 @@ def export_onnx(captioner: Captioner, path: str | os.PathLike) -> Path:
         import tf2onnx  # noqa: F401  Keras needs it
     except ImportError as error:
         raise UserError(
-            f'ONNX needs {error.name}: pip install "roco-caption[onnx]", or onnx, onnxruntime and '
+            f'ONNX needs {error.name}: pip install ".[onnx]" in a clone, or onnx, onnxruntime and '
             "tf2onnx."
         ) from error
     path, model = Path(path), plain_model(captioner.decoder, "every_word")

@@ -215,7 +215,7 @@ def test_numbers_that_are_not_finite_are_refused_and_what_was_before_is_kept(
     monkeypatch.setattr(extraction, "build_encoder", overflowing)
     images = make_images(tmp_path / "images", 6)
     Image.new("L", (40, 40), 255).save(images["image005"])
-    with pytest.raises(UserError, match=r"image005\.png\. Set PRECISION to float32"):
+    with pytest.raises(UserError, match=r"image005\.png\. Pass precision='float32'"):
         extract(images, tmp_path)
     assert np.isfinite(extract(dict(list(images.items())[:5]), tmp_path).matrix).all()
     assert "Features of 1 images made" in capsys.readouterr().out
