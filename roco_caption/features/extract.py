@@ -161,9 +161,9 @@ def encode_files(
                     if not finite.all():
                         raise UserError(
                             f"{models[0].name} produced NaN or inf for "
-                            f"{paths[positions[finite.argmin()]]}. Pass precision='float32' "
-                            "to prepare_features; if that does not help, its weights are damaged. What was encoded before "
-                            "is kept."
+                            f"{paths[positions[finite.argmin()]]}. Pass precision='float32' to "
+                            "prepare_features; if that does not help, its weights are damaged. "
+                            "What was encoded before is kept."
                         )
                 reasons = {ids[i]: reason for i, reason in skipped.items()}
                 yield [ids[i] for i in positions], arrays, reasons
