@@ -1,5 +1,6 @@
 # make notebook    execute the notebook from the top into notebooks/executed/ (.ipynb and .html)
 # make test        lint, check the types, and run the tests
+# make test-slow   the tests that take too long for that
 # make docs        API pages in docs/api/, from the docstrings
 # make benchmark   measure each stage against the classic loop, one JSON object per line
 # make experiments compare variants of the decoder on folds and on the test split
@@ -20,7 +21,7 @@ TENSORFLOW := $(if $(shell command -v nvidia-smi),tensorflow,tensorflow-cpu)
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: notebook test docs benchmark experiments rehearsal browser runtimes jax torture fuzz distributed clean
+.PHONY: notebook test test-slow docs benchmark experiments rehearsal browser runtimes jax torture fuzz distributed clean
 
 $(VENV)/ready: requirements.txt requirements-dev.txt
 	$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or sys.exit('Python 3.11 or later is needed')"
@@ -42,7 +43,10 @@ test: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+	$(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist worksteal
+
+test-slow: $(VENV)/ready
+	$(BIN)/python -m pytest -m slow -n auto --maxprocesses 4 --dist worksteal
 
 docs: $(VENV)/ready
 	$(BIN)/pdoc --docformat google --output-directory docs/api roco_caption

@@ -16,8 +16,8 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Begin with the slow tests, so that no worker ends with one alone."""
-    items.sort(key=lambda item: not item.get_closest_marker("slow"))
+    """Begin with the longest tests, so that no worker ends with one alone."""
+    items.sort(key=lambda item: not item.get_closest_marker("first"))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -22,6 +22,7 @@ def short(monkeypatch):
     monkeypatch.setattr(benchmarks, "matrix_product", lambda precision: 1e11)
 
 
+@pytest.mark.slow
 def test_training_and_decoding_are_measured(short, capsys):
     words = ["chest", "film", "shows", "a", "mass", "left"]
     captions = [" ".join(words[: 2 + i % 5]) for i in range(40)]

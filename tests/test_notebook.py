@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("notebook")
 
 
-@pytest.mark.slow
+@pytest.mark.first
 @pytest.mark.tensorflow("the notebook's set-up")
 def test_it_runs_from_the_top_and_runs_again_from_its_caches(folder):
     first = execute(folder, ROCO_ATTENTION="1")

@@ -23,7 +23,11 @@ CAPTIONS = pd.DataFrame({"id": [f"image{i}" for i in range(9000)], "caption": "a
 HEADER = {"name": "vgg16"}
 
 
-@pytest.fixture(params=["small disk", "file size limit", "read-only"])
+SLOW = {"marks": pytest.mark.slow}
+LIMIT, READ_ONLY = pytest.param("file size limit", **SLOW), pytest.param("read-only", **SLOW)
+
+
+@pytest.fixture(params=["small disk", LIMIT, READ_ONLY])
 def full(request, tmp_path):
     """A folder and a function that makes it take no more than some kilobytes from then on."""
     folder = tmp_path / "disk"
@@ -130,7 +134,7 @@ def test_the_joined_cache_needs_its_room_too(full, complaint):
 
 
 # (a disk cannot be made read-only under the open lock of a training that runs)
-@pytest.mark.parametrize("full", ["small disk", "file size limit"], indirect=True)
+@pytest.mark.parametrize("full", ["small disk", LIMIT], indirect=True)
 def test_training_goes_on_from_what_was_saved(full, complaint, monkeypatch, capsys):
     folder, fill = full
     run_epoch, epochs = training._Run._run_epoch, []

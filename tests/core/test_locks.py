@@ -140,6 +140,7 @@ def test_two_processes_that_encode_the_same_images_encode_them_once(tmp_path):
     assert "is in use by process" in second and "reused" in second
 
 
+@pytest.mark.slow
 def test_two_processes_that_train_in_one_folder_train_once(tmp_path):
     code = """
         from helpers import toy_training

@@ -86,6 +86,7 @@ REAL = """
 
 
 @pytest.mark.tensorflow("others take their memory in advance")
+@pytest.mark.slow
 def test_encoding_in_a_process_that_may_take_no_more_memory(tmp_path, monkeypatch):
     """TensorFlow really fails to allocate: the limit is the system's."""
     pictures = make_images(tmp_path / "images", 12)

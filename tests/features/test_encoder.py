@@ -81,7 +81,9 @@ def assert_parallel(a: np.ndarray, b: np.ndarray) -> None:
     assert ((a * b).sum(axis=1) / norms >= 0.9999).all()
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize(
+    "name", ["vgg16", *(pytest.param(n, marks=pytest.mark.slow) for n in PUBLISHED if n != "vgg16")]
+)
 def test_features_and_grids_equal_the_plain_keras_loop(name, paths, pixels):
     encoder = build_encoder(name, "random", seed=3, with_grid=True)
     rows, grids = map(np.asarray, encoder(pixels))

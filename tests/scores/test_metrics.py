@@ -132,6 +132,7 @@ def meteor_table(rows):
     return pd.DataFrame(rows, columns=[f"meteor_{i}" for i in range(23)], dtype=float)
 
 
+@pytest.mark.slow
 def test_meteor_is_javas_own_for_each_pair_and_for_the_corpus():
     counts = meteor_table(METEOR_COUNTS)
     assert meteor(counts).tolist() == pytest.approx(list(METEOR_PAIRS.values()))

@@ -84,7 +84,7 @@ def captions_elsewhere(kind, path, features, captioner, tmp_path) -> list[str]:
     return json.loads(result.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("kind", ["merge", "both"])
+@pytest.mark.parametrize("kind", ["merge", pytest.param("both", marks=pytest.mark.slow)])
 def test_the_keras_file_captions_without_this_project(tmp_path, kind):
     captioner, features = trained(kind), some_features(kind)
     path = export_keras(captioner, tmp_path / "decoder.keras")
@@ -98,7 +98,7 @@ def test_the_keras_file_captions_without_this_project(tmp_path, kind):
 
 
 @pytest.mark.tensorflow("tf2onnx")
-@pytest.mark.parametrize("kind", ["merge", "both"])
+@pytest.mark.parametrize("kind", ["merge", pytest.param("both", marks=pytest.mark.slow)])
 def test_the_onnx_file_captions_with_onnx_runtime_alone(tmp_path, kind):
     for package in ("onnx", "onnxruntime", "tf2onnx"):
         pytest.importorskip(package)

@@ -83,6 +83,7 @@ def test_a_damaged_state_gives_way_to_the_one_before_it(folder, finished, monkey
     assert (folder / f"{STATE}.damaged").exists()
 
 
+@pytest.mark.slow
 def test_with_both_states_damaged_training_starts_from_scratch(folder, finished, capsys):
     for name in (STATE, PREVIOUS):
         (folder / name).write_bytes(b"")

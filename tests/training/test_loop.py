@@ -30,6 +30,7 @@ def test_it_learns_and_writes_its_files(tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow("its rewriting of graphs")
 def test_products_in_bfloat16_train_as_well(tmp_path):
     whole, _ = run(tmp_path / "whole")
@@ -95,7 +96,7 @@ class _Stop(BaseException):
     pass
 
 
-@pytest.mark.parametrize("stop_at", [3, 14])
+@pytest.mark.parametrize("stop_at", [3, pytest.param(14, marks=pytest.mark.slow)])
 def test_stopped_anywhere_it_ends_where_an_undisturbed_run_ends(tmp_path, monkeypatch, stop_at):
     undisturbed, weights = run(tmp_path / "whole")
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0)  # a state after every step

@@ -74,6 +74,7 @@ def test_two_devices_train_and_encode_as_one_does(tmp_path, on_one_device, monke
     assert (two.grid[:] == one.grid[:]).all()
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_and_continue_after_a_kill(tmp_path, on_one_device):
     finish(*start_two(tmp_path, "plain", "whole"))
     for rank in range(2):
