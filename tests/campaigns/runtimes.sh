@@ -63,7 +63,7 @@ run_notebook() { # platform, environment
 }
 
 run_tests() { # platform, environment
-    "$2/bin/python" -m pytest -p no:cacheprovider 2>&1 | tee "$work/$1.log" >&2
+    "$2/bin/python" -m pytest -m "not slow" -n auto -p no:cacheprovider 2>&1 | tee "$work/$1.log" >&2
 }
 
 timed() { # name, command: runs it and says how it ended

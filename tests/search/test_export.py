@@ -152,7 +152,7 @@ def test_another_ending_than_keras_is_refused(tmp_path):
 
 def test_missing_packages_are_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(UserError, match=r"pip install .*roco-caption\[onnx\]"):
+    with pytest.raises(UserError, match=r"pip install .*\[onnx\]"):
         export_onnx(trained("merge"), tmp_path / "decoder.onnx")
 
 
