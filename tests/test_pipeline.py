@@ -9,6 +9,7 @@ from helpers import toy_features
 
 from roco_caption import pipeline
 from roco_caption.core.errors import UserError
+from roco_caption.decoder.model import build_decoder, fit_scalers
 from roco_caption.features.table import Features, LazyRows, select_inputs
 from roco_caption.scale import train as scale
 from roco_caption.search.captioner import Captioner
@@ -44,7 +45,7 @@ def run(folder, attention=False, **options):
     return inputs, words, decoder, history
 
 
-@pytest.mark.parametrize("attention", [False, True])
+@pytest.mark.parametrize("attention", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_scale_trains_the_same_decoder_as_the_notebook(tmp_path, monkeypatch, attention):
     initial = []
     train_decoder = pipeline.train_decoder
@@ -77,17 +78,18 @@ def test_scale_trains_the_same_decoder_as_the_notebook(tmp_path, monkeypatch, at
     assert Captioner.load(folder).search == captioner.search
 
 
-def test_concepts_are_fitted_with_whole_cases_left_out(tmp_path):
-    inputs, words, decoder, _ = run(tmp_path, attention=True)
-    weights = decoder.parts["concepts"].get_weights()
-    from roco_caption.decoder.model import build_decoder, fit_scalers
-
+def test_concepts_are_fitted_with_whole_cases_left_out():
+    frames, features = toy_data()
+    inputs = select_inputs(frames, features, attention=True)
+    words = pipeline.index_words(inputs.frames, min_frequency=1, max_words=8)
+    decoder = pipeline.make_decoder(inputs, words, **SIZES)
     alone = build_decoder(**decoder.sizes)
     fit_scalers(alone, inputs.features["train"], words.tokens["train"], cases=None)
-    assert not np.array_equal(weights[1], alone.parts["concepts"].get_weights()[1])
+    one, other = (d.parts["concepts"].get_weights()[1] for d in (decoder, alone))
+    assert not np.array_equal(one, other)
 
 
-def test_an_ensemble_is_trained_member_by_member_and_captions_as_one(tmp_path):
+def test_an_ensemble_is_trained_captions_and_is_scored_as_one(tmp_path):
     inputs, words, decoder, _ = run(tmp_path, members=2)
     captioner = pipeline.make_captioner(decoder, inputs, words, beams=2, neighbours=2)
     captioner.save(tmp_path)
@@ -96,12 +98,6 @@ def test_an_ensemble_is_trained_member_by_member_and_captions_as_one(tmp_path):
     assert (tmp_path / "member2" / "captioner.weights.h5").exists()
     again = Captioner.load(tmp_path).caption_features(inputs.features["test"])
     assert [c.text for c in again] == list(captions.caption)
-
-
-def test_scores_compare_the_model_with_its_baselines(tmp_path):
-    inputs, words, decoder, _ = run(tmp_path)
-    captioner = pipeline.make_captioner(decoder, inputs, words, beams=2, neighbours=2)
-    captions = pipeline.caption_test_images(captioner, inputs, tmp_path)
     systems = pipeline.caption_by_baselines(captioner, inputs, captions.caption)
     table = pipeline.score(systems, inputs, tmp_path)
     written = pd.read_csv(tmp_path / "scores.csv", index_col="system")

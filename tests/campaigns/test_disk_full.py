@@ -134,6 +134,7 @@ def test_the_joined_cache_needs_its_room_too(full, complaint):
 
 
 # (a disk cannot be made read-only under the open lock of a training that runs)
+@pytest.mark.slow
 @pytest.mark.parametrize("full", ["small disk", LIMIT], indirect=True)
 def test_training_goes_on_from_what_was_saved(full, complaint, monkeypatch, capsys):
     folder, fill = full

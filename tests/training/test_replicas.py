@@ -62,6 +62,7 @@ def assert_alike(path, history):
     pd.testing.assert_frame_equal(found, history, check_exact=False, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_devices_train_and_encode_as_one_does(tmp_path, on_one_device, monkeypatch):
     finish(start("mirrored", tmp_path))
     assert_alike(tmp_path / "plain-0.csv", on_one_device)
