@@ -34,7 +34,7 @@ PLATFORMS = {
 SMALL = {"ROCO_EPOCHS": "2", "ROCO_ENCODER_WEIGHTS": "random", "ROCO_LIMIT": "24"}
 TOLD = {  # what shows that the notebook took this platform's way
     "colab": ("colab: ", "without an account", "the default in Colab", "1 images left out"),
-    "kaggle": ("kaggle: ", "attached to this Kaggle notebook", "1 images left out"),
+    "kaggle": ("kaggle: ", "this notebook has it attached", "1 images left out"),
 }
 SECRETS = '''class userdata:
     """A notebook without secrets."""

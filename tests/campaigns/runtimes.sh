@@ -85,7 +85,7 @@ print(f'Python {python_version()}', *(f'{name} {version(name)}' for name in name
     local failed=0
     line+="; $(timed notebook run_notebook "$1" "$venv")" || failed=1
     line+="; $(timed tests run_tests "$1" "$venv")" || failed=1
-    line+=": $(tail -n 1 "$work/$1.log")" # how many passed and failed
+    line+=": $(grep -E "[0-9] passed" "$work/$1.log" | tail -n 1)"
     echo "$1: $line"
     return $failed
 }
