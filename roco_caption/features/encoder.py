@@ -105,8 +105,9 @@ def randomise(network: Any, seed: int) -> None:
         if len(variable.shape) < 2:
             continue  # biases and normalisation keep their initial values
         inputs = variable.shape[:-1] if variable.shape[-1] > 1 else variable.shape[:-2]  # depthwise
-        scale = np.float32(np.sqrt(2 / np.prod(inputs)))
-        variable.assign(rng.standard_normal(variable.shape, dtype=np.float32) * scale)
+        values = rng.standard_normal(variable.shape, dtype=np.float32)
+        values *= np.float32(np.sqrt(2 / np.prod(inputs)))  # in place: VGG16's fc1 has 411 MB
+        variable.assign(values)
 
 
 def calibrate_normalisation(network: Any, architecture: Architecture, seed: int) -> None:
