@@ -10,9 +10,7 @@ is an ensemble of that many. All trainings are kept, so that a second run only p
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
-import json
 import logging
 import os
 import sys
@@ -95,14 +93,11 @@ def fitted(
     inputs: Inputs, words: pipeline.Words, variant: dict, seed: int, folder: Path
 ) -> Captioner:
     """Train a variant and make its captioner as the notebook does."""
-    build, options = variant.get("build", {}), variant.get("train", {})
-    decoder = pipeline.make_decoder(inputs, words, seed=seed, **build)
-    key = [variant.get("attention", False), build, options, seed]
-    digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
+    decoder = pipeline.make_decoder(inputs, words, seed=seed, **variant.get("build", {}))
+    schedule = {"seed": seed} | variant.get("train", {})
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        pipeline.train_decoder(
-            decoder, inputs, words, folder / digest, seed=seed, precision=PRECISION, **options
-        )
+        place = pipeline.run_folder(folder, "trained", decoder, inputs, words, **schedule)
+        pipeline.train_decoder(decoder, inputs, words, place, precision=PRECISION, **schedule)
     return pipeline.make_captioner(decoder, inputs, words, **variant.get("search", {}))
 
 

@@ -26,8 +26,9 @@ from roco_caption.search.beam import Search
 from roco_caption.search.captioner import Captioner
 from roco_caption.search.rerank import Consensus, match_length
 from roco_caption.text.tokenizer import CaptionTokenizer
+from roco_caption.training import runs
 from roco_caption.training.checkpoint import member_folder
-from roco_caption.training.loop import CaptionData, train
+from roco_caption.training.loop import CaptionData, identify, train
 
 Frames = dict[str, pd.DataFrame]  # {split: DataFrame[id, image, caption]}
 SHUFFLED = "images shuffled (mean of 5)"
@@ -161,13 +162,43 @@ def make_decoder(
 
 
 def run_folder(
-    root: str | os.PathLike, data: Data, inputs: Inputs, checkpoint_dir: str = ""
+    parent: str | os.PathLike,
+    name: str,
+    decoder: Decoder | Ensemble,
+    inputs: Inputs,
+    words: Words,
+    checkpoint_dir: str = "",
+    **schedule: Any,
 ) -> Path:
-    """Return the folder for a run's files: `checkpoint_dir`, or one below `root` named for it."""
-    if checkpoint_dir:
-        return Path(checkpoint_dir).expanduser()
-    attention = "-attention" if isinstance(inputs.features["train"], tuple) else ""
-    return Path(root) / "checkpoints" / f"{data.source.name}-{inputs.encoder['name']}{attention}"
+    """Return the folder of the training with these settings, see `training.runs.run_folder`.
+
+    It is below `parent`, named for the data set, `name`, and the settings; or `checkpoint_dir`.
+    The other arguments are those of `train_decoder`.
+    """
+    learn, tune = _caption_data(inputs, words)
+    trainings = [
+        identify(member, learn, tune, **options)
+        for member, options in zip(decoder.members, _schedules(decoder, schedule), strict=True)
+    ]
+    sizes, encoder = decoder.members[0].sizes, inputs.encoder
+    counts = {split: len(frame) for split, frame in inputs.frames.items()}
+    parts = [name, encoder["name"], "attention" if sizes["attention"] else ""]
+    parts += [f"{len(trainings)}members" if len(trainings) > 1 else ""]
+    parts += [f"{counts['train']}captions", f"{trainings[0]['epochs']}epochs"]
+    record = {"data": name, "captions": counts, "features": encoder, "decoder": sizes}
+    label = "-".join(filter(None, parts))
+    return runs.run_folder(parent, label, record | {"trainings": trainings}, checkpoint_dir)
+
+
+def _caption_data(inputs: Inputs, words: Words) -> tuple[CaptionData, CaptionData]:
+    learn = CaptionData(inputs.features["train"], words.tokens["train"])
+    return learn, CaptionData(inputs.features["validation"], words.tokens["validation"])
+
+
+def _schedules(decoder: Decoder | Ensemble, schedule: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return each member's schedule: they differ in the seed of the batches."""
+    schedule = {"seed": 1} | schedule
+    return [schedule | {"seed": schedule["seed"] + k} for k in range(len(decoder.members))]
 
 
 def train_decoder(
@@ -176,9 +207,11 @@ def train_decoder(
     words: Words,
     folder: str | os.PathLike,
     *,
-    seed: int = 1,
     callbacks: Sequence[Callable] = (),
-    **options: Any,
+    retrain: bool = False,
+    precision: str = "float32",
+    strategy: Any = None,
+    **schedule: Any,
 ) -> list[pd.DataFrame]:
     """Train the decoder, or each member of an ensemble; resume or reuse an earlier training.
 
@@ -186,9 +219,9 @@ def train_decoder(
         decoder: of `make_decoder`.
         inputs, words: what it is trained and validated on.
         folder: of the run.
-        seed: of the first member's batches.
         callbacks: called with the row of every epoch, see `train`; TensorBoard's is added.
-        options: further ones of `train`.
+        retrain, precision, strategy: of `train`.
+        schedule: the fields of `Schedule`; `seed` is the first member's.
 
     Returns:
         The history of each member, see `train`.
@@ -196,13 +229,13 @@ def train_decoder(
     Raises:
         UserError: as `train` says.
     """
-    learn = CaptionData(inputs.features["train"], words.tokens["train"])
-    tune = CaptionData(inputs.features["validation"], words.tokens["validation"])
     histories = []
-    for k, member in enumerate(decoder.members):
+    for k, options in enumerate(_schedules(decoder, schedule)):
         place = member_folder(folder, k)
-        options |= {"seed": seed + k, "callbacks": [tensorboard(place / "tensorboard"), *callbacks]}
-        histories.append(train(member, learn, tune, place, **options))
+        options |= {"retrain": retrain, "precision": precision, "strategy": strategy}
+        options["callbacks"] = [tensorboard(place / "tensorboard"), *callbacks]
+        learn, tune = _caption_data(inputs, words)
+        histories.append(train(decoder.members[k], learn, tune, place, **options))
     return histories
 
 

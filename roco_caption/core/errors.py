@@ -1,8 +1,11 @@
 """User-facing errors, and one clear message for out-of-memory errors."""
 
 import contextlib
+import math
+import numbers
 import os
 from collections.abc import Iterator
+from typing import Any
 
 
 class UserError(Exception):
@@ -18,6 +21,19 @@ class DamagedFile(UserError):
     def __init__(self, path: str | os.PathLike, why: object, remedy: str) -> None:
         super().__init__(f"{path} is damaged ({why}). {remedy}")
         self.why = why
+
+
+def at_least(least: float, **values: Any) -> None:
+    """Raise a UserError unless these settings, named in small letters, are at least `least`.
+
+    If `least` is an int, they must be whole numbers.
+    """
+    whole = isinstance(least, int)
+    kinds = numbers.Integral if whole else numbers.Real
+    for name, value in values.items():
+        if not isinstance(value, kinds) or not least <= float(value) < math.inf:
+            number = "a whole number" if whole else "a number"
+            raise UserError(f"{name.upper()} must be {number} of at least {least}, got {value!r}.")
 
 
 def first_line(error: Exception) -> str:

@@ -16,6 +16,8 @@ from typing import Any, BinaryIO
 
 from roco_caption.core.errors import DamagedFile, UserError
 
+FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
+
 
 def make_folder(path: str | os.PathLike) -> Path:
     """Make a folder and its parents, and return its path; raise a UserError if that fails."""
@@ -37,13 +39,24 @@ def atomic_path(path: str | os.PathLike, *, size: int = 0, ending: str = "") -> 
     aside = path.with_name(f".{path.name}.{token}.tmp{ending}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    try:
         yield aside
         os.replace(aside, path)
     except OSError as error:
+        if not _is_about(error, aside):
+            raise  # of something else that the block does, such as reading from an object store
         raise cannot_write(path, error, size) from error
     finally:
         with contextlib.suppress(OSError):
             aside.unlink()
+
+
+def _is_about(error: OSError, aside: Path) -> bool:
+    """Return whether an error is of a temporary file, or of a disk that a write may have filled."""
+    names = f"{error.filename} {error.filename2} {error}"  # HDF5 gives the name in its message
+    return aside.name in names or (error.filename is None and error.errno in FULL)
 
 
 @contextlib.contextmanager
@@ -87,7 +100,7 @@ def gigabytes(count: int) -> str:
 def cannot_write(path: str | os.PathLike, error: OSError, size: int = 0) -> UserError:
     """Return the UserError for a file of `size` bytes (0: unknown) that could not be written."""
     message = f"{path} could not be written ({error.strerror or error})."
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno not in FULL:
         return UserError(f"{message} Choose a writable folder, then run this cell again.")
     if size:
         message += f" It needs {gigabytes(size)}."

@@ -60,13 +60,6 @@ def setting(name: str, default: Setting) -> Setting:
         raise UserError(f"ROCO_{name} must be {kind_name}, got {text!r}.") from error
 
 
-def override_settings(names: dict[str, Any]) -> None:
-    """Set what `ROCO_<name>` overrides in `names`, the notebook's `globals()`, and print it."""
-    for name in [name for name in names if name.isupper() and f"ROCO_{name}" in os.environ]:
-        names[name] = setting(name, names[name])
-        print(f"{name} = {names[name]!r}, from ROCO_{name}")
-
-
 def find_platform() -> str:
     """Return `"colab"`, `"kaggle"` or `"local"`."""
     if "KAGGLE_KERNEL_RUN_TYPE" in os.environ:  # first: Kaggle's image has Colab's variables too

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ import keras
 import numpy as np
 
 from roco_caption.core.errors import DamagedFile, UserError
-from roco_caption.core.files import atomic_open, atomic_path, set_aside
+from roco_caption.core.files import atomic_open, atomic_path, make_folder, set_aside
 from roco_caption.core.pickles import seal, verify
 
 WEIGHTS = "captioner.weights.h5"
 STATE = "training_state.npz"
 PREVIOUS = "training_state.previous.npz"  # one save older, in case the newest is damaged
+HISTORY = "history.csv"
+RETRAINING = "retraining"  # below a run's folder: the training that replaces its own when finished
 
 
 def member_folder(folder: str | os.PathLike, k: int) -> Path:
@@ -119,16 +122,50 @@ def load_best(model: keras.Model, folder: Path, progress: Progress) -> None:
     save_state(model, folder, progress)
 
 
-def resume(model: keras.Model, folder: Path, settings: dict[str, Any], retrain: bool) -> Progress:
+def settings_of(folder: Path) -> dict[str, Any] | None:
+    """Return the settings of the training in a folder, None if its states cannot be read."""
+    for path in (folder / STATE, folder / PREVIOUS):
+        # a damaged file can raise nearly anything
+        with contextlib.suppress(Exception), np.load(path, allow_pickle=False) as file:
+            return json.loads(str(file["progress"]))["settings"]
+    return None
+
+
+def begin_or_resume(
+    model: keras.Model, folder: Path, settings: dict[str, Any], retrain: bool
+) -> tuple[Path, Progress]:
+    """Return where to train, and the progress made there; a captioner stays until it is replaced.
+
+    That is the run's folder; with `retrain`, or if the state is lost, `RETRAINING` below it if
+    there are weights.
+    """
+    again = folder / RETRAINING
+    if not (retrain and (folder / WEIGHTS).exists()):
+        progress = resume(model, folder, settings)
+        if progress.epoch or progress.step or not (folder / WEIGHTS).exists():
+            return folder, progress
+    print(f"Training from scratch in {again}; {folder} stays as it is until that is finished.")
+    return again, resume(model, make_folder(again), settings)
+
+
+def replace_run(folder: Path) -> None:
+    """Move a finished training from `RETRAINING` to its run's folder, its state last."""
+    for name in (HISTORY, WEIGHTS, PREVIOUS, STATE):
+        with contextlib.suppress(FileNotFoundError):
+            (folder / RETRAINING / name).replace(folder / name)
+    shutil.rmtree(folder / RETRAINING, ignore_errors=True)
+
+
+def resume(model: keras.Model, folder: Path, settings: dict[str, Any]) -> Progress:
     """Load the state of this training into the compiled model, and print what happens.
 
     Returns:
-        The progress; that of a new training where there is no state of these settings.
+        The progress; that of a new training where there is no state.
+
+    Raises:
+        UserError: the state is of a training with other settings.
     """
     paths = [path for path in (folder / STATE, folder / PREVIOUS) if path.exists()]
-    if paths and retrain:
-        print("RETRAIN is on: training starts from scratch.")
-        paths = []
     for path in paths:
         try:
             progress, arrays = _read(path, model, settings)
@@ -138,8 +175,10 @@ def resume(model: keras.Model, folder: Path, settings: dict[str, Any], retrain: 
             set_aside(path, f"{type(error).__name__}: {error}", remedy)
             continue
         if changed := [key for key in settings if progress.settings.get(key) != settings[key]]:
-            print(f"Different {', '.join(changed)} than in {folder}: training from scratch.")
-            break
+            raise UserError(
+                f"{folder} holds a training with other settings ({', '.join(changed)}). Choose "
+                "another folder; or set RETRAIN = True to replace it once the new one is finished."
+            )
         for variable, array in zip(variables_of(model), arrays, strict=True):
             variable.assign(array)
         what = "Reused a finished training" if progress.finished else "Resumed the training"

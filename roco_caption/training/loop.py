@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,19 @@ from roco_caption.features.table import LazyRows, arrays_of
 from roco_caption.text.tokenizer import PAD
 from roco_caption.training.batches import Batch, Replicas, plan
 from roco_caption.training.checkpoint import (
+    HISTORY,
     STATE,
     WEIGHTS,
     Progress,
+    begin_or_resume,
     load_best,
-    resume,
+    replace_run,
     save_best,
     save_state,
 )
+from roco_caption.training.runs import Schedule
 
 SAVE_SECONDS = 20  # a kill loses at most this much
-HISTORY = "history.csv"
 
 
 @dataclass(frozen=True)
@@ -64,16 +66,11 @@ def train(
     validation: CaptionData,
     folder: str | os.PathLike,
     *,
-    epochs: int = 30,
-    batch_size: int = 32,
-    learning_rate: float = 2e-3,
-    weight_decay: float = 0.5,
-    patience: int = 6,
-    seed: int = 0,
     retrain: bool = False,
     callbacks: Iterable[Callable[[Row], None]] = (),
     precision: str = "float32",
     strategy: Any = None,
+    **schedule: Any,
 ) -> pd.DataFrame:
     """Train the decoder, keep the weights of the lowest validation loss, and load them.
 
@@ -86,38 +83,32 @@ def train(
         decoder: of `build_decoder`, its scaler fitted.
         training, validation: what to learn from, and to choose the best epoch by.
         folder: for this run's files; with several machines only the first reads and writes it.
-        epochs: passes over the training captions.
-        batch_size: captions per step.
-        learning_rate: its maximum.
-        weight_decay: of AdamW.
-        patience: epochs without improvement after which training stops.
-        seed: of the batches' order.
-        retrain: train from scratch even if this training was begun or finished before.
+        retrain: train from scratch even if this training is finished; its files stay until the
+            new ones are complete.
         callbacks: each is called with the row of every epoch, those finished earlier first; one
             that fails is not called again.
         precision: of matrix products, see `multiplied_in`; no part of the training's identity.
         strategy: as `Replicas` takes it; None for one device.
+        schedule: the fields of `Schedule`, such as `epochs`.
 
     Returns:
         One row per epoch: `loss` and `val_loss` (nats per word), `learning_rate`.
 
     Raises:
-        UserError: the loss is no longer finite, out of memory, or a file cannot be written.
+        UserError: the loss is no longer finite, out of memory, a file cannot be written, or the
+            folder holds a training with other settings.
     """
-    model = decoder.every_word
+    settings = identify(decoder, training, validation, **schedule)
+    model, epochs, batch_size = decoder.every_word, settings["epochs"], settings["batch_size"]
     steps = math.ceil(len(training.tokens) / batch_size)
-    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * steps)
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay, global_clipnorm=1.0)
+    rate = keras.optimizers.schedules.CosineDecay(settings["learning_rate"], epochs * steps)
+    optimizer = keras.optimizers.AdamW(
+        rate, weight_decay=settings["weight_decay"], global_clipnorm=1.0
+    )
     optimizer.build(model.trainable_variables)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
     model.compile(optimizer, loss, jit_compile=keras.backend.backend() == "jax")
     replicas = Replicas(model, strategy, precision)
-    settings = {
-        "epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate,
-        "weight_decay": weight_decay, "patience": patience, "seed": seed,
-        "model": _signature(model), "training data": training.digest(),
-        "validation data": validation.digest(),
-    }  # fmt: skip
     run = _Run(model, training, validation, Path(folder), replicas, list(callbacks))
     if not replicas.chief:
         progress = replicas.follow(Progress(settings))
@@ -129,12 +120,25 @@ def train(
     with lock(folder / ".lock", "training"):
         for name in (STATE, WEIGHTS):
             remove_leftovers(folder / name)
-        progress = replicas.follow(resume(model, folder, settings, retrain))
+        place, progress = begin_or_resume(model, folder, settings, retrain)
+        progress = replicas.follow(progress)
         if not progress.finished:
-            run.go_on(progress)
-        load_best(model, folder, progress)
+            replace(run, folder=place).go_on(progress)
+        load_best(model, place, progress)
+        if place != folder:
+            replace_run(folder)
         replicas.follow_weights(model.weights)
     return _table(progress)
+
+
+def identify(
+    decoder: Decoder, training: CaptionData, validation: CaptionData, **schedule: Any
+) -> dict[str, Any]:
+    """Return what identifies a training: its `schedule`, the model and the data, fit for JSON."""
+    return asdict(Schedule(**schedule)) | {
+        "model": _signature(decoder.every_word), "training data": training.digest(),
+        "validation data": validation.digest(),
+    }  # fmt: skip
 
 
 def _table(progress: Progress) -> pd.DataFrame:
@@ -221,8 +225,8 @@ class _Run:
             progress.waited += 1
         progress.epoch, progress.step = progress.epoch + 1, 0
         progress.loss, progress.words = 0.0, 0
-        progress.finished = (
-            progress.epoch == settings["epochs"] or progress.waited == settings["patience"]
+        progress.finished = progress.epoch == settings["epochs"] or progress.waited >= max(
+            1, settings["patience"]
         )
         if self.replicas.chief:
             # last, so that after a kill no file is older than the state says

@@ -100,3 +100,28 @@ def test_set_aside_keeps_the_file_and_says_why(tmp_path, capsys):
     )
     with pytest.raises(UserError, match="could not be set aside"):
         set_aside(tmp_path / "file", "odd", "")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [PermissionError("Access Denied"), PermissionError(13, "Access Denied", "s3://bucket/key"),
+     FileNotFoundError(2, "No such file", "/elsewhere"), ConnectionResetError(104, "reset")],
+)  # fmt: skip
+def test_other_errors_while_a_file_is_written_are_not_called_its_own(tmp_path, error):
+    with pytest.raises(type(error)) as caught, atomic_path(tmp_path / "file"):
+        raise error
+    assert caught.value is error and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [(28, "No space left"), (5, "Input/output error", "{}"), (None, "Unable to create {}"),
+     (30, "Read-only file system", "{}")],
+)  # fmt: skip
+def test_errors_of_the_file_itself_name_it(tmp_path, reason):
+    with (
+        pytest.raises(UserError, match=r"/file could not be written"),
+        atomic_path(tmp_path / "file", size=5) as aside,
+    ):
+        raise OSError(*(str(aside).join(part.split("{}")) if isinstance(part, str) else part
+                        for part in reason))  # fmt: skip

@@ -287,16 +287,3 @@ def test_a_refused_drive_is_explained(drive, tmp_path, reason):
     drive[0].refuses = reason
     with pytest.raises(UserError, match=f"not mounted .{reason[:5] or 'Val'}.*DRIVE_DIR to ''"):
         drive_folder(str(tmp_path / "drive" / "MyDrive"), "colab")
-
-
-def test_settings_are_overridden_from_outside_and_printed(monkeypatch, capsys):
-    monkeypatch.setenv("ROCO_EPOCHS", "5")
-    monkeypatch.setenv("ROCO_ATTENTION", "yes")
-    monkeypatch.setenv("ROCO_epochs", "7")
-    names = {"EPOCHS": 30, "ATTENTION": False, "SEED": 1, "epochs": 2, "np": object()}
-    machine.override_settings(names)
-    assert (names["EPOCHS"], names["ATTENTION"], names["SEED"], names["epochs"]) == (5, True, 1, 2)
-    assert "EPOCHS = 5, from ROCO_EPOCHS" in capsys.readouterr().out
-    monkeypatch.setenv("ROCO_EPOCHS", "many")
-    with pytest.raises(UserError, match=r"ROCO_EPOCHS must be an int, got 'many'"):
-        machine.override_settings({"EPOCHS": 30})

@@ -1,0 +1,104 @@
+"""Runs: a folder per configuration, found again by its settings and never overwritten by others."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from roco_caption.core.errors import UserError, at_least
+from roco_caption.core.files import read_json, write_json
+from roco_caption.training.checkpoint import PREVIOUS, STATE, WEIGHTS, settings_of
+
+RECORD = "settings.json"
+COLUMNS = ["epochs", "val_loss", "CIDEr", "finished"]  # of `list_runs`
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long, how fast and in which order to train; a UserError names an invalid value."""
+
+    epochs: int = 30  # passes over the training captions
+    batch_size: int = 32  # captions per step
+    learning_rate: float = 2e-3  # its maximum
+    weight_decay: float = 0.5  # of AdamW
+    patience: int = 6  # epochs without improvement after which training stops
+    seed: int = 0  # of the batches' order
+
+    def __post_init__(self) -> None:
+        at_least(1, epochs=self.epochs, batch_size=self.batch_size)
+        at_least(0, patience=self.patience, seed=self.seed)
+        at_least(0.0, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
+
+
+def run_folder(
+    parent: str | os.PathLike, label: str, record: dict[str, Any], checkpoint_dir: str = ""
+) -> Path:
+    """Return the folder of the run with these settings, and write them to its `settings.json`.
+
+    Args:
+        parent: of the folders of runs, which are named by `label` and a digest.
+        label: what a reader recognises the run by.
+        record: its settings, for a reader; those in `trainings`, what `train` identifies each
+            member's training by, decide which run it is.
+        checkpoint_dir: the folder to use instead, unless it holds another training; then the run
+            gets a folder below it.
+    """
+    record = json.loads(json.dumps(record))  # as it is read back: no tuples
+    trainings = json.dumps(record["trainings"], sort_keys=True).encode()
+    name = f"{label}-{hashlib.sha256(trainings).hexdigest()[:6]}"
+    folder = Path(parent) / name
+    if checkpoint_dir:
+        folder = Path(checkpoint_dir).expanduser()
+        if _holds_another(folder, record["trainings"]):
+            print(f"{folder} holds a training with other settings, which is kept.")
+            folder /= name
+    write_json(folder / RECORD, record, sealed=True)
+    print(f"Files of this run: {folder}")
+    return folder
+
+
+def _holds_another(folder: Path, trainings: list[dict[str, Any]]) -> bool:
+    if not any((folder / name).exists() for name in (STATE, PREVIOUS, WEIGHTS)):
+        return False
+    try:
+        return read_json(folder / RECORD)["trainings"] != trainings
+    except (UserError, KeyError, TypeError):  # missing, damaged, or of another program
+        return settings_of(folder) != trainings[0]
+
+
+def list_runs(parent: str | os.PathLike) -> pd.DataFrame:
+    """Return the runs below a folder, the newest first, from the files in their folders.
+
+    Returns:
+        One row per run, by its folder's name: `epochs` done, lowest `val_loss` in nats per word,
+        `CIDEr` on the test split, and when its captioner was `finished`; empty where unknown.
+    """
+    folders = [path.parent for path in Path(parent).glob(f"*/{RECORD}")]
+    rows = {folder.name: _summary(folder) for folder in folders}
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=COLUMNS)
+    table.index.name = "run"
+    return table.sort_values("finished", ascending=False)
+
+
+def _summary(folder: Path) -> list[Any]:
+    history, scores = (_column(folder, *names) for names in
+                       (("history.csv", "val_loss"), ("scores.csv", "CIDEr")))  # fmt: skip
+    bundle = folder / "captioner.json"
+    when = f"{datetime.fromtimestamp(bundle.stat().st_mtime):%F %T}" if bundle.exists() else ""
+    best = f"{min(history):.3f}" if history else ""
+    return [len(history), best, f"{scores[0]:.3f}" if scores else "", when]
+
+
+def _column(folder: Path, name: str, column: str) -> Sequence[float]:
+    try:
+        return list(pd.read_csv(folder / name)[column])
+    except (OSError, ValueError, KeyError):  # not there yet, or damaged
+        return []

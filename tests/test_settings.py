@@ -1,0 +1,123 @@
+"""The notebook's settings are read from outside and checked before anything runs."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from PIL import Image
+
+from roco_caption.core.errors import UserError
+from roco_caption.settings import CHECKS, read_settings
+
+NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "roco_captioning.ipynb"
+
+
+@pytest.fixture
+def names(monkeypatch, tmp_path):
+    """The notebook's own settings, with folders that exist."""
+    settings: dict = {}
+    for cell in nbformat.read(NOTEBOOK, as_version=4).cells:
+        if cell.cell_type == "code" and re.match(
+            "DATA_SOURCE|ENCODER|MIN_FREQUENCY|BEAMS", cell.source
+        ):
+            exec(
+                re.sub("CACHE_DIR = .*", f"CACHE_DIR = {str(tmp_path)!r}", cell.source), found := {}
+            )
+            settings.update({name: value for name, value in found.items() if name.isupper()})
+    return dict(settings)
+
+
+def test_the_notebooks_defaults_are_valid_and_all_are_checked(names, capsys):
+    before = dict(names)
+    read_settings(names)
+    assert names == before and len(names) >= 22
+    assert names.keys() - CHECKS.keys() <= {"DRIVE_DIR", "COLUMNS"}
+    assert capsys.readouterr().out == ""
+
+
+def test_settings_are_overridden_from_outside_and_printed(names, monkeypatch, capsys):
+    monkeypatch.setenv("ROCO_EPOCHS", "5")
+    monkeypatch.setenv("ROCO_ATTENTION", "yes")
+    monkeypatch.setenv("ROCO_epochs", "7")
+    names |= {"epochs": 2, "np": object()}
+    read_settings(names)
+    assert (names["EPOCHS"], names["ATTENTION"], names["SEED"], names["epochs"]) == (5, True, 1, 2)
+    assert "EPOCHS = 5, from ROCO_EPOCHS" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, "0") for name in ("BEAMS", "EPOCHS", "BATCH_SIZE", "MEMBERS", "MAX_WORDS")),
+        *(("EPOCHS", value) for value in ("many", "-3", "2.5", "")),
+        *(("LEARNING_RATE", value) for value in ("0", "nan", "inf")),
+        *(("PHANTOMS", value) for value in ("48 8 8", "48,8", "0,8,8", "4,8,-8")),
+        ("SEED", "5000000000"), ("LIMIT", "-1"), ("MIN_FREQUENCY", "0"),
+        ("DATA_SOURCE", "kagle"), ("ENCODER", "vgg61"), ("ENCODER_WEIGHTS", "imagnet"),
+        ("ENCODER_WEIGHTS", "/nowhere.h5"), ("DATA_DIR", "/nowhere"), ("FEATURES_FILE", "/no.npz"),
+        ("GRID_FILE", "no.npz"), ("IMAGE", "/nowhere.png"), ("ATTENTION", "maybe"),
+        ("RETRAIN", "2"), ("CHECKPOINT_DIR", "/dev/null/x"),
+    ],
+)  # fmt: skip
+def test_an_invalid_setting_is_named_with_its_value(names, monkeypatch, name, value):
+    monkeypatch.setenv(f"ROCO_{name}", value)
+    with pytest.raises(UserError) as error:
+        read_settings(names)
+    assert name in str(error.value) and value in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("EPOCHS", "30"), ("EPOCHS", 1.5), ("EPOCHS", None), ("BEAMS", True), ("ATTENTION", "False"),
+     ("PHANTOMS", (48, 8)), ("LEARNING_RATE", "2e-3"), ("IMAGE", 5), ("DATA_DIR", ["a"])],
+)  # fmt: skip
+def test_a_value_of_another_type_is_named(names, name, value):
+    with pytest.raises(UserError, match=name):
+        read_settings(names | {name: value})
+
+
+def test_all_problems_come_in_one_message(names, monkeypatch, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG")
+    for name, value in {"BEAMS": 0, "EPOCHS": 0, "SEED": "x", "IMAGE": broken}.items():
+        monkeypatch.setenv(f"ROCO_{name}", str(value))
+    with pytest.raises(UserError) as error:
+        read_settings(names)
+    lines = str(error.value).splitlines()
+    assert len(lines) == 4
+    assert all(
+        any(name in line for line in lines) for name in ("BEAMS", "EPOCHS", "SEED", "broken")
+    )
+
+
+def test_a_home_folder_is_expanded_in_every_path(names, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Image.new("L", (8, 8)).save(tmp_path / "x.png")
+    (tmp_path / "f.npz").touch()
+    names |= {"CACHE_DIR": "~/roco", "IMAGE": "~/x.png", "FEATURES_FILE": "~/f.npz"}
+    names |= {"CHECKPOINT_DIR": "~/runs", "DATA_DIR": "~", "DRIVE_DIR": "~/drive"}
+    read_settings(names)
+    assert names["CACHE_DIR"] == f"{tmp_path}/roco" and names["DATA_DIR"] == str(tmp_path)
+    assert not any("~" in str(value) for value in names.values())
+
+
+def test_several_feature_files_may_be_named(names, tmp_path):
+    (tmp_path / "a.npz").touch()
+    (tmp_path / "b.npz").touch()
+    read_settings(names | {"FEATURES_FILE": f"{tmp_path}/a.npz, {tmp_path}/b.npz"})
+    with pytest.raises(UserError, match=r"FEATURES_FILE.*c\.npz"):
+        read_settings(names | {"FEATURES_FILE": f"{tmp_path}/a.npz,{tmp_path}/c.npz"})
+
+
+@pytest.mark.parametrize(
+    ("variable", "hint"),
+    [("ROCO_EPOCH", "ROCO_EPOCHS?"), ("ROCO_BEAM", "ROCO_BEAMS?"), ("ROCO_XYZZY", "")],
+)
+def test_a_variable_of_no_setting_is_pointed_out(names, monkeypatch, capsys, variable, hint):
+    monkeypatch.setenv(variable, "1")
+    monkeypatch.setenv("ROCO_PROGRESS", "text")
+    read_settings(names)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert variable in line and line.endswith(hint or ".")

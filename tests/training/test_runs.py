@@ -1,0 +1,175 @@
+"""A run has a folder per configuration, and a finished one is never lost to another."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from helpers.toy_training import fresh, run, toy
+
+from roco_caption.core.errors import UserError
+from roco_caption.training import checkpoint, loop
+from roco_caption.training.checkpoint import HISTORY, PREVIOUS, RETRAINING, STATE, WEIGHTS
+from roco_caption.training.loop import identify
+from roco_caption.training.runs import RECORD, Schedule, list_runs, run_folder
+
+
+def record(**schedule):
+    return {"trainings": [identify(fresh(), toy(96, 0), toy(40, 1), **schedule)], "note": (1, 2)}
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()
+            if path.name in (HISTORY, PREVIOUS, STATE, WEIGHTS)}  # fmt: skip
+
+
+class Stopped(BaseException):
+    pass
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = run_folder(tmp_path_factory.mktemp("runs"), "toy", record(epochs=1, batch_size=16))
+    run(folder, epochs=1, learning_rate=2e-3)
+    return folder
+
+
+@pytest.fixture
+def given(finished, tmp_path):
+    """A folder with the files of a finished training of one epoch in batches of 16."""
+    return Path(shutil.copytree(finished, tmp_path / "given"))
+
+
+def test_settings_find_their_folder_again_and_others_get_their_own(tmp_path):
+    one = run_folder(tmp_path, "toy", record(epochs=4))
+    assert one == run_folder(tmp_path, "toy", record(epochs=4))
+    others = [{"epochs": 2}, {"epochs": 4, "batch_size": 16}, {"epochs": 4, "seed": 3}]
+    folders = {one} | {run_folder(tmp_path, "toy", record(**options)) for options in others}
+    assert len(folders) == 4 and {folder.parent for folder in folders} == {tmp_path}
+    assert json.loads((one / RECORD).read_text())["trainings"][0]["epochs"] == 4
+
+
+def test_a_given_folder_is_used_unless_it_holds_another_training(given, tmp_path, capsys):
+    before = contents(given)
+    again = run_folder(tmp_path, "toy", record(epochs=1, batch_size=16), str(given))
+    assert again == given and "kept" not in capsys.readouterr().out
+    quick = run_folder(tmp_path, "toy", record(epochs=2, batch_size=16), str(given))
+    assert quick.parent == given
+    assert "holds a training with other settings" in capsys.readouterr().out
+    run(quick, epochs=2, learning_rate=2e-3)
+    assert contents(given) == before
+    assert run_folder(tmp_path, "toy", record(epochs=1), str(tmp_path / "free")).name == "free"
+
+
+@pytest.mark.parametrize("damage", ["missing", "damaged", "of another program"])
+def test_without_its_record_the_state_tells_whose_a_folder_is(given, tmp_path, damage):
+    texts = {"damaged": "{", "of another program": '["x"]'}
+    (given / RECORD).unlink()
+    if damage in texts:
+        (given / RECORD).write_text(texts[damage])
+    options = {"epochs": 1, "batch_size": 16}
+    assert run_folder(tmp_path, "toy", record(**options | {"epochs": 2}), str(given)) != given
+    assert run_folder(tmp_path, "toy", record(**options), str(given)) == given
+
+
+def test_weights_without_a_state_are_kept_as_well(tmp_path):
+    place = tmp_path / "copied"
+    place.mkdir()
+    (place / WEIGHTS).write_bytes(b"of a captioner")
+    assert run_folder(tmp_path, "toy", record(), str(place)).parent == place
+
+
+def test_training_in_the_folder_of_another_training_is_refused(given):
+    before = contents(given)
+    with pytest.raises(UserError, match=r"other settings .batch_size, patience"):
+        run(given, epochs=1, learning_rate=2e-3, batch_size=8, patience=1)
+    assert contents(given) == before
+
+
+def test_a_finished_training_stays_until_the_new_one_is_finished(given, monkeypatch, capsys):
+    before = contents(given)
+    run_epoch = loop._Run._run_epoch
+
+    def stopping(self, progress, bar):
+        if progress.epoch == 1:
+            raise Stopped
+        run_epoch(self, progress, bar)
+
+    monkeypatch.setattr(loop._Run, "_run_epoch", stopping)
+    with pytest.raises(Stopped):
+        run(given, retrain=True)
+    assert contents(given) == before and (given / RETRAINING / STATE).exists()
+    epochs = []
+    monkeypatch.setattr(
+        loop._Run, "_run_epoch", lambda *a: epochs.append(a[1].epoch) or run_epoch(*a)
+    )
+    capsys.readouterr()
+    history, _ = run(given, retrain=True)
+    assert epochs == [1, 2, 3] and len(history) == 4 and "Resumed" in capsys.readouterr().out
+    assert not (given / RETRAINING).exists() and contents(given).keys() >= before.keys()
+    assert all(contents(given)[name] != content for name, content in before.items())
+    monkeypatch.setattr(loop._Run, "_run_epoch", None)  # the new one is reused
+    pd.testing.assert_frame_equal(run(given)[0], history)
+
+
+@pytest.mark.parametrize("moved", [pytest.param(0, marks=pytest.mark.slow), 2])
+def test_a_kill_while_a_run_is_replaced_loses_nothing(given, tmp_path, monkeypatch, moved):
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", lambda *a, **o: None)
+    replace, done = checkpoint.Path.replace, []
+
+    def stopping(path, target):
+        if path.parent.name == RETRAINING != target.parent.name:
+            done.append(path)
+            if len(done) > moved:
+                raise Stopped
+        return replace(path, target)
+
+    monkeypatch.setattr(checkpoint.Path, "replace", stopping)
+    expected, weights = run(tmp_path / "apart")
+    with pytest.raises(Stopped):
+        run(given, retrain=True)
+    monkeypatch.undo()
+    monkeypatch.setattr(loop._Run, "_run_epoch", None)  # nothing is trained again
+    history, after = run(given, retrain=True)
+    pd.testing.assert_frame_equal(history, expected)
+    assert all((a == b).all() for a, b in zip(after, weights, strict=True))
+    assert run(given)[0].equals(expected) and not (given / RETRAINING).exists()
+
+
+@pytest.mark.parametrize("patience", [0, 2])
+def test_training_stops_after_epochs_without_improvement_alone(tmp_path, monkeypatch, patience):
+    losses = iter([5.0, 4.0, 4.5, 4.4, 4.3])
+    monkeypatch.setattr(loop, "evaluate_loss", lambda *a, **o: next(losses))
+    history, _ = run(tmp_path, epochs=5, patience=patience)
+    assert len(history) == 2 + max(1, patience)
+
+
+@pytest.mark.parametrize(
+    "invalid",
+    [{"epochs": 0}, {"batch_size": 0}, {"epochs": 2.5}, {"patience": -1}, {"learning_rate": -1},
+     {"learning_rate": float("nan")}, {"epochs": "30"}, {"seed": -1}],
+)  # fmt: skip
+def test_an_invalid_schedule_is_named(invalid):
+    ((name, value),) = invalid.items()
+    with pytest.raises(UserError, match=name.upper()) as error:
+        Schedule(**invalid)
+    assert repr(value) in str(error.value)
+
+
+def test_runs_are_listed_with_what_is_known_of_them(tmp_path):
+    assert list_runs(tmp_path / "none").empty
+    one = run_folder(tmp_path, "toy", record(epochs=1, batch_size=16))
+    (one / HISTORY).write_text("epoch,val_loss\n1,2.5\n2,2.25\n")
+    (one / "captioner.json").write_text("{}")
+    (one / "scores.csv").write_text("system,CIDEr\nthis model,0.5\n")
+    two = run_folder(tmp_path, "toy", record(epochs=3))
+    (two / HISTORY).write_text("\0")
+    table = list_runs(tmp_path)
+    assert list(table.index) == [one.name, two.name]
+    assert (
+        table.CIDEr[one.name] == "0.500"
+        and table.epochs[one.name] == 2
+        and table.val_loss[one.name] == "2.250"
+    )
+    assert table.finished[one.name] and not table.finished[two.name] and table.epochs[two.name] == 0
