@@ -69,8 +69,12 @@ def variables_of(model: keras.Model) -> list[Any]:
 
 
 def save_state(model: keras.Model, folder: Path, progress: Progress) -> None:
-    """Write the state that training resumes from; the one before is kept as `PREVIOUS`."""
-    arrays = {f"now_{i}": np.asarray(v) for i, v in enumerate(variables_of(model))}
+    """Write the state that training resumes from; the one before is kept as `PREVIOUS`.
+
+    Of a finished training only the best weights are left, a quarter of the bytes.
+    """
+    variables = [] if progress.finished else variables_of(model)
+    arrays = {f"now_{i}": np.asarray(v) for i, v in enumerate(variables)}
     arrays |= {f"best_{i}": array for i, array in enumerate(progress.weights)}
     notes = {name: value for name, value in vars(progress).items() if name != "weights"}
     size = sum(array.nbytes for array in arrays.values())
@@ -179,8 +183,9 @@ def resume(model: keras.Model, folder: Path, settings: dict[str, Any]) -> Progre
                 f"{folder} holds a training with other settings ({', '.join(changed)}). Choose "
                 "another folder; or set RETRAIN = True to replace it once the new one is finished."
             )
-        for variable, array in zip(variables_of(model), arrays, strict=True):
-            variable.assign(array)
+        if not progress.finished:
+            for variable, array in zip(variables_of(model), arrays, strict=True):
+                variable.assign(array)
         what = "Reused a finished training" if progress.finished else "Resumed the training"
         print(f"{what}: {progress.epoch} epochs done, best validation loss {progress.best:.3f}.")
         return progress
@@ -196,7 +201,8 @@ def _read(
         now = [file[name] for name in file.files if name.startswith("now_")]
         progress.weights = [file[name] for name in file.files if name.startswith("best_")]
     if progress.settings == settings:
-        _must_fit(now, variables_of(model))
+        if not progress.finished:
+            _must_fit(now, variables_of(model))
         if progress.weights or progress.history:
             _must_fit(progress.weights, model.weights)
     return progress, now

@@ -1,0 +1,127 @@
+"""The copy of a folder on Google Drive is complete, comes back, and costs little."""
+
+import os
+import threading
+
+import pytest
+
+from roco_caption.core import backup
+from roco_caption.core.backup import backed_up
+from roco_caption.core.errors import UserError
+
+
+def names(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def places(tmp_path):
+    folder, drive = tmp_path / "here", tmp_path / "drive" / "run"
+    folder.mkdir()
+    return folder, drive
+
+
+def test_what_a_block_writes_is_copied_and_comes_back_elsewhere(places, tmp_path, capsys):
+    folder, drive = places
+    with backed_up(folder, drive):
+        (folder / "a.txt").write_text("one")
+        (folder / "member2").mkdir()
+        (folder / "member2" / "b.txt").write_text("two")
+        for name in (".lock", ".x.tmp", "state.previous.npz"):
+            (folder / name).write_text("no need")
+        assert not drive.exists()
+    assert names(drive) == ["a.txt", "member2/b.txt"]
+    with backed_up(tmp_path / "new", drive):
+        assert (tmp_path / "new" / "member2" / "b.txt").read_text() == "two"
+    assert "2 files brought back" in capsys.readouterr().out
+
+
+def test_nothing_is_copied_twice_and_the_newer_file_counts(places, monkeypatch):
+    folder, drive = places
+    (folder / "a").write_text("old")
+    os.utime(folder / "a", (1000, 1000))
+    copied = []
+    replace = backup._replace
+    monkeypatch.setattr(backup, "_replace", lambda *a: copied.append(a[1]) or replace(*a))
+    for _ in range(3):
+        with backed_up(folder, drive):
+            pass
+    assert copied == [drive / "a"]
+    (drive / "a").write_text("newer, of another session")
+    with backed_up(folder, drive):
+        assert (folder / "a").read_text() == "newer, of another session"
+    with backed_up(folder, drive):
+        (folder / "a").write_text("newest")
+        os.utime(folder / "a", (4e9, 4e9))
+    assert (drive / "a").read_text() == "newest"
+
+
+def test_it_copies_meanwhile_and_removes_what_is_gone(places, monkeypatch):
+    folder, drive = places
+    updated = threading.Event()
+    update = backup._Backup.update
+    monkeypatch.setattr(backup._Backup, "update", lambda self: (update(self), updated.set()))
+    with backed_up(folder, drive, seconds=0.01):
+        (folder / "part").write_text("x")
+        updated.clear()
+        assert updated.wait(10) and updated.clear() is None and updated.wait(10)
+        assert (drive / "part").read_text() == "x"
+        (folder / "part").unlink()
+        (drive / "of another program").write_text("x")
+    assert names(drive) == ["of another program"]
+
+
+def test_replaced_files_leave_nothing_in_a_trash(places, monkeypatch):
+    folder, drive = places
+    trash = []
+    unlink = backup.Path.unlink
+    monkeypatch.setattr(
+        backup.Path, "unlink", lambda p: trash.append(p.stat().st_size) or unlink(p)
+    )
+    for k in range(3):
+        with backed_up(folder, drive):
+            (folder / "state").write_text("x" * (k + 1))
+    assert trash == [0, 0]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), PermissionError(13, "denied")])
+def test_a_copy_that_fails_stops_nothing(places, monkeypatch, capsys, error):
+    folder, drive = places
+
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(backup.shutil, "copy2", fail)
+    with backed_up(folder, drive):
+        (folder / "a").write_text("x")
+    out = capsys.readouterr().out
+    assert "WARNING" in out and str(drive) in out and error.strerror in out
+    monkeypatch.undo()
+    with backed_up(folder, drive):
+        pass
+    assert names(drive) == ["a"]
+
+
+def test_a_copy_that_cannot_be_read_is_named(places, monkeypatch):
+    folder, drive = places
+    with backed_up(folder, drive):
+        (folder / "a").write_text("x")
+    (folder / "a").unlink()
+    monkeypatch.setattr(backup.shutil, "copy2", lambda *a: os.listdir(drive / "a"))
+    said = pytest.raises(UserError, match=r"could not be copied.*DRIVE_DIR")
+    with said, backed_up(folder, drive):
+        pass
+
+
+def test_an_error_in_the_block_goes_on_after_the_copy(places):
+    folder, drive = places
+    with pytest.raises(KeyboardInterrupt), backed_up(folder, drive):
+        (folder / "a").write_text("x")
+        raise KeyboardInterrupt
+    assert names(drive) == ["a"]
+
+
+def test_without_a_copy_nothing_happens(places):
+    with backed_up(places[0], None):
+        (places[0] / "a").write_text("x")
+    assert names(places[0].parent) == ["here/a"]
