@@ -1,4 +1,4 @@
-"""The command line: `python -m roco_caption caption FOLDER --run checkpoints`."""
+"""Captions radiology images from the command line: `python -m roco_caption caption FOLDER`."""
 
 import argparse
 import sys
@@ -15,7 +15,7 @@ from roco_caption.search.folder import caption_files, image_files
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command, and return its exit code: 1 after a UserError, which is printed."""
-    parser = argparse.ArgumentParser("roco_caption", description="Captions radiology images.")
+    parser = argparse.ArgumentParser("python -m roco_caption", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="caption")
     about = "Captions images and folders of images (JPEG, PNG, TIFF, DICOM) into a CSV file."
     command = commands.add_parser("caption", help=about, description=f"{about} Its columns are "
@@ -46,10 +46,7 @@ def _caption(options: argparse.Namespace) -> int:
     files = image_files(*options.images)
     detect()
     with chatter_left_out():
-        from roco_caption.search.captioner import (
-            BATCH,
-            Captioner,
-        )
+        from roco_caption.search.captioner import BATCH, Captioner
 
         captioner = Captioner.load(options.run, options.weights)
         if options.beams is not None:
@@ -70,6 +67,8 @@ def _caption(options: argparse.Namespace) -> int:
         if done:
             print(f"{out} has {done:,} of {len(files):,} images, {failed:,} of them without a "
                   "caption (see the column error).")  # fmt: skip
+        elif out.is_file():
+            out.unlink()  # an empty table would have to be replaced next time
     return int(failed == done)
 
 

@@ -71,13 +71,13 @@ class Captioner:
     _searches: dict[tuple[Search, bool], Callable] = field(default_factory=dict, init=False)
 
     @classmethod
-    def load(cls, path: str | os.PathLike, weights: str | os.PathLike | None = None) -> Captioner:
+    def load(cls, folder: str | os.PathLike, weights: str | os.PathLike | None = None) -> Captioner:
         """Read a run's folder, or of a folder of runs the newest, and print which.
 
         `weights` is where the encoder's weights file is now, if it was moved; its checksum is
         compared. UserError if a file is missing, damaged, or from another run.
         """
-        captioner = cls(*read_bundle(run_of(path)))
+        captioner = cls(*read_bundle(run_of(folder)))
         if weights is not None:
             requested = captioner.encoder.get("requested", {}) | {"weights": os.fspath(weights)}
             captioner.encoder["requested"] = requested
@@ -148,10 +148,9 @@ class Captioner:
     def encoder_model(self) -> Any:
         """The encoder, built when it is first used; raises as `encode` does."""
         self._require_encoder()
-        options = {"precision": self.encoder.get("precision", "float32")} | self.encoder[
-            "requested"
-        ]
-        return build_encoder(self.encoder["name"], **options, with_grid="grid" in self.encoder)
+        name, requested = self.encoder["name"], self.encoder["requested"]
+        options = {"precision": self.encoder.get("precision", "float32")} | requested
+        return build_encoder(name, **options, with_grid="grid" in self.encoder)
 
     def caption_features(self, features: Any, search: Search | None = None) -> list[Caption]:
         """Caption images by their features."""

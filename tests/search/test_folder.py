@@ -202,6 +202,15 @@ def test_what_was_captioned_before_a_stop_is_kept(run, folder, tmp_path, monkeyp
     assert "2 of 6 images" in capsys.readouterr().out
 
 
+def test_a_command_that_captions_nothing_leaves_no_table(run, folder, tmp_path, monkeypatch):
+    def fails(*_):
+        raise UserError("out of order")
+
+    monkeypatch.setattr(Captioner, "caption_features", fails)
+    assert command(folder, "--run", run, "--out", tmp_path / "none.csv") == 1
+    assert not (tmp_path / "none.csv").exists()
+
+
 @pytest.mark.skipif(os.name == "nt" or os.uname().sysname == "Darwin", reason="names are text")
 def test_a_name_that_is_no_unicode_stops_nothing(run, tmp_path):
     draw(tmp_path / "odd" / os.fsdecode(b"\xff.png"))
