@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import keras
 from keras import ops
 
+from roco_caption.core.errors import UserError
 from roco_caption.decoder.model import Decoder, Ensemble, Step
 from roco_caption.search.greedy import IMPOSSIBLE, likeliest, narrowed, picked, possible
 from roco_caption.text.tokenizer import END, PAD, START
@@ -29,6 +31,12 @@ class Search:
     contrast: float = 0.0  # weight of contrastive decoding, see `contrasted`; 0 is off
     neighbours: int = 0  # captions of similar images that rerank, see `Consensus`; 0 is off
     word_bonus: float = 0.0  # of reranking, see `Candidates.ranked`
+
+    def __post_init__(self) -> None:
+        for name, least in (("beams", 1), ("no_repeat", 0), ("neighbours", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+                raise UserError(f"{name} must be a whole number from {least} up, got {value!r}.")
 
 
 class _Active(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -20,6 +21,7 @@ from roco_caption.core.errors import UserError, first_line
 from roco_caption.core.files import atomic_path, read_json, write_json
 from roco_caption.core.pickles import verify
 from roco_caption.decoder.model import Decoder, Ensemble, build_decoder, combine
+from roco_caption.features.encoder import describe
 from roco_caption.search.beam import Search
 from roco_caption.search.rerank import Consensus
 from roco_caption.text.tokenizer import END, PAD, START, CaptionTokenizer
@@ -40,9 +42,12 @@ def write_bundle(captioner: Captioner, folder: Path) -> None:
     captioner.tokenizer.save(folder / VOCABULARY)
     if captioner.consensus is not None:
         captioner.consensus.save(folder / CONSENSUS)
+    encoder = dict(captioner.encoder)
+    if "requested" in encoder:  # it may be read from another working folder
+        encoder["requested"] = encoder["requested"] | {"weights": _whole_path(encoder)}
     bundle = {
         "sizes": captioner.decoder.members[0].sizes,
-        "encoder": captioner.encoder,
+        "encoder": encoder,
         "search": asdict(captioner.search),
         "members": len(captioner.decoder.members),
         "consensus": captioner.consensus is not None,
@@ -81,6 +86,58 @@ def read_bundle(folder: Path) -> tuple[Any, ...]:
     decoder = combine(members)
     consensus = Consensus.load(folder / CONSENSUS, decoder) if bundle.get("consensus") else None
     return decoder, tokenizer, search, consensus, encoder
+
+
+def _whole_path(encoder: dict[str, Any]) -> str:
+    weights = os.path.expanduser(encoder["requested"]["weights"])
+    return weights if weights in ("imagenet", "random") else os.path.abspath(weights)
+
+
+def verified_weights(encoder: dict[str, Any]) -> str:
+    """Return the requested weights, of which a file has an absolute path.
+
+    Raises:
+        UserError: they are missing, or not those of the training, by checksum.
+    """
+    path, expected = _whole_path(encoder), encoder["weights"]
+    remedy = "If the file was moved, name it: Captioner.load(folder, weights=...)."
+    if os.path.isabs(path) and not os.path.isfile(path):
+        raise UserError(f"The encoder's weights {path} are missing. {remedy}")
+    weights = describe(encoder["name"], **encoder["requested"] | {"weights": path})["weights"]
+    algorithm, digest = expected.split()[-2:]
+    if weights != expected and os.path.isabs(path) and algorithm in ("md5", "sha256"):
+        with open(path, "rb") as file:  # under another name it is the same
+            if hashlib.file_digest(file, algorithm).hexdigest() == digest:
+                return path
+    if weights != expected:
+        raise UserError(
+            f"The captioner was trained with encoder weights {expected}, but {path} holds "
+            f"{weights}. Restore the file used in training. {remedy}"
+        )
+    return path
+
+
+def find_runs(folder: str | os.PathLike) -> list[Path]:
+    """Return the finished runs in a folder and up to two levels below it, the newest first."""
+    folder = Path(folder).expanduser()
+    files = [file for depth in range(3) for file in folder.glob("*/" * depth + BUNDLE)]
+    return [file.parent for file in sorted(files, key=lambda f: (-f.stat().st_mtime, f))]
+
+
+def run_of(path: str | os.PathLike) -> Path:
+    """Return the run of a folder or of a file in it, or else the newest below; print which."""
+    path = Path(path).expanduser()
+    folder = path.parent if path.is_file() or path.name == BUNDLE else path
+    if (folder / BUNDLE).exists():
+        return folder
+    runs = find_runs(folder)
+    if not runs:
+        raise UserError(
+            f"{folder / BUNDLE} is missing, and no folder below has one. Give the folder of a run "
+            "whose notebook was run up to part 8, Captions."
+        )
+    print(f"The newest of {len(runs)} runs in {folder}: {runs[0]}")
+    return runs[0]
 
 
 def plain_model(decoder: Decoder | Ensemble, view: str = "next_word") -> keras.Model:

@@ -11,21 +11,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from roco_caption.core.backend import compiled
 from roco_caption.core.errors import UserError, memory_for
-from roco_caption.data.images import read_image
+from roco_caption.data.images import ImageError
 from roco_caption.decoder.model import Decoder, Ensemble
-from roco_caption.features.encoder import build_encoder, describe
-from roco_caption.features.table import arrays_of
+from roco_caption.features.encoder import build_encoder
+from roco_caption.features.extract import encode_files
+from roco_caption.features.table import arrays_of, to_float16
 from roco_caption.search.beam import Search, beam_candidates, beam_search, contrasted
-from roco_caption.search.bundle import read_bundle, write_bundle
+from roco_caption.search.bundle import read_bundle, run_of, verified_weights, write_bundle
+from roco_caption.search.folder import caption_files, image_files
 from roco_caption.search.greedy import NARROWS, greedy_search, possible
 from roco_caption.search.rerank import Candidates, Consensus, image_vectors
 from roco_caption.text.tokenizer import CaptionTokenizer
 
 ROWS = 1024 if NARROWS else 512  # images per call; other backends decode the padding as well
 FEW_BEAMS = 5  # with more beams, fewer images per call
+BATCH = 32  # images encoded at once, as in `extract_features`
 
 
 class Caption(NamedTuple):
@@ -39,13 +43,23 @@ class Caption(NamedTuple):
         """The decoder's probability of exactly these words."""
         return math.exp(self.log_probability)
 
+    def __str__(self) -> str:
+        return self.text
+
+
+def _expanded(image: Any) -> Any:
+    return os.path.expanduser(image) if isinstance(image, (str, os.PathLike)) else image
+
 
 @dataclass(eq=False, repr=False)
 class Captioner:
-    """Captions images, given as files or by their features.
+    """Captions images, or their features.
 
-    Features are float (n, d), with attention a pair of these and the grids, an array or `LazyRows`
-    (n, cells, channels).
+    An image is what `read_image` takes, such as a path. Features are float (n, d), with attention a
+    pair of these and the grids, an array or `LazyRows` (n, cells, channels).
+
+    Batches of other sizes round differently in the last digits. This can change a caption only
+    where two candidates are almost equally probable.
     """
 
     decoder: Decoder | Ensemble
@@ -57,47 +71,86 @@ class Captioner:
     _searches: dict[tuple[Search, bool], Callable] = field(default_factory=dict, init=False)
 
     @classmethod
-    def load(cls, folder: str | os.PathLike) -> Captioner:
-        """Read a run's folder; UserError if a file is missing, damaged, or from another run."""
-        return cls(*read_bundle(Path(folder)))
+    def load(cls, folder: str | os.PathLike, weights: str | os.PathLike | None = None) -> Captioner:
+        """Read a run's folder, or of a folder of runs the newest, and print which.
+
+        `weights` is where the encoder's weights file is now, if it was moved; its checksum is
+        compared. UserError if a file is missing, damaged, or from another run.
+        """
+        captioner = cls(*read_bundle(run_of(folder)))
+        if weights is not None:
+            requested = captioner.encoder.get("requested", {}) | {"weights": os.fspath(weights)}
+            captioner.encoder["requested"] = requested
+            captioner._require_encoder()
+        return captioner
 
     def save(self, folder: str | os.PathLike) -> None:
         """Write what `load` needs to the run's folder, where `train` has saved the weights."""
         write_bundle(self, Path(folder))
 
-    def caption(self, image: str | os.PathLike, search: Search | None = None) -> Caption:
-        """Caption one image file; raises as `encode` does."""
+    def caption(self, image: Any, search: Search | None = None) -> Caption:
+        """Caption one image; raises as `encode` does."""
         return self.caption_images([image], search)[0]
 
-    def caption_images(
-        self, images: Sequence[str | os.PathLike], search: Search | None = None
-    ) -> list[Caption]:
-        """Caption image files; raises as `encode` does."""
-        return self.caption_features(self.encode(images), search)
+    def caption_images(self, images: Sequence[Any], search: Search | None = None) -> list[Caption]:
+        """Caption images; raises as `encode` does."""
+        return self.caption_features(self.encode(images), search) if len(images) else []
 
-    def encode(self, images: Sequence[str | os.PathLike]) -> Any:
-        """Return the features of image files; ImageError if one cannot be decoded."""
+    def caption_folder(
+        self, folder: str | os.PathLike, *, batch_size: int = BATCH, search: Search | None = None
+    ) -> pd.DataFrame:
+        """Caption the images in a folder and its sub-folders, `batch_size` at once.
+
+        Returns:
+            DataFrame[file, caption, log_probability, error], sorted by file. A file that cannot be
+            decoded has an error and no caption (None, NaN); all others have no error (None).
+
+        Raises:
+            UserError: the folder is missing or has no image; or as `encode` says.
+        """
+        tables = caption_files(self, image_files(folder), batch_size=batch_size, search=search)
+        return pd.concat(tables, ignore_index=True)
+
+    def encode(self, images: Sequence[Any]) -> Any:
+        """Return the features of images, rounded to float16 as in training.
+
+        Raises:
+            ImageError: an image cannot be decoded.
+            UserError: the captioner has no encoder, or its weights are not those of the training.
+        """
+        features, reasons = self.encode_readable(images)
+        if reasons:
+            raise ImageError(next(iter(reasons.values())))
+        return features
+
+    def encode_readable(self, images: Sequence[Any]) -> tuple[Any, dict[int, str]]:
+        """Return the features of images that can be decoded, and {position: reason} for others."""
+        reasons: dict[int, str] = {}
+        blocks, models = [], [self.encoder_model]
+        named = {str(i): _expanded(image) for i, image in enumerate(images)}
+        with memory_for("encoding images", "If that is not enough, caption fewer at once."):
+            for _, arrays, skipped in encode_files(models, named, min(BATCH, len(named))):
+                reasons |= {int(i): reason for i, reason in skipped.items()}
+                blocks += [[to_float16(array) for array in arrays]] if arrays else []
+        features = tuple(np.concatenate(parts) for parts in zip(*blocks, strict=True))
+        return features if len(features) != 1 else features[0], reasons
+
+    def _require_encoder(self) -> None:
         if "image_size" not in self.encoder or "grid_file" in self.encoder:
             raise UserError(
                 f"This captioner was trained on precomputed features ({self.encoder.get('name')}) "
                 "and has no encoder. Compute your images' features alike, for caption_features."
             )
-        size = self.encoder["image_size"]
-        pixels = np.stack([read_image(Path(image), size) for image in images])
-        with memory_for("encoding images", "If that is not enough, caption fewer at once."):
-            output = self._encoder_model.predict(pixels, verbose=0)
-        return tuple(output) if isinstance(output, list) else output
+        path = verified_weights(self.encoder)
+        self.encoder["requested"] = self.encoder["requested"] | {"weights": path}
 
     @cached_property
-    def _encoder_model(self) -> Any:
+    def encoder_model(self) -> Any:
+        """The encoder, built when it is first used; raises as `encode` does."""
+        self._require_encoder()
         name, requested = self.encoder["name"], self.encoder["requested"]
-        weights = describe(name, **requested)["weights"]
-        if weights != self.encoder["weights"]:
-            raise UserError(
-                f"The captioner was trained with encoder weights {self.encoder['weights']}, but "
-                f"{requested['weights']} holds {weights}. Restore the file used in training."
-            )
-        return build_encoder(name, **requested, with_grid="grid" in self.encoder)
+        options = {"precision": self.encoder.get("precision", "float32")} | requested
+        return build_encoder(name, **options, with_grid="grid" in self.encoder)
 
     def caption_features(self, features: Any, search: Search | None = None) -> list[Caption]:
         """Caption images by their features."""
@@ -111,6 +164,8 @@ class Captioner:
         self, features: Any, count: int = 3, search: Search | None = None
     ) -> list[list[Caption]]:
         """Return up to `count` captions per image, the best first, of at least as many beams."""
+        if count < 1:
+            raise UserError(f"count must be at least 1, got {count}.")
         search = search or self.search
         search = replace(search, beams=max(count, search.beams))
         candidates = self.candidates(features, search)
@@ -166,7 +221,7 @@ class Captioner:
                 start = contrasted(self.decoder, features, search.contrast)
             else:
                 start = self.decoder.start(features)
-            sizes = {"n": n, "max_words": self.tokenizer.max_words}
+            sizes = {"n": n, "max_words": max(self.tokenizer.max_words, 2)}  # a word and an end
             if search.beams == 1 and not search.no_repeat and not ranked:
                 return greedy_search(*start, **sizes)
             options = sizes | {"search": replace(search, end_penalty=end_penalty)}

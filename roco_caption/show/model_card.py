@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -11,6 +12,7 @@ from roco_caption import __version__
 from roco_caption.core.errors import UserError
 from roco_caption.core.files import read_json, write_text
 from roco_caption.search.bundle import BUNDLE
+from roco_caption.training.checkpoint import member_folder
 
 PHANTOM_LICENCE = "Phantoms: synthetic radiology images, drawn by roco_caption (MIT)."
 ROCO_LICENCE = """\
@@ -44,8 +46,9 @@ def write_model_card(
     """
     folder = Path(folder)
     bundle = read_json(folder / BUNDLE)
-    history, scores = (_read_table(folder / name) for name in ("history.csv", "scores.csv"))
-    encoder, best = bundle["encoder"], history.val_loss.idxmin()
+    places = [member_folder(folder, k) for k in range(bundle.get("members", 1))]
+    histories = [_read_table(place / "history.csv") for place in places]
+    scores = _read_table(folder / "scores.csv")
     licence = f"`{data}`, provided by the user of this run, who must state its licence."
     if synthetic or data == "roco":
         licence = PHANTOM_LICENCE if synthetic else ROCO_LICENCE
@@ -58,11 +61,13 @@ def write_model_card(
         "# Model card: captions for radiology images",
         f"Written by roco_caption {__version__} from the files of the run in this folder.",
         "## Model",
-        "- Decoder: Embedding + LSTM, merged with the image after the LSTM; "
-        f"{bundle['sizes']['vocab_size']:,} words, trained for {len(history)} epochs, weights of "
-        f"epoch {best} kept (validation loss {history.val_loss[best]:.3f} nats per word).\n"
-        f"- Encoder: {encoder['name']}, {encoder['layer']}, weights {encoder['weights']}.\n"
-        f"- Search: beam width {bundle['search']['beams']}.",
+        "\n".join(
+            [
+                f"- Decoder: {_decoder(bundle['sizes'], histories)}.",
+                f"- Features: {_features(bundle['encoder'])}.",
+                f"- Search: {_search(bundle['search'])}.",
+            ]
+        ),
         "## Data and licence",
         licence,
         _markdown(counts.rename_axis("split")),
@@ -73,6 +78,47 @@ def write_model_card(
     ]
     write_text(folder / "model_card.md", "\n\n".join(parts) + "\n")
     return folder / "model_card.md"
+
+
+def _decoder(sizes: dict[str, Any], histories: list[pd.DataFrame]) -> str:
+    regions = f", attention over {sizes['grid_size'][0]} regions" if sizes.get("attention") else ""
+    limit = f" (captions of at most {sizes['max_len'] - 1})" if "max_len" in sizes else ""
+    trained = []
+    for history in histories:
+        best = history.val_loss.idxmin()
+        trained.append(
+            f"trained for {len(history)} epochs, weights of epoch {best} kept (validation loss "
+            f"{history.val_loss[best]:.3f} nats per word)"
+        )
+    if len(trained) > 1:
+        members = "; ".join(f"member {k}, {text}" for k, text in enumerate(trained, 1))
+        trained = [f"an ensemble of {len(trained)} with averaged probabilities: {members}"]
+    return (
+        f"Embedding + LSTM, merged with the image after the LSTM{regions}; "
+        f"{sizes['vocab_size']:,} words{limit}, {trained[0]}"
+    )
+
+
+def _features(encoder: dict[str, Any]) -> str:
+    text = f"{encoder['name']}, {encoder['layer']}, weights {encoder['weights']}"
+    if encoder["layer"] == "given":
+        text = f"precomputed (FEATURES_FILE), without an encoder: {encoder['name']}"
+        text += f", {encoder['weights']}"
+    else:
+        text += f", in {encoder.get('precision', 'float32')}"
+    grid = encoder.get("grid_file") or encoder.get("grid")
+    return f"{text}; regions from {grid}" if grid else text
+
+
+def _search(search: dict[str, Any]) -> str:
+    parts = {
+        "end_penalty": "an end of the caption costs {:.2f} nats",
+        "contrast": "contrastive decoding with weight {:g}",
+        "neighbours": "reranked by similarity to the captions of the {} nearest training images",
+        "word_bonus": "a bonus of {:.3f} nats per word in that ranking",
+    }
+    texts = [text.format(search[name]) for name, text in parts.items() if search.get(name)]
+    return ", ".join([f"beam width {search['beams']}", *texts])
 
 
 def _read_table(path: Path) -> pd.DataFrame:

@@ -1,10 +1,13 @@
 """`Captioner`: captions of files and features, and its bundle in a run's folder."""
 
+import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from helpers.dicom_files import write_dicom
@@ -14,7 +17,11 @@ from PIL import Image
 from roco_caption.core.errors import UserError
 from roco_caption.core.files import read_json, write_json
 from roco_caption.data.dicom import read_dicom
+from roco_caption.decoder.model import build_decoder
+from roco_caption.features import extract
+from roco_caption.features.encoder import describe
 from roco_caption.search import captioner as module
+from roco_caption.search.bundle import find_runs
 from roco_caption.search.captioner import Captioner, Search
 from roco_caption.search.rerank import Consensus
 from roco_caption.text.tokenizer import CaptionTokenizer
@@ -199,3 +206,207 @@ def test_another_process_loads_the_bundle(saved):
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == saved[0].caption_features(np.ones((1, 3)))[0].text
+
+
+def test_a_caption_prints_its_text(saved, images):
+    caption = saved[0].caption(images[0])
+    assert str(caption) == f"{caption}" == caption.text
+
+
+def test_a_home_folder_is_expanded(saved, images, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    captioner = Captioner.load("~")
+    assert captioner.caption("~/1.jpg") == captioner.caption(images[1])
+
+
+def test_an_image_may_be_in_memory(saved, images):
+    picture = Image.open(images[0])
+    for image in (picture, np.asarray(picture)):
+        try:
+            captions = saved[0].caption_images([image, images[1]])
+        except UserError as error:
+            pytest.skip(f"`read_image` takes only paths ({error})")
+        assert captions == saved[0].caption_images(images)
+
+
+def test_no_images_have_no_captions(saved):
+    assert saved[0].caption_images([]) == []
+
+
+def noisy_images(folder, count):
+    folder.mkdir()
+    rng = np.random.default_rng(5)
+    for i in range(count):
+        pixels = rng.integers(0, 255, 3) + rng.normal(0, 25, (16, 16, 3))
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i:03d}.png")
+    return {path.stem: path for path in sorted(folder.glob("*.png"))}
+
+
+@pytest.mark.parametrize("precision", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_a_loaded_captioner_gives_the_captions_of_its_run(tmp_path, monkeypatch, precision):
+    """100 of 100: encoded in the same precision, and rounded as in the cache."""
+
+    def rounded(name, weights, *, seed=0, precision="float32", with_grid=False):
+        model = tiny_encoder(name, weights, seed=seed, with_grid=with_grid)
+        exact = keras.ops.cast(model.output * 37.7, keras.DTypePolicy(precision).compute_dtype)
+        return keras.Model(model.input, exact, name=name)
+
+    monkeypatch.setattr(module, "build_encoder", rounded)
+    monkeypatch.setattr(extract, "build_encoder", rounded)
+    paths = noisy_images(tmp_path / "images", 100)
+    options = {"weights": "random", "seed": 4, "precision": precision}
+    features = extract.extract_features(paths, tmp_path / "cache", **options)
+    captioner = make(features.encoder | {"precision": precision})
+    rng = np.random.default_rng(0)
+    for weight in captioner.decoder.every_word.trainable_variables:
+        weight.assign(rng.normal(size=weight.shape))  # so that captions differ
+    save_best(captioner.decoder.every_word, tmp_path, Progress({}))
+    captioner.save(tmp_path)
+    in_run = captioner.caption_features(features.select(list(paths)))
+    assert len(set(in_run)) > 90
+    loaded = Captioner.load(tmp_path)
+    np.testing.assert_array_equal(loaded.encode(list(paths.values())), features.select(list(paths)))
+    assert loaded.caption_images(list(paths.values())) == in_run
+    table = loaded.caption_folder(tmp_path / "images", batch_size=7)
+    assert list(table.caption) == [caption.text for caption in in_run]
+    assert loaded.caption(paths["003"]).text == in_run[3].text
+    if precision == "mixed_bfloat16":
+        loaded = Captioner.load(tmp_path)
+        loaded.encoder = loaded.encoder | {"precision": "float32"}
+        assert loaded.caption_images(list(paths.values())) != in_run
+
+
+@pytest.fixture
+def own_weights(tmp_path, monkeypatch):
+    """A run whose encoder's weights are a file, named by a path relative to the working folder."""
+
+    def build(name, weights, seed, **more):
+        return tiny_encoder(name, "", seed=len(Path(weights).read_text()))
+
+    monkeypatch.setattr(module, "build_encoder", build)
+    monkeypatch.chdir(tmp_path)
+    Path("w").mkdir()
+    Path("w/own.weights.h5").write_text("weights")
+    requested = {"weights": "w/own.weights.h5", "seed": 1}
+    identity = describe("vgg16", **requested)["weights"]
+    encoder = ENCODER | {"weights": identity, "requested": requested}
+    captioner = make(encoder)
+    save_best(captioner.decoder.every_word, Path("run"), Progress({}))
+    captioner.save("run")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return tmp_path
+
+
+def test_a_run_with_own_weights_is_loaded_from_another_working_folder(own_weights, images):
+    encoder = read_json(own_weights / "run" / "captioner.json")["encoder"]
+    assert encoder["requested"]["weights"] == str(own_weights / "w" / "own.weights.h5")
+    assert Captioner.load("../run").encode(images).shape == (2, 3)
+
+
+@pytest.mark.parametrize("name", ["own.weights.h5", "renamed.h5"])
+def test_moved_weights_are_named_again(own_weights, images, name, monkeypatch):
+    expected = Captioner.load("../run").encode(images)
+    (own_weights / "w" / "own.weights.h5").rename(own_weights / "elsewhere" / name)
+    with pytest.raises(UserError, match=r"own\.weights\.h5 are missing.*weights=") as error:
+        Captioner.load("../run").encode(images)
+    assert str(own_weights / "w") in str(error.value)
+    for path in (name, own_weights / "elsewhere" / name):
+        assert (Captioner.load("../run", weights=path).encode(images) == expected).all()
+    monkeypatch.setenv("HOME", str(own_weights))
+    captioner = Captioner.load("../run", weights=f"~/elsewhere/{name}")
+    captioner.save("../run")  # keeps the new place
+    assert (Captioner.load("../run").encode(images) == expected).all()
+
+
+def test_other_weights_and_weights_without_use_are_refused(own_weights, saved):
+    Path("other.h5").write_text("other")
+    with pytest.raises(UserError, match=r"was trained with .*own.* but .*other\.h5"):
+        Captioner.load("../run", weights="other.h5")
+    with pytest.raises(UserError, match=r"nowhere\.h5 are missing"):
+        Captioner.load("../run", weights="nowhere.h5")
+    with pytest.raises(UserError, match=r"trained with encoder weights random seed 4"):
+        Captioner.load(saved[1], weights="other.h5")
+    captioner = make({"name": "given.npz", "layer": "given", "weights": "sha256 1"})
+    captioner.save(saved[1])
+    with pytest.raises(UserError, match="has no encoder"):
+        Captioner.load(saved[1], weights="other.h5")
+
+
+def test_published_weights_may_be_a_file_where_there_is_no_internet(own_weights):
+    content = b"as published"
+    Path("vgg16.h5").write_bytes(content)
+    bundle = read_json("../run/captioner.json")
+    bundle["encoder"] |= {
+        "weights": f"imagenet md5 {hashlib.md5(content).hexdigest()}",
+        "requested": {"weights": "imagenet", "seed": 1},
+    }
+    write_json("../run/captioner.json", bundle)
+    captioner = Captioner.load("../run", weights="vgg16.h5")
+    assert captioner.encoder["requested"]["weights"] == str(Path("vgg16.h5").absolute())
+
+
+def test_the_newest_run_below_a_folder_is_taken_and_named(saved, tmp_path, capsys):
+    captioner = saved[0]
+    root = tmp_path / "checkpoints"
+    for age, name in enumerate(["new", "group/middle", "old"]):
+        save_best(captioner.decoder.every_word, root / name, Progress({}))
+        captioner.search = Search(beams=4 + age)
+        captioner.save(root / name)
+        os.utime(root / name / "captioner.json", (9e8 - age, 9e8 - age))
+    (root / "unfinished").mkdir()
+    (root / "a" / "b" / "too deep").mkdir(parents=True)
+    (root / "a" / "b" / "too deep" / "captioner.json").touch()
+    assert find_runs(root) == [root / "new", root / "group/middle", root / "old"]
+    assert Captioner.load(root).search.beams == 4
+    assert str(root / "new") in capsys.readouterr().out
+    assert Captioner.load(root / "group").search.beams == 5
+    capsys.readouterr()
+    for path in (root / "old", root / "old" / "captioner.json", str(root / "old" / WEIGHTS)):
+        assert Captioner.load(path).search.beams == 6
+    assert capsys.readouterr().out == ""
+    os.utime(root / "old" / "captioner.json")
+    assert find_runs(root)[0] == root / "old"
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    for path in (tmp_path, tmp_path / "nowhere", tmp_path / "nowhere" / "captioner.json"):
+        with pytest.raises(UserError, match=r"captioner\.json is missing.*part 8"):
+            Captioner.load(path)
+    assert find_runs(tmp_path / "nowhere") == []
+
+
+@pytest.mark.parametrize(
+    "options", [{"beams": 0}, {"beams": -3}, {"beams": 2.5}, {"beams": True}, {"no_repeat": -1},
+                {"neighbours": -1}, {"neighbours": "3"}]
+)  # fmt: skip
+def test_a_search_that_cannot_be_made_is_refused(options):
+    (name,) = options
+    with pytest.raises(UserError, match=f"{name} must be a whole number .*{options[name]}"):
+        Search(**options)
+
+
+def test_more_beams_and_captions_than_the_vocabulary_has_words(saved):
+    captioner, features = saved[0], np.ones((1, 3), np.float32)
+    (best,) = captioner.best_captions(features, 40, Search(beams=np.int64(20)))
+    assert (
+        len({caption.text for caption in best}) == len(best) == 40 > captioner.tokenizer.vocab_size
+    )
+    for count in (0, -1):
+        with pytest.raises(UserError, match=f"count must be at least 1, got {count}"):
+            captioner.best_captions(features, count)
+
+
+def test_all_captions_are_returned_where_fewer_exist_than_asked_for():
+    tokenizer = CaptionTokenizer.fit(["mass", "film"], min_frequency=1, max_words=1)
+    keras.utils.set_random_seed(0)
+    decoder = build_decoder(
+        vocab_size=6, max_len=2, feature_size=3, components=3, embedding_size=4, units=4
+    )
+    captioner = Captioner(decoder, tokenizer)
+    for weight in decoder.every_word.trainable_variables:
+        if weight.path.startswith("dense/bias"):
+            weight.assign([0, 0, 1, 0, 5, 3])  # "film" is the most probable word
+    (best,) = captioner.best_captions(np.ones((1, 3)), 100)
+    texts = [caption.text for caption in best]
+    assert texts[0] == "film" and set(texts) >= {"", "film", "mass"} and len(texts) < 20

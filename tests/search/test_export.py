@@ -128,6 +128,41 @@ def test_both_plain_views_compute_the_mean_of_the_trained_members(kind):
     assert len(members) == 1 or np.abs(ops.softmax(logits[0]) - expected).max() > 0.1
 
 
+def test_the_file_of_an_ensemble_is_its_members_mean_and_not_one_of_them(tmp_path):
+    captioner, features = trained("ensemble"), some_features("ensemble")
+    tokens = np.array([[START, 4, 5, *[0] * 6]] * 7, np.int32)
+    model = keras.saving.load_model(export_keras(captioner, tmp_path / "decoder.keras"))
+    members = [np.asarray(m.next_word([*features, tokens])) for m in captioner.decoder.members]
+    result = np.asarray(model([*features, tokens]))
+    np.testing.assert_allclose(result, np.mean(members, axis=0), atol=1e-4)
+    assert min(np.abs(member - result).max() for member in members) > 0.1
+
+
+@pytest.mark.tensorflow("tf2onnx")
+def test_the_onnx_file_of_an_ensemble_is_its_members_mean(tmp_path):
+    for package in ("onnx", "onnxruntime", "tf2onnx"):
+        pytest.importorskip(package)
+    import onnxruntime
+
+    captioner, features = trained("ensemble"), some_features("ensemble")
+    tokens = np.array([[START, 4, 5]] * 7, np.int32)
+    session = onnxruntime.InferenceSession(export_onnx(captioner, tmp_path / "decoder.onnx"))
+    result = session.run(None, {"input_img": features[0], "input_txt": tokens})[0]
+    logits = [member.every_word([*features, tokens]) for member in captioner.decoder.members]
+    members = [np.asarray(ops.softmax(array)) for array in logits]
+    result = np.asarray(ops.softmax(result))
+    np.testing.assert_allclose(result, np.mean(members, axis=0), atol=1e-4)
+    assert min(np.abs(member - result).max() for member in members) > 0.1
+
+
+@pytest.mark.parametrize("k", [0, 1])
+def test_one_member_of_an_ensemble_is_not_written_as_all(tmp_path, monkeypatch, k):
+    captioner = trained("ensemble")
+    monkeypatch.setattr(bundle, "plain_model", lambda decoder: plain_model(decoder.members[k]))
+    with pytest.raises(UserError, match=r"decoder\.keras was not written"):
+        export_keras(captioner, tmp_path / "decoder.keras")
+
+
 def test_a_model_that_differs_is_not_written(tmp_path, monkeypatch):
     captioner = trained("merge")
 

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from roco_caption.core.errors import UserError
-from roco_caption.core.files import write_json
+from roco_caption.core.files import read_json, write_json
 from roco_caption.show.model_card import write_model_card
 
 COUNTS = pd.DataFrame({"listed": [9, 3], "used": [8, 3]}, index=["train", "test"])
@@ -50,6 +50,56 @@ def test_every_number_is_from_the_run(run):
 def test_other_data_sets_have_other_licences(run, data, synthetic, phrase):
     card = write_model_card(run, data=data, counts=COUNTS, synthetic=synthetic).read_text("utf-8")
     assert phrase in card and "CC BY-NC-ND" not in card
+
+
+def described(run, **changes) -> str:
+    """The card of a run whose bundle has these values instead."""
+    bundle = read_json(run / "captioner.json")
+    for key, value in changes.items():
+        bundle[key] = bundle[key] | value if isinstance(value, dict) else value
+    write_json(run / "captioner.json", bundle)
+    return write_model_card(run, data="roco", counts=COUNTS).read_text("utf-8")
+
+
+def test_a_plain_model_is_not_credited_with_more(run):
+    card = described(run, search={"neighbours": 0, "word_bonus": 0.0, "end_penalty": 0.0})
+    for word in ("attention", "ensemble", "reranked", "bonus", "contrastive", "precomputed"):
+        assert word not in card.split("## Data")[0], word
+    assert "in float32" in card
+
+
+@pytest.mark.parametrize(
+    ("changes", "phrase"),
+    [
+        ({"sizes": {"attention": True, "grid_size": [49, 512]}}, "attention over 49 regions"),
+        ({"sizes": {"max_len": 51}}, "1,234 words (captions of at most 50)"),
+        ({"encoder": {"precision": "mixed_bfloat16"}}, "md5 1, in mixed_bfloat16"),
+        ({"encoder": {"grid": "block5_conv3"}}, "regions from block5_conv3"),
+        ({"encoder": {"grid_file": "sha256 9"}}, "regions from sha256 9"),
+        ({"encoder": {"name": "mine", "layer": "given", "weights": "sha256 7"}},
+         "precomputed (FEATURES_FILE), without an encoder: mine, sha256 7."),
+        ({"search": {"neighbours": 10}}, "beam width 3, reranked by similarity to the captions of "
+         "the 10 nearest"),
+        ({"search": {"neighbours": 5, "word_bonus": 0.25}}, "0.250 nats per word"),
+        ({"search": {"end_penalty": 0.5}}, "costs 0.50 nats"),
+        ({"search": {"contrast": 0.2}}, "contrastive decoding with weight 0.2"),
+    ],
+)  # fmt: skip
+def test_what_was_trained_and_searched_is_said(run, changes, phrase):
+    assert phrase in described(run, **changes)
+
+
+def test_each_member_of_an_ensemble_has_its_own_history(run):
+    for k, losses in ((2, "1,5,4\n"), (3, "1,5,4\n2,4,3.125\n3,3,3\n4,3,3.5\n")):
+        (run / f"member{k}").mkdir()
+        (run / f"member{k}" / "history.csv").write_text(f"epoch,loss,val_loss\n{losses}")
+    card = described(run, members=3)
+    assert "an ensemble of 3 with averaged probabilities: member 1, trained for 3 epochs" in card
+    assert "member 2, trained for 1 epochs, weights of epoch 1 kept (validation loss 4.000" in card
+    assert "member 3, trained for 4 epochs, weights of epoch 3 kept (validation loss 3.000" in card
+    (run / "member2" / "history.csv").unlink()
+    with pytest.raises(UserError, match=r"member2.history\.csv"):
+        described(run)
 
 
 @pytest.mark.parametrize("name", ["captioner.json", "history.csv", "scores.csv"])

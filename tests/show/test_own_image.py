@@ -184,3 +184,34 @@ def test_a_captioner_without_an_encoder_raises_its_error(train, tmp_path):
 
     with pytest.raises(UserError, match="not known"):
         explain(Without(), *train, tmp_path / "0.png")
+
+
+def test_without_jinja2_the_captions_are_a_plain_table(train, tmp_path, monkeypatch):
+    def style(table):
+        raise ImportError("Styler requires jinja2")
+
+    monkeypatch.setattr(pd.DataFrame, "style", property(style))
+    table = explain(FakeCaptioner(), *train, tmp_path / "0.png")[-1]
+    for shown in (repr(table), table._repr_html_()):
+        assert "axial ct" in shown and "0.25" in shown and "Not for clinical use" in shown
+
+
+def test_a_home_folder_is_expanded(train, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert "axial ct" in texts(explain(FakeCaptioner(), *train, "~/0.png")[0])
+
+
+@pytest.mark.parametrize("name", ["../../evil.png", "/etc/evil.png", "..", "a\0b.png", ""])
+def test_the_name_of_an_upload_is_never_a_path(shown, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    paths = []
+    upload(upload_button(lambda path: paths.append(path) or [path.name]), b"content", name)
+    assert shown == ["image"] and paths[0].parent.parent == tmp_path
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"rubbish", b"\x89PNG\r\n\x1a\n truncated"])
+def test_an_image_that_cannot_be_decoded_is_named(train, tmp_path, content):
+    (tmp_path / "mine.png").write_bytes(content)
+    with pytest.raises(ImageError, match=r"mine\.png"):
+        explain(FakeCaptioner(), *train, tmp_path / "mine.png")

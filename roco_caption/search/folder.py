@@ -1,0 +1,99 @@
+"""Captions files and folders batch by batch; a file that cannot be decoded stops nothing."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from PIL import Image
+
+from roco_caption.core.errors import UserError
+from roco_caption.core.progress import progress_bar
+from roco_caption.data.images import FORMATS, is_dicom
+
+if TYPE_CHECKING:
+    from roco_caption.search.beam import Search
+    from roco_caption.search.captioner import Captioner
+
+DICOM_NAMES = (".dcm", ".dicom", ".ima")
+COLUMNS = ["file", "caption", "log_probability", "error"]
+
+
+def image_files(*places: str | os.PathLike) -> list[Path]:
+    """Return the image files among files and in folders with their sub-folders, sorted.
+
+    A file in a folder is an image by its extension, or by its content: DICOM files often have no
+    extension. A note is printed of others, except for hidden ones and DICOM directories.
+    UserError if a place is missing or none has an image.
+    """
+    images, others = set(), []
+    for place in (Path(place).expanduser() for place in places):
+        if not place.exists():
+            raise UserError(f"{place} is missing. Give an image file, or a folder with images.")
+        images |= {place} if place.is_file() else set()
+        files = [path for path in sorted(place.rglob("*")) if not path.is_dir()]
+        files = [path for path in files if not _is_hidden(path.relative_to(place))]
+        found = {path for path in files if _is_image(path)}
+        images |= found
+        others += [path for path in files if path not in found]
+    if others:
+        more = f" and {len(others) - 1:,} more" if others[1:] else ""
+        print(f"NOTE: not an image, so left out: {others[0]}{more}")
+    if not images:
+        where = ", ".join(map(str, places))
+        raise UserError(f"There is no image in {where}. Formats: DICOM, {', '.join(FORMATS)}.")
+    return sorted(images)
+
+
+def _is_hidden(path: Path) -> bool:
+    system = path.name.lower() in ("thumbs.db", "desktop.ini", "dicomdir")
+    return system or any(part.startswith(".") for part in path.parts)
+
+
+def _is_image(path: Path) -> bool:
+    if not path.is_file():  # a pipe, or a link to nowhere
+        return False
+    ending = path.suffix.lower()
+    if ending in DICOM_NAMES or Image.registered_extensions().get(ending) in FORMATS:
+        return True
+    try:
+        if not is_dicom(path):
+            Image.open(path, formats=FORMATS).close()
+        return True
+    except Exception:  # Pillow raises many kinds for what is no image
+        return False
+
+
+def caption_files(
+    captioner: Captioner, files: Sequence[Path], *, batch_size: int, search: Search | None = None
+) -> Iterator[pd.DataFrame]:
+    """Yield the table of `Captioner.caption_folder` batch by batch, with a progress bar."""
+    if batch_size < 1:
+        raise UserError(f"batch_size must be at least 1, got {batch_size}.")
+    captioner.encoder_model  # noqa: B018  what it lacks is an error of no single image
+    with progress_bar(total=len(files), desc="captioning", unit="image") as bar:
+        for start in range(0, len(files), batch_size):
+            batch = files[start : start + batch_size]
+            yield pd.DataFrame(_rows(captioner, batch, search), columns=COLUMNS)
+            bar.update(len(batch))
+
+
+def _rows(captioner: Captioner, files: Sequence[Path], search: Search | None) -> list[tuple]:
+    try:
+        features, reasons = captioner.encode_readable(files)
+    except UserError as error:  # such as an image that is too large for the memory
+        if len(files) > 1:
+            return [row for file in files for row in _rows(captioner, [file], search)]
+        features, reasons = None, {0: str(error)}
+    captions = iter(
+        captioner.caption_features(features, search) if len(reasons) < len(files) else []
+    )
+    return [
+        (str(file), None, math.nan, reasons[i]) if i in reasons
+        else (str(file), *next(captions), None)
+        for i, file in enumerate(files)
+    ]  # fmt: skip

@@ -1,0 +1,224 @@
+"""A folder of images: which files are captioned, and what becomes of those that cannot be."""
+
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.dicom_files import write_dicom
+from helpers.toy_captioner import make, tiny_encoder
+from PIL import Image
+
+from roco_caption import __main__ as command_line
+from roco_caption.core.errors import OutOfMemory, UserError
+from roco_caption.search import captioner as module
+from roco_caption.search.captioner import Captioner, Search
+from roco_caption.search.folder import image_files
+from roco_caption.training.checkpoint import Progress, save_best
+
+
+def draw(path, grey=100):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (30, 20), (grey, 255 - grey, 90)).save(path, format="PNG")
+    return path
+
+
+@pytest.fixture
+def captioner(monkeypatch):
+    monkeypatch.setattr(module, "build_encoder", tiny_encoder)
+    monkeypatch.setattr(module, "ROWS", 8)
+    return make()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Six images, one file of which is truncated, and much beside them."""
+    folder = tmp_path / "images"
+    for i, name in enumerate(["b.png", "a.PNG", "sub/deep/c.jpeg", "no_extension"]):
+        draw(folder / name, 30 + 60 * i)
+    scan = write_dicom(tmp_path / "scan.dcm", np.arange(1600).reshape(40, 40))
+    scan.replace(folder / "1.2.840.113619.2")
+    (folder / "bad.png").write_bytes((folder / "b.png").read_bytes()[:50])
+    for name in ("._b.png", ".DS_Store", "Thumbs.db", "DICOMDIR", ".ipynb_checkpoints/b.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes((folder / "b.png").read_bytes())
+    (folder / "notes.txt").write_text("not an image")
+    return folder
+
+
+NAMES = ["1.2.840.113619.2", "a.PNG", "b.png", "bad.png", "no_extension", "sub/deep/c.jpeg"]
+
+
+def test_images_are_found_by_extension_and_content_without_hidden_files(folder, capsys):
+    assert image_files(folder) == [folder / name for name in NAMES]
+    assert capsys.readouterr().out.endswith(f"left out: {folder / 'notes.txt'}\n")
+    (folder / "sub" / "other.csv").touch()
+    image_files(folder)
+    assert capsys.readouterr().out.endswith("notes.txt and 1 more\n")
+    # named twice, as a file and by its folder, it is one
+    assert len(image_files(folder, folder / "b.png")) == len(NAMES)
+
+
+def test_a_home_folder_is_expanded(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert image_files("~/images/sub") == [folder / "sub/deep/c.jpeg"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on Windows")
+def test_pipes_and_dead_links_are_not_opened(folder):
+    os.mkfifo(folder / "pipe.png")
+    (folder / "dead.png").symlink_to(folder / "nowhere.png")
+    assert image_files(folder) == [folder / name for name in NAMES]
+
+
+@pytest.mark.parametrize("content", [[], ["notes.txt"], [".DS_Store", "._a.png"], ["a/b/c.csv"]])
+def test_a_folder_without_an_image_is_named(tmp_path, captioner, content):
+    for name in content:
+        (tmp_path / "empty" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "empty" / name).write_bytes(b"x")
+    (tmp_path / "empty").mkdir(exist_ok=True)
+    with pytest.raises(UserError, match=r"no image in .*empty"):
+        captioner.caption_folder(tmp_path / "empty")
+    with pytest.raises(UserError, match="elsewhere is missing"):
+        captioner.caption_folder(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_a_folder_is_captioned_and_bad_files_are_kept_with_their_error(
+    captioner, folder, batch_size
+):
+    table = captioner.caption_folder(folder, batch_size=batch_size)
+    assert list(table) == ["file", "caption", "log_probability", "error"]
+    assert list(table.file) == [str(folder / name) for name in NAMES]
+    bad = table[table.error.notna()]
+    assert list(bad.file) == [str(folder / "bad.png")]
+    assert "bad.png" in bad.error.iloc[0] and bad.caption.isna().all()
+    good = table.dropna(subset="caption")
+    assert len(good) == 5 and good.log_probability.lt(0).all()
+    for row in good.itertuples():
+        assert row.caption == captioner.caption(row.file).text
+
+
+def test_a_folder_of_bad_files_alone_is_a_table_of_errors(captioner, tmp_path):
+    for name in ("a.jpg", "b.dcm"):
+        (tmp_path / name).write_bytes(b"rubbish")
+    table = captioner.caption_folder(tmp_path)
+    assert table.error.notna().all() and table.caption.isna().all()
+
+
+def test_an_image_for_which_memory_is_short_does_not_stop_the_rest(captioner, folder, monkeypatch):
+    read = module.encode_files
+
+    def short(models, images, batch_size):
+        if any("b.png" in str(image) for image in images.values()):
+            raise OutOfMemory("decoding b.png", MemoryError(), "Remove it.")
+        return read(models, images, batch_size)
+
+    monkeypatch.setattr(module, "encode_files", short)
+    table = captioner.caption_folder(folder).set_index("file")
+    assert "Out of memory" in table.error[str(folder / "b.png")]
+    assert table.caption.notna().sum() == 4
+
+
+def test_what_concerns_all_images_is_raised(folder, captioner):
+    with pytest.raises(UserError, match="caption_features"):
+        make({"name": "given.npz"}).caption_folder(folder)
+    with pytest.raises(UserError, match="Reranking needs"):
+        captioner.caption_folder(folder, search=Search(neighbours=3))
+    for size in (0, -1):
+        with pytest.raises(UserError, match=f"batch_size must be at least 1, got {size}"):
+            captioner.caption_folder(folder, batch_size=size)
+
+
+@pytest.fixture
+def run(captioner, tmp_path):
+    folder = tmp_path / "checkpoints" / "toy-1"
+    save_best(captioner.decoder.every_word, folder, Progress({}))
+    captioner.save(folder)
+    return folder
+
+
+def command(*arguments) -> int:
+    return command_line.main(["caption", *map(str, arguments)])
+
+
+def test_a_command_writes_a_table(run, folder, tmp_path, capsys, captioner):
+    out = tmp_path / "new" / "captions.csv"
+    draw(folder / "Röntgen.png", 77)
+    assert command(folder, "--run", run.parent, "--out", out) == 0
+    printed = capsys.readouterr().out
+    assert f"{out} has 7 of 7 images, 1 of them without" in printed and "toy-1" in printed
+    assert out.read_bytes().startswith(b"\xef\xbb\xbf")  # Excel shows umlauts
+    table, expected = pd.read_csv(out), captioner.caption_folder(folder)
+    pd.testing.assert_frame_equal(
+        table.fillna(""), expected.fillna(""), check_dtype=False, rtol=1e-4
+    )
+
+
+def test_an_existing_table_is_kept_unless_told_otherwise(run, folder, tmp_path, capsys):
+    out = tmp_path / "out.csv"
+    out.write_text("precious")
+    places = [folder / "a.PNG", folder / "sub", "--run", run, "--out", out]
+    assert command(*places) == 1
+    assert "--overwrite" in capsys.readouterr().err and out.read_text() == "precious"
+    assert command(*places, "--overwrite", "--beams", 1) == 0
+    assert len(pd.read_csv(out)) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere is missing"),
+        (["images", "--out", "images"], "images exists"),
+        (["images", "--out", "images/b.png/x.csv"], "could not be written"),
+        (["images", "--run", "images"], "captioner.json is missing"),
+        (["images", "--beams", "0"], "beams must be"),
+        (["images", "--weights", "moved.h5"], "moved.h5 are missing"),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_is_captioned(
+    run, folder, monkeypatch, capsys, arguments, message
+):
+    def captions(*_):
+        raise AssertionError("captioned in vain")
+
+    monkeypatch.setattr(Captioner, "caption_features", captions)
+    monkeypatch.chdir(folder.parent)
+    assert command(*arguments) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_what_was_captioned_before_a_stop_is_kept(run, folder, tmp_path, monkeypatch, capsys):
+    tables = command_line.caption_files
+
+    def stopped(*arguments, batch_size, **options):
+        yield next(tables(*arguments, batch_size=2, **options))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command_line, "caption_files", stopped)
+    assert command(folder, "--run", run, "--out", tmp_path / "part.csv") == 130
+    assert len(pd.read_csv(tmp_path / "part.csv")) == 2
+    assert "2 of 6 images" in capsys.readouterr().out
+
+
+def test_a_command_that_captions_nothing_leaves_no_table(run, folder, tmp_path, monkeypatch):
+    def fails(*_):
+        raise UserError("out of order")
+
+    monkeypatch.setattr(Captioner, "caption_features", fails)
+    assert command(folder, "--run", run, "--out", tmp_path / "none.csv") == 1
+    assert not (tmp_path / "none.csv").exists()
+
+
+@pytest.mark.skipif(os.name == "nt" or os.uname().sysname == "Darwin", reason="names are text")
+def test_a_name_that_is_no_unicode_stops_nothing(run, tmp_path):
+    draw(tmp_path / "odd" / os.fsdecode(b"\xff.png"))
+    assert command(tmp_path / "odd", "--run", run, "--out", tmp_path / "odd.csv") == 0
+    assert pd.read_csv(tmp_path / "odd.csv").file[0].endswith("\\udcff.png")
+
+
+def test_help_needs_no_keras(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command("--help")
+    assert stopped.value.code == 0 and "--overwrite" in capsys.readouterr().out
