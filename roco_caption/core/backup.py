@@ -35,7 +35,7 @@ def backed_up(
             backup.update()
 
     thread = threading.Thread(target=run, daemon=True)
-    backup.bring_back()
+    bring_back(copy, folder)
     thread.start()
     try:
         yield
@@ -45,26 +45,28 @@ def backed_up(
         backup.update()
 
 
+def bring_back(copy: str | os.PathLike, folder: str | os.PathLike) -> None:
+    """Copy to a folder what is missing there, or older; UserError if that fails."""
+    source, target = Path(copy), Path(folder)
+    try:
+        paths = [path for path in _files(source) if _newer(source, target, path)]
+        for path in paths:
+            _replace(source / path, target / path)
+    except OSError as error:
+        raise UserError(
+            f"{copy} could not be copied to {folder} ({first_line(error)}). Check both, and run "
+            "this cell again; on Colab, set DRIVE_DIR to '' to go without the copy."
+        ) from error
+    if paths:
+        print(f"{len(paths)} files brought back from {copy}")
+
+
 class _Backup:
     """A folder and its copy."""
 
     def __init__(self, folder: Path, copy: Path) -> None:
         self.folder, self.copy = folder, copy
         self._copied: set[Path] = set()  # relative paths
-
-    def bring_back(self) -> None:
-        """Copy to the folder what is missing there, or older."""
-        try:
-            paths = [path for path in _files(self.copy) if _newer(self.copy, self.folder, path)]
-            for path in paths:
-                _replace(self.copy / path, self.folder / path)
-        except OSError as error:
-            raise UserError(
-                f"{self.copy} could not be copied to {self.folder} ({first_line(error)}). Check "
-                "both, and run this cell again; or set DRIVE_DIR to '' to go without the copy."
-            ) from error
-        if paths:
-            print(f"{len(paths)} files brought back from {self.copy}")
 
     def update(self) -> None:
         """Copy what has changed in the folder, and remove copies of what is no longer there."""
