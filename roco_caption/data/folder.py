@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,9 +20,10 @@ from roco_caption.data.tables import (
     match_files,
     read_table,
     without_extension,
-)  # fmt: skip
+)
 
 IMAGES_PER_CASE = 10  # if id prefixes average more images than this, they are not case ids
+HIDDEN = re.compile(r"(^|/)(\.|~\$|__MACOSX/)")  # of systems and programs, not of the user
 HELD_OUT = 0.1  # share of the images, where there is no test or validation split
 WORDS = {
     "train": "train", "training": "train", "val": "validation", "valid": "validation",
@@ -34,30 +36,31 @@ def tables_in(folder: Path) -> list[Path]:
     paths = (path for level in ("*", "*/*", "*/*/*") for path in sorted(folder.glob(level)))
     return [
         path for path in paths
-        if path.suffix.lower() in READERS and path.is_file() and path.name[0] not in ".~"
+        if path.suffix.lower() in READERS and path.is_file()
+        and not HIDDEN.search(path.relative_to(folder).as_posix())
     ]  # fmt: skip
 
 
 def _images_in(folder: Path) -> list[str]:
     """Return the images in a folder and below, as relative paths, sorted."""
-    found = []
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if name[0] not in "._"]
-        paths = [Path(place) / name for name in names if name[0] != "."]
-        found += [
-            path.relative_to(folder).as_posix() for path in paths
-            if EXTENSION.search(path.name)
-            or (path.suffix.lower() not in READERS and path.is_file() and is_dicom(path))
-        ]  # fmt: skip
-    return sorted(found)
+    walk = os.walk(folder)
+    paths = [Path(place, name) for place, _, names in walk for name in names]
+    files = sorted(path.relative_to(folder).as_posix() for path in paths)
+    return [
+        file for file in files
+        if not HIDDEN.search(file) and (EXTENSION.search(file) or _is_scan(folder / file))
+    ]  # fmt: skip
+
+
+def _is_scan(path: Path) -> bool:
+    return path.suffix.lower() not in READERS and path.is_file() and is_dicom(path)
 
 
 def read_folder(folder: Path, columns: str = "") -> pd.DataFrame:
     """Read the one table in a folder that names its images.
 
     Returns:
-        DataFrame[file, image, caption, reason, split], and `case` if it names patients: as of
-        `list_rows`, and "" for a split that the table does not say.
+        As `list_rows`, with `split`, "" where the table does not say it.
     """
     files = _images_in(folder)
     table = _best_table(folder, files, columns)
@@ -66,9 +69,6 @@ def read_folder(folder: Path, columns: str = "") -> pd.DataFrame:
     unlisted = len(set(files) - set(rows.file))
     if unlisted:
         print(f"{unlisted:,} of the {len(files):,} images have no row in the table.")
-    for column in table.roles["patient"]:
-        patient = table.rows[column].str.strip()
-        rows["case"] = patient.where(patient != "", rows.file)
     rows["split"] = _known_splits(table, rows)
     return rows
 
@@ -91,7 +91,7 @@ def _best_table(folder: Path, files: list[str], columns: str) -> Table:
         table.roles["image"] = [max(of_column, key=lambda column: len(of_column[column]))]
         matched.append(of_column[table.roles["image"][0]])
     if not tables:
-        raise UserError(" ".join(problems))
+        raise UserError(f"{folder} has no table of images and captions. {' '.join(problems[:3])}")
     best = max(range(len(tables)), key=lambda i: len(matched[i]))
     rivals = [i for i in range(len(tables)) if i != best and not matched[i] < matched[best]]
     rivals = [i for i in rivals if matched[i]]
@@ -109,7 +109,8 @@ def list_rows(table: Table, folder: Path, files: list[str]) -> pd.DataFrame:
 
     Returns:
         DataFrame[file, image, caption, reason]: the file, relative and as a path; the caption in
-        one line; and why the row is left out, or "". Raises a UserError if all rows are.
+        one line; and why the row is left out, or "". And `case`, if a column names the patients.
+        Raises a UserError if all rows are left out.
     """
     name = table.roles["image"][0]
     found = match_files(table.rows[name], files)
@@ -121,6 +122,9 @@ def list_rows(table: Table, folder: Path, files: list[str]) -> pd.DataFrame:
     rows.loc[found.map(len) > 1, "reason"] = "several files of this name"
     rows.loc[captions == "", "reason"] = "no caption"
     rows.loc[table.misfits > 0, "reason"] = "does not fit the header"
+    for column in table.roles["patient"]:
+        patient = table.rows[column].str.strip()
+        rows["case"] = patient.where(patient != "", rows.file)
     usable = rows[rows.reason == ""]
     rows.loc[usable.index[usable.duplicated(["file", "caption"])], "reason"] = "listed twice"
     lines = table.misfits[table.misfits > 0]
@@ -163,14 +167,14 @@ def image_ids(files: Iterable[str]) -> dict[str, str]:
 
 
 def cases_of(ids: pd.Series) -> pd.Series:
-    """Return the patient or article of each image id: its name before the first `_`.
+    """Return the patient or article of each image id: its name before the first `_`, with a digit.
 
-    If those are not case ids, as in `ROCO_00001`, each image is its own case.
+    If those are not case ids, as in `ROCO_00001` or `CT_1`, each image is its own case.
     """
     names = ids.str.rsplit("/", n=1).str[-1]
     cases = names.str.split("_").str[0].where(names.str.contains("_"), ids)
     informative = 1 < cases.nunique() >= ids.nunique() / IMAGES_PER_CASE
-    return cases if informative else ids
+    return cases if informative and cases.str.contains(r"\d").all() else ids
 
 
 def _known_splits(table: Table, rows: pd.DataFrame) -> pd.Series:
@@ -179,6 +183,11 @@ def _known_splits(table: Table, rows: pd.DataFrame) -> pd.Series:
         split = table.rows[column].str.strip().str.lower().map(WORDS).fillna("")
         if split.any():
             rows.loc[(split == "") & (rows.reason == ""), "reason"] = "no known split"
+            splits = split[rows.reason == ""].groupby(rows.file).nunique()
+            if (splits > 1).any():
+                raise UserError(
+                    f"{table.path} lists {splits.idxmax()} in several splits. Keep one."
+                )
             return split
         print(f"NOTE: column {column!r} of {table.path} has no word for a split and is ignored.")
     return pd.Series("", rows.index)
@@ -192,11 +201,14 @@ def complete_splits(rows: pd.DataFrame, seed: int) -> pd.Series:
     UserError if too few are left.
     """
     used = rows[rows.reason == ""].drop_duplicates("file")
-    cases = used["case"] if "case" in used else cases_of(used.id)
-    unit = "image" if (cases == used.id).all() else "patient"
     split = rows.split.where(rows.split != "", "train")
     missing = [name for name in ("test", "validation") if name not in set(split[used.index])]
+    cases = used["case"] if "case" in used else cases_of(used.id.astype(str))
     sizes = cases[split[used.index] == "train"].value_counts()
+    if "case" not in used and len(sizes) <= len(missing):  # then they are no patients
+        cases = used.id
+        sizes = cases[split[used.index] == "train"].value_counts()
+    unit = "image" if (cases == used.id).all() else "patient"
     if len(sizes) <= len(missing):
         raise UserError(
             f"{len(sizes)} {unit}s are too few to train on{' and to hold out ' if missing else ''}"

@@ -125,6 +125,8 @@ def read_dataset(
         rows = pd.concat([_rows(root, split, columns) for split in splits], ignore_index=True)
     else:
         rows = read_folder(root, columns)
+    if "case" in rows:  # perhaps not in all tables
+        rows["case"] = rows["case"].fillna(rows.file)
     rows["id"] = rows.file.map(image_ids(rows.file[rows.reason == ""]))
     rows["split"] = complete_splits(rows, seed)
     return _frames(rows, limit)

@@ -22,7 +22,7 @@ from roco_caption.core.errors import UserError, first_line
 # Usual names of columns, the best first, without case, spaces, `_` and `-`
 USUAL = {
     "image": "name image images img imagefile imgfile imagepath imgpath imagename imgname"
-    " imagefilename filename file filepath path fname picture scan bild datei dateiname"
+    " imagefilename filename file filepath path fname picture scan bild bildname datei dateiname"
     " imageid imgid dicomid dicom id",
     "caption": "caption captions report reporttext radiologyreport text findings finding"
     " impression description comment sentence befund beschreibung",
@@ -83,8 +83,9 @@ def read_table(path: Path, columns: str = "") -> Table:
     missing += [role for role in named if not roles[role]]
     if missing:
         raise UserError(
-            f"{path} has the columns {list(rows.columns)} ({how}), but none for the {missing[0]}. "
-            "Name it by COLUMNS, such as COLUMNS = 'image=scan, caption=report'."
+            f"{path} has the columns {list(rows.columns)} ({how}), but no {missing[0]} column"
+            f"{f' {named[missing[0]]!r}' if missing[0] in named else ''}. Name it by COLUMNS, such "
+            "as COLUMNS = 'image=scan, caption=report'."
         )
     return Table(path, how, rows, roles, misfits)
 
@@ -241,12 +242,13 @@ def match_files(names: pd.Series, files: Sequence[str]) -> pd.Series:
     `files` are relative paths with `/`. Names may lack the extension or folders, have more folders
     in front, `\\` for `/`, another case, or be numbers without leading zeros.
     """
-    index = defaultdict(set)
-    for file in files:
+    known, index = set(files), defaultdict(set)
+    for file in [] if names.isin(known).all() else files:  # seconds for ROCO
         for start in range(len(parts := file.split("/"))):
             tail = ("" if start else "/") + "/".join(parts[start:])  # "/" before a whole path
-            stem = without_extension(_folded(tail))
-            for key in (f"={tail}", _folded(tail), f"{stem}.*", _number(stem)):
+            low = _folded(tail)
+            stem = without_extension(low)
+            for key in (f"={tail}", low, f"{stem}.*", _number(stem)):
                 index[key].add(file)
 
     def find(name: str) -> list[str]:
@@ -259,7 +261,7 @@ def match_files(names: pd.Series, files: Sequence[str]) -> pd.Series:
                     return sorted(index[key])
         return []
 
-    found = {name: find(name) for name in names.unique()}
+    found = {name: [name] if name in known else find(name) for name in names.unique()}
     bare = {name: re.split(r"[\\/]", name)[-1] for name in found}
     if not any(found.values()) and len(set(bare.values())) == len(bare):
         found = {name: find(bare[name]) for name in found}  # the folders are another computer's

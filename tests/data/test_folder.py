@@ -47,6 +47,8 @@ def test_whole_patients_are_held_out_and_it_is_said(tmp_path, capsys):
         ([f"PMC{i // 2}_{i}.png" for i in range(40)], "patient"),
         ([f"scan{i}.png" for i in range(40)], "image"),
         ([f"ROCO_{i:05d}.png" for i in range(40)], "image"),
+        ([f"{'CT' if i < 30 else 'MR'}_{i}.png" for i in range(40)], "image"),
+        ([f"T{1 + i // 20}_{i}.png" for i in range(40)], "image"),
     ],
 )
 def test_without_a_column_ids_show_the_patient_or_a_note_says_no(tmp_path, capsys, names, unit):
@@ -124,6 +126,19 @@ def test_a_split_that_the_column_lacks_is_held_out_from_training(tmp_path, capsy
     assert "Split by image, SEED = 1: 36 train, 4 validation images." in capsys.readouterr().out
 
 
+def test_few_images_of_two_prefixes_are_no_two_patients(tmp_path):
+    names = [f"T{1 + i % 2}_{i}.png" for i in range(8)]
+    make_folder(tmp_path, names, [f"{name},text" for name in names])
+    assert read_dataset(tmp_path)[1].used.tolist() == [6, 1, 1]
+
+
+def test_an_image_in_two_splits_is_an_error(tmp_path):
+    rows = ["a.png,one,train", "b.png,two,val", "c.png,x,test", "a.png,three,test"]
+    make_folder(tmp_path, ["a.png", "b.png", "c.png"], rows, header="image,caption,split")
+    with pytest.raises(UserError, match=r"captions\.csv lists a\.png in several splits"):
+        read_dataset(tmp_path)
+
+
 def test_a_column_that_names_no_split_is_ignored_and_that_is_said(tmp_path, capsys):
     rows = [f"{i}.png,text,{i % 5}" for i in range(20)]
     make_folder(tmp_path, [f"{i}.png" for i in range(20)], rows, header="image,caption,fold")
@@ -168,10 +183,13 @@ def test_sub_folders_and_dicom_files_are_found_and_hidden_files_are_not(tmp_path
 
 def test_the_table_that_names_the_images_is_taken(tmp_path, capsys):
     names = [f"{i}.png" for i in range(6)]
+    make_folder(tmp_path, [], ["read me first"], table="README.txt", header="About")
+    with pytest.raises(UserError, match=r"has no table of images and captions\. .*README\.txt"):
+        read_dataset(tmp_path)
     make_folder(tmp_path, names, [f"{name},right" for name in names])
+    make_folder(tmp_path, [], ["0.png,hidden", "1.png,x"], table=".trash/old.csv")
     make_folder(tmp_path, [], ["other.png,wrong"], table="old/others.csv")
     make_folder(tmp_path, [], ["0.png,part"], table="part.csv")
-    make_folder(tmp_path, [], ["read me first"], table="README.txt", header="About")
     assert set(together(read_dataset(tmp_path)[0]).caption) == {"right"}
     make_folder(tmp_path, ["6.png"], ["6.png,more"], table="more.csv")
     with pytest.raises(UserError, match=r"captions\.csv and .*more\.csv each name images"):

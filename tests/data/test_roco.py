@@ -354,6 +354,14 @@ def test_a_split_that_the_layout_lacks_is_held_out_from_training(tmp_path, capsy
     assert "Split by patient, SEED = 1" in capsys.readouterr().out
 
 
+def test_a_column_of_patients_is_used_in_this_layout_as_well(tmp_path):
+    make_roco(tmp_path)
+    path = make_split(tmp_path, "test", [("a.jpg", "x"), ("b.jpg", "y")])
+    path.write_text("name,patient,caption\na.jpg,7,x\nb.jpg,7,y\n")
+    frames, _ = read_dataset(tmp_path)
+    assert frames["test"]["case"].tolist() == ["7", "7"] and frames["train"]["case"].is_unique
+
+
 def test_unquoted_commas_do_not_cut_a_caption(tmp_path):
     path = make_split(tmp_path, "train", [("a.png", "x"), ("b.png", "x")])
     path.write_text("id,name,caption\n1,a.png,Chest X-ray, PA view, no effusion\n2,b.png,x\n")

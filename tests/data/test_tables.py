@@ -131,8 +131,11 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch, suffix):
     [
         ("image=scan, caption=befund", ""),
         (" Caption = Befund ,image= SCAN", ""),
-        ("image=scan, caption=Report", r"has the columns \['scan', 'befund', 'name'\].*caption"),
-        ("caption=befund, patient=who", r"none for the patient"),
+        (
+            "image=scan, caption=Report",
+            r"columns \['scan', 'befund', 'name'\].*no caption column 'Report'",
+        ),
+        ("caption=befund, patient=who", r"no patient column 'who'"),
         ("bild=scan", "COLUMNS must be like"),
         ("image", "COLUMNS must be like"),
     ],
