@@ -208,7 +208,7 @@ def complete_splits(rows: pd.DataFrame, seed: int) -> pd.Series:
     if "case" not in used and len(sizes) <= len(missing):  # then they are no patients
         cases = used.id
         sizes = cases[split[used.index] == "train"].value_counts()
-    unit = "image" if (cases == used.id).all() else "patient"
+    unit = "image" if "case" not in used and cases.is_unique else "patient"
     if len(sizes) <= len(missing):
         raise UserError(
             f"{len(sizes)} {unit}s are too few to train on{' and to hold out ' if missing else ''}"

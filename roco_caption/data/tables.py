@@ -171,17 +171,19 @@ def _detected(content: bytes) -> str:
 
 def _read_text(path: Path, named: dict[str, str]) -> tuple[pd.DataFrame, str, list[int]]:
     text, encoding = decode(path)
-    text = re.sub(r"\A\s*(sep=.\r?\n)?[\r\n]*", "", text)  # Excel's hint, and empty lines
-
+    text = re.sub(r"\r\n?", "\n", text)
+    whole, text = text, re.sub(r"\A\n*(sep=.\n)?\n*", "", text)  # Excel's hint, and empty lines
+    above = whole.count("\n") - text.count("\n")
+    first = text.split("\n", 1)[0]
     headers = {
-        separator: [
-            c.strip() for c in next(csv.reader(text.split("\n", 1), delimiter=separator), [])
-        ]
+        separator: [c.strip() for c in next(csv.reader([first], delimiter=separator), [])]
         for separator in ",;\t|"
     }
     separator = max(headers, key=lambda s: (_recognised(headers[s], named), len(headers[s])))
-    reader = csv.reader(io.StringIO(f"{text}\n{END}", newline=""), delimiter=separator)
-    numbered = [(reader.line_num, row) for row in reader if row]
+    file = io.StringIO(f"{text}\n{END}", newline="")
+    spaced = f'{separator} "' in first  # quotes after a space are quotes
+    reader = csv.reader(file, delimiter=separator, skipinitialspace=spaced)
+    numbered = [(above + reader.line_num, row) for row in reader if row]
     if numbered.pop()[1] != [END]:
         raise ValueError("a quote is never closed")
     header = [column.strip() for column in (numbered or [(1, [""])])[0][1]]

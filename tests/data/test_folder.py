@@ -48,6 +48,7 @@ def test_whole_patients_are_held_out_and_it_is_said(tmp_path, capsys):
         ([f"scan{i}.png" for i in range(40)], "image"),
         ([f"ROCO_{i:05d}.png" for i in range(40)], "image"),
         ([f"{'CT' if i < 30 else 'MR'}_{i}.png" for i in range(40)], "image"),
+        ([f"{i}_x.png" for i in range(40)], "image"),
         ([f"T{1 + i // 20}_{i}.png" for i in range(40)], "image"),
     ],
 )

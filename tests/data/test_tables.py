@@ -62,6 +62,9 @@ def test_one_foreign_line_does_not_spoil_a_table_in_utf8(tmp_path):
         ("FILE_NAME;Patient ID;Report\na.png;7;one, two\n", "a.png|one, two"),
         ('name,caption\na.png,"two\nlines"\n', "a.png|two\nlines"),
         ("caption,image\none,a.png\n", "a.png|one"),
+        ("\tname\tcaption\n0\ta.png\tone\n", "a.png|one"),
+        ("name,caption\ra.png,one\r", "a.png|one"),
+        ('"name", "caption"\n"a.png", "one, two"\n', "a.png|one, two"),
     ],
 )  # fmt: skip
 def test_separators_names_of_columns_and_unquoted_captions(tmp_path, content, pairs):
@@ -72,6 +75,7 @@ def test_separators_names_of_columns_and_unquoted_captions(tmp_path, content, pa
     ("content", "line"),
     [
         ("caption,name\nOne, two, three,a.png\nfine,b.png\n", 2),
+        ("\n\nsep=,\ncaption,name\nOne, two, three,a.png\nfine,b.png\n", 5),
         ("name,caption,split\nb.png,fine,test\na.png,one, two,train\n", 3),
         ('name,caption,age\n"b.png","two\nlines",3\na.png,one, two,5\n', 4),
     ],
