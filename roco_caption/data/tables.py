@@ -33,6 +33,7 @@ EXTENSION = re.compile(
     r"(?<=[^/])\.(bmp|dcm|dicom|gif|jfif|jpe|jpeg|jpg|pbm|pgm|png|pnm|ppm|tif|tiff|webp)$", re.I
 )  # of images
 SIGNS = set("°±µ²³¹·×÷¼½¾§©®™«»‘’‚“”„†•…–—€")  # what English texts in Windows-1252 have
+WINDOWS = {"iso-8859-1": "cp1252", "iso-8859-9": "cp1254"}  # the same letters, and more signs
 END = "\0 end"  # a row of its own, unless a quote before it was never closed
 
 
@@ -166,7 +167,8 @@ def _detected(content: bytes) -> str:
     encoding = chardet.detect(content)["encoding"]
     if not encoding:
         raise ValueError("its encoding is unknown")
-    return encoding.lower().replace("windows-", "cp")
+    encoding = encoding.lower().replace("windows-", "cp")
+    return WINDOWS.get(encoding, encoding)
 
 
 def _read_text(path: Path, named: dict[str, str]) -> tuple[pd.DataFrame, str, list[int]]:
