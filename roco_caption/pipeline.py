@@ -52,14 +52,16 @@ class Words:
 
 
 def prepare_data(
-    cache_dir: str | os.PathLike, *, phantoms: str = "768,48,300", limit: int = 0, **options: Any
-) -> Data:
+    cache_dir: str | os.PathLike, *, phantoms: str = "768,48,300", limit: int = 0,
+    columns: str = "", **options: Any,
+) -> Data:  # fmt: skip
     """Find the data set, download or draw it if necessary, and read its captions.
 
     Args:
         cache_dir: for downloads and phantoms.
         phantoms: synthetic images to train, validate and test on.
         limit: images per split, for a quick try; 0 takes all.
+        columns: of your own table, such as "image=scan, caption=report"; the usual names are known.
         options: of `locate_dataset`: `data_dir`, `source`, `platform`, `seed`.
 
     Raises:
@@ -71,9 +73,10 @@ def prepare_data(
             f"PHANTOMS must be three whole numbers such as '768,48,300', got {phantoms!r}."
         )
     sizes = int(counts[0]), int(counts[1]), int(counts[2])
-    source = locate_dataset(cache_dir, phantom_counts=sizes, **{"seed": 1} | options)
+    options = {"seed": 1} | options
+    source = locate_dataset(cache_dir, phantom_counts=sizes, **options)
     print(source)
-    return Data(source, *read_dataset(source.root, limit))
+    return Data(source, *read_dataset(source.root, limit, columns=columns, seed=options["seed"]))
 
 
 def read_or_encode(
@@ -318,7 +321,7 @@ def score(
 ) -> pd.DataFrame:
     """Score systems on the test images with `score_table`, and write `scores.csv`."""
     table = score_table(
-        list(inputs.frames["test"].caption), systems, groups=inputs.cases["test"], seed=seed,
+        inputs.references, systems, groups=inputs.cases["test"], seed=seed,
         train_captions=list(inputs.frames["train"].caption),
     )  # fmt: skip
     write_text(Path(folder) / "scores.csv", table.to_csv())

@@ -9,10 +9,12 @@ from helpers import toy_features
 
 from roco_caption import pipeline
 from roco_caption.core.errors import UserError
+from roco_caption.data.archive import TABLES
 from roco_caption.decoder.model import build_decoder, fit_scalers
-from roco_caption.features.table import Features, LazyRows, select_inputs
+from roco_caption.features.table import Features, LazyRows, mean_image, select_inputs
 from roco_caption.scale import train as scale
 from roco_caption.search.captioner import Captioner
+from roco_caption.show import plots
 
 SIZES = {"components": 4, "embedding_size": 6, "units": 8}
 WORDS = ["left", "right", "large", "small", "mass", "lung", "brain", "liver"]
@@ -139,3 +141,61 @@ def test_a_folder_of_images_goes_from_pixels_to_inputs(tmp_path, monkeypatch):
 def test_phantoms_that_are_not_three_numbers_are_refused(tmp_path, text):
     with pytest.raises(UserError, match=f"PHANTOMS must be three whole numbers .* got '{text}'"):
         pipeline.prepare_data(tmp_path, phantoms=text)
+
+
+def own_images(folder, captions_each=1):
+    """Write 12 images of six patients, and their table as a spreadsheet program in Germany does."""
+    rows = ["Datei;Befund;Patient"]
+    for i, path in enumerate(toy_features.make_images(folder / "scans", 12).values()):
+        texts = [f"Röntgen {i}; Größe {k} µm" for k in range(captions_each)]
+        rows += [f'scans\\{path.name.upper()};"{text}";{i // 2}' for text in texts]
+    (folder / "Export.csv").write_bytes("\r\n".join(rows).encode("cp1252"))
+
+
+@pytest.mark.parametrize("captions_each", [1, 3])
+def test_own_images_and_captions_go_from_a_folder_to_scores(tmp_path, monkeypatch, captions_each):
+    monkeypatch.setattr("roco_caption.features.extract.build_encoder", toy_features.tiny_encoder)
+    monkeypatch.setattr("roco_caption.data.tables._detected", lambda content: "cp1252")
+    own_images(tmp_path / "mine", captions_each)
+    data = pipeline.prepare_data(tmp_path, data_dir=str(tmp_path / "mine"))
+    assert data.counts.used.to_dict() == {"train": 8, "validation": 2, "test": 2}
+    inputs = pipeline.prepare_features(data, tmp_path, weights="random")
+    assert len(inputs.features["train"]) == len(inputs.frames["train"]) == 8 * captions_each
+    assert inputs.cases["test"].nunique() == 1 and not inputs.missing
+    assert {len(r) if isinstance(r, list) else 1 for r in inputs.references} == {captions_each}
+    assert inputs.frames["test"].caption.str.fullmatch(r"Röntgen \d+; Größe 0 µm").all()
+    assert mean_image(inputs.features["train"])[0].shape == (1, 6)
+    words = pipeline.index_words(inputs.frames, min_frequency=1, max_words=8)
+    assert words.tokens["train"].shape[0] == 8 * captions_each
+    assert "größe" in words.tokenizer.words
+    plots.sample_images(data.frames["train"])
+
+
+def test_scores_get_all_references(tmp_path, monkeypatch):
+    frames, features = toy_data()
+    for frame in frames.values():
+        frame["references"] = [[caption, "another"] for caption in frame.caption]
+    inputs = select_inputs(frames, features)
+    given = []
+    table = pd.DataFrame({"CIDEr": [1.0]})
+    monkeypatch.setattr(pipeline, "score_table", lambda r, *a, **o: given.append(r) or table)
+    pipeline.score({"x": list(frames["test"].caption)}, inputs, tmp_path)
+    assert given[0][0] == [frames["test"].caption[0], "another"] and len(given[0]) == 12
+    one = {split: frame.drop(columns="references") for split, frame in frames.items()}
+    assert select_inputs(one, features).references == list(one["test"].caption)
+
+
+def test_images_named_alike_in_three_splits_have_a_row_of_features_each(tmp_path, monkeypatch):
+    monkeypatch.setattr("roco_caption.features.extract.build_encoder", toy_features.tiny_encoder)
+    images = toy_features.make_images(tmp_path / "images", 12)
+    for i, path in enumerate(images.values()):
+        split, table = list(TABLES.items())[i % 3]
+        folder = tmp_path / "mine" / "all_data" / split / "radiology"
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        path.rename(folder / "images" / f"{i // 3:03d}.png")
+        names = [f"{k:03d}.png,caption {k}" for k in range(4)]
+        (folder / table).write_text("\n".join(["name,caption", *names]))
+    data = pipeline.prepare_data(tmp_path, data_dir=str(tmp_path / "mine"))
+    inputs = pipeline.prepare_features(data, tmp_path, weights="random")
+    rows = np.concatenate(list(inputs.vectors.values()))
+    assert len(np.unique(rows, axis=0)) == len(rows) == 12

@@ -2,19 +2,19 @@
 
 import hashlib
 import os
-import warnings
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import pandas as pd
 
 from roco_caption.core import machine
 from roco_caption.core.errors import UserError
-from roco_caption.data.archive import TABLES
+from roco_caption.data.archive import TABLES, TREE
+from roco_caption.data.folder import complete_splits, image_ids, list_rows, read_folder, tables_in
 from roco_caption.data.kaggle import download_roco
 from roco_caption.data.phantoms.dataset import make_phantoms
+from roco_caption.data.tables import READERS, read_table
 
-IMAGES_PER_CASE = 10  # if id prefixes average more images than this, they are not case ids
 OTHERWISE = "Set DATA_SOURCE = 'phantoms' for a small synthetic set instead."
 
 
@@ -43,7 +43,8 @@ def locate_dataset(
     """Choose the data set, and download or draw it in `folder` where necessary.
 
     Args:
-        data_dir: a folder that contains `all_data/`; if empty, `source` decides.
+        data_dir: a folder that contains `all_data/`, or images and a table as `read_folder` takes
+            them; if empty, `source` decides.
         source: `"kaggle"` (download), `"phantoms"`, or `"auto"`: the attached data set on Kaggle,
             the download in Colab, phantoms elsewhere.
         phantom_counts, seed: phantoms to draw per split, and their random seed.
@@ -69,11 +70,13 @@ def locate_dataset(
 
 
 def _given(data_dir: str) -> Source:
-    root = _containing_all_data(Path(data_dir).expanduser())
+    place = Path(data_dir).expanduser()
+    root = _containing_all_data(place) or (place if tables_in(place) else None)
     if root is None:
         raise UserError(
-            f"DATA_DIR is {data_dir!r}, which does not contain all_data/train/radiology. Set it to "
-            "the folder above all_data, or leave it empty."
+            f"DATA_DIR is {data_dir!r}, which does not contain all_data/train/radiology, nor a "
+            f"table of images and captions ({', '.join(READERS)}). Set it to the folder above "
+            "all_data, to one with your images and such a table, or leave it empty."
         )
     place = root.resolve()  # in the name, so that folders of the same name do not share caches
     name = f"{place.name}-{hashlib.sha256(str(place).encode()).hexdigest()[:6]}"
@@ -99,74 +102,79 @@ def _containing_all_data(top: Path) -> Path | None:
 
 
 def read_dataset(
-    root: str | os.PathLike, limit: int = 0
+    root: str | os.PathLike, limit: int = 0, *, columns: str = "", seed: int = 1
 ) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
-    """Read the first `limit` images (0: all) of each radiology split below `root`/all_data.
+    """Read the captions of ROCO's layout, or else of a folder of images with a table.
+
+    Args:
+        root: the folder above `all_data`, or one as `read_folder` takes it.
+        limit: take the first images of each split; 0 takes all.
+        columns: as in `read_table`.
+        seed: of the split, where test or validation is missing.
 
     Returns:
-        {split: DataFrame[id, image, caption]}: the image's file name without extension, its path,
-        and the caption in one line. And a table with one row per split: how many images are
-        listed, used, and left out for which reason.
+        {split: DataFrame[id, image, caption]}: the id of `image_ids`, the image's path, and the
+        caption in one line. If an image has several captions, train and validation have a row for
+        each, test has the first, and a column `references` lists all; `case` is the patient if
+        the table names one. And a table with one row per split: how many images are listed, used,
+        and left out for which reason, and how many captions they have if that differs.
     """
+    root = Path(root)
+    if (root / TREE).is_dir():
+        splits = [s for s in TABLES if s == "train" or (root / TREE / s).exists()]
+        rows = pd.concat([_rows(root, split, columns) for split in splits], ignore_index=True)
+    else:
+        rows = read_folder(root, columns)
+    if "case" in rows:  # perhaps not in all tables
+        rows["case"] = rows["case"].fillna(rows.file)
+    rows["id"] = rows.file.map(image_ids(rows.file[rows.reason == ""]))
+    rows["split"] = complete_splits(rows, seed)
+    return _frames(rows, limit)
+
+
+def _frames(rows: pd.DataFrame, limit: int) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
+    used = rows[rows.reason == ""]
+    several = used.id.duplicated().any()
+    columns = [name for name in ("id", "image", "caption", "case") if name in rows]
     frames, counts = {}, {}
     for split in TABLES:
-        frame, reasons = read_split(root, split)
-        frames[split] = frame.head(limit) if limit else frame
-        counts[split] = {"listed": reasons.size, "used": len(frames[split])}
-        counts[split] |= reasons[reasons != ""].value_counts().to_dict()
-        counts[split] |= {"over the limit": len(frame) - len(frames[split])} if limit else {}
+        frame, listed = used[used.split == split], rows[rows.split == split]
+        kept = frame[frame.id.isin(frame.id.unique()[: limit or None])]
+        counts[split] = {"listed": len(listed), "used": kept.id.nunique()}
+        counts[split] |= {"captions": len(kept)} if several else {}
+        counts[split] |= listed.reason[listed.reason != ""].value_counts().to_dict()
+        counts[split] |= {"over the limit": len(frame) - len(kept)} if limit else {}
+        frames[split] = kept[columns]
+        if several:
+            references = kept.id.map(kept.groupby("id").caption.agg(list))
+            frames[split] = kept[columns].assign(references=references)
+        if split == "test":
+            frames[split] = frames[split].drop_duplicates("id")
+        frames[split] = frames[split].reset_index(drop=True)
     return frames, pd.DataFrame.from_dict(counts, orient="index").fillna(0).astype(int)
 
 
 def read_split(root: str | os.PathLike, split: str) -> tuple[pd.DataFrame, pd.Series]:
-    """Return a split as in `read_dataset`, and per row of its table why it is left out, or ""."""
-    folder = Path(root) / "all_data" / split / "radiology"
-    table = _read_table(folder, split)
-    names = table["name"].str.strip()
-    captions = table["caption"].str.split().str.join(" ")
-    ids = names.map(lambda name: PurePath(name).stem)
-    files = {entry.name for entry in os.scandir(folder / "images")}
-    reasons = pd.Series("", index=table.index)
-    reasons[~names.isin(files)] = "image file missing"
-    reasons[captions == ""] = "no caption"
-    usable = ids[reasons == ""]
-    reasons[usable.index[usable.duplicated()]] = "listed twice"
-    images = [str(folder / "images" / name) for name in names]
-    frame = pd.DataFrame({"id": ids, "image": images, "caption": captions})[reasons == ""]
-    if frame.empty:
-        raise UserError(
-            f"No image of {folder} can be used ({reasons.value_counts().to_dict()}). Check that "
-            "its images are unpacked and that its table has captions."
-        )
-    return frame.reset_index(drop=True), reasons
+    """Return a split of ROCO's layout, DataFrame[id, image, caption], one row per caption.
+
+    And, per row of its table, why it is left out, or "".
+    """
+    rows = _rows(Path(root), split)
+    used = rows[rows.reason == ""]
+    frame = used.assign(id=used.file.map(image_ids(used.file)))[["id", "image", "caption"]]
+    return frame.reset_index(drop=True), rows.reason
 
 
-def _read_table(folder: Path, split: str) -> pd.DataFrame:
+def _rows(root: Path, split: str, columns: str = "") -> pd.DataFrame:
+    folder = root / TREE / split / "radiology"
+    images = folder / "images"
     paths = [folder / TABLES[split], folder.parent / f"radiology{TABLES[split]}"]
     path = next((path for path in paths if path.is_file()), None)
-    if path is None or not (folder / "images").is_dir():
-        missing = f"{folder}/images" if path else " or ".join(map(str, paths))
+    if path is None or not images.is_dir():
+        missing = images if path else " or ".join(map(str, paths))
         raise UserError(f"{missing} is missing. Unpack the data set there, or change DATA_DIR.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # rows longer than the header, whose rest is dropped
-            table = pd.read_csv(
-                path, dtype=str, keep_default_na=False, encoding_errors="replace",
-                index_col=False,  # or a row longer than the header makes the ids an index
-            )  # fmt: skip
-    except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors
-        raise UserError(f"{path} is not a readable table ({error}). Unpack it again.") from error
-    columns = list(table.columns)
-    if not {"name", "caption"} <= set(columns):
-        raise UserError(f"{path} has the columns {columns}; ROCO has id, name and caption.")
-    return table
-
-
-def cases_of(ids: pd.Series) -> pd.Series:
-    """Return the patient or article of each image id: the part before the first `_`.
-
-    If those are not case ids, as in `ROCO_00001`, each image is its own case.
-    """
-    cases = ids.str.split("_").str[0]
-    informative = 1 < cases.nunique() >= len(cases) / IMAGES_PER_CASE
-    return cases if informative else ids
+    table = read_table(path, columns)
+    if "UTF-8" not in table.how.split():
+        print(table)
+    rows = list_rows(table, images, [entry.name for entry in os.scandir(images)])
+    return rows.assign(split=split, file=rows.file.map(lambda name: name and f"{split}/{name}"))

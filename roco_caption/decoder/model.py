@@ -253,7 +253,7 @@ def fit_scalers(
         decoder: one, or an ensemble of decoders of the same sizes.
         features: float (n, d); with attention a pair of them and the grids.
         tokens: the training captions, int32 (n, t).
-        cases: with attention, the patient or article of each image, see `data.roco.cases_of`.
+        cases: with attention, the patient or article of each image, see `data.folder.cases_of`.
     """
 
     def set_weights(name: str, weights: Sequence[np.ndarray]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from roco_caption.core.errors import UserError
-from roco_caption.data.roco import cases_of
+from roco_caption.data.folder import cases_of
 
 Frames = dict[str, pd.DataFrame]  # {split: DataFrame[id, image, caption]}
 SPREAD_SAMPLE = 4096  # images that suffice to estimate how much features vary
@@ -220,8 +220,18 @@ class Inputs:
 
     @cached_property
     def cases(self) -> dict[str, pd.Series]:
-        """The patient or article of each image."""
-        return {split: cases_of(frame.id) for split, frame in self.frames.items()}
+        """The patient or article of each image: what the table says, else what `cases_of` finds."""
+        return {
+            split: frame["case"] if "case" in frame else cases_of(frame.id)
+            for split, frame in self.frames.items()
+        }
+
+    @property
+    def references(self) -> Sequence[Any]:
+        """The references of the test images: a caption each, or if any has several, all of each."""
+        test = self.frames["test"]
+        several = "references" in test and (test.references.str.len() > 1).any()
+        return list(test.references if several else test.caption)
 
     def image(self, split: str, row: int) -> tuple[Any, ...]:
         """Return the features of one image, as `Captioner.caption_features` takes them."""

@@ -32,7 +32,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 GUIDES = {
     "cache": ["pickle"], "csv": ["pandas"], "captions": ["json"], "tokenizer": ["json"],
     "image": ["PIL"], "dicom": ["pydicom"], "npz": ["numpy", "zipfile"], "json": ["json"],
-    "archive": ["zipfile"],
+    "archive": ["zipfile"], "own": ["json", "csv"],
 }  # fmt: skip
 ONE = "--one"
 if ONE in sys.argv:
@@ -51,6 +51,7 @@ with looked_into:
     from json import scanner
 
     import numpy as np
+    import pandas as pd
     from PIL import Image
 
     from roco_caption.core import pickles as sealed
@@ -131,7 +132,7 @@ def read_csv(content: bytes) -> None:
     except UserError as error:
         return _refused(folder, error)
     assert set(frame.image.map(lambda path: Path(path).name)) <= {"a.jpg", "b.jpg"}
-    assert frame.id.is_unique and (frame.caption.str.strip() != "").all()
+    assert not frame.duplicated().any() and (frame.caption.str.strip() != "").all()
     assert (reasons == "").sum() == len(frame)
 
 
@@ -143,6 +144,49 @@ def tables() -> list[bytes]:
         "name;caption\na.jpg;résumé\n".encode("latin-1"),
         "id,name,caption\n1,a.jpg,x\n".encode("utf-16"),
     ]
+
+
+def read_own_table(content: bytes) -> None:
+    """A table of one's own: its first byte chooses the format, the others are the file."""
+    suffix = OWN[content[0] % len(OWN)] if content else ".csv"
+    folder = Path(_folder()) / "own"
+    folder.mkdir(exist_ok=True)
+    for name in ("a.png", "b.png", "c.png"):
+        (folder / name).touch()
+    path = folder / f"table{suffix}"
+    path.write_bytes(content[1:])
+    try:
+        frames, counts = dataset.read_dataset(folder)
+    except UserError as error:
+        assert str(folder) in str(error) or "are too few" in str(error)
+        return
+    finally:
+        path.unlink()
+    assert set(frames) == set(dataset.TABLES) and counts.used.sum() <= 3
+    for frame in frames.values():
+        assert set(frame.id) <= {"a", "b", "c"} and (frame.caption.str.strip() != "").all()
+        frame.to_csv().encode()
+
+
+OWN = ".csv", ".jsonl", ".xlsx"
+
+
+def own_tables() -> list[bytes]:
+    """CSV, JSON lines and, where openpyxl is installed, Excel."""
+    lines = [{"image": name, "text": "Ö", "split": "train"} for name in ("a", "B.png", "./c.png")]
+    frame = pd.DataFrame(lines)
+    made = [
+        b"\0" + frame.to_csv(index=False, sep=";").encode("cp1252"),
+        b"\0image,caption,patient\na,x,1\nb,y,2\nc,z,3\n",
+        b"\0sep=|\nimage|caption\nA.PNG|x|y\n" + "b|30°\nc|z\n".encode("utf-16"),
+        b"\1" + frame.to_json(orient="records", lines=True).encode(),
+        b"\1" + json.dumps([{"id": "a", "captions": ["x", "y"]}, {"id": 1.0}]).encode(),
+    ]
+    with contextlib.suppress(ImportError):
+        file = io.BytesIO()
+        frame.to_excel(file, index=False)
+        made.append(b"\2" + file.getvalue())
+    return made
 
 
 def read_captions(content: bytes) -> None:
@@ -313,6 +357,7 @@ def archives() -> list[bytes]:
 READERS = {
     "cache": Reader(read_cache, caches, 1024),
     "csv": Reader(read_csv, tables, 1024),
+    "own": Reader(read_own_table, own_tables, 8192),
     "captions": Reader(read_captions, captions, 1024),
     "tokenizer": Reader(read_tokenizer, vocabularies, 1024),
     "image": Reader(read_image, pictures),

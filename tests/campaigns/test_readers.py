@@ -68,7 +68,7 @@ def test_the_table_of_a_split(tmp_path, content):
         assert str(folder) in str(error)
         return
     assert set(frame.image.map(lambda p: Path(p).name)) <= {"a.jpg", "b.jpg"}
-    assert frame.id.is_unique and (frame.caption.str.strip() != "").all()
+    assert not frame.duplicated().any() and (frame.caption.str.strip() != "").all()
     assert (reasons == "").sum() == len(frame)
 
 
@@ -208,14 +208,12 @@ def test_an_image(tmp_path, start, rest):
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "latin-1", "utf-8-sig"])
-def test_tables_of_other_encodings_are_read_or_refused(tmp_path, encoding):
+def test_tables_of_other_encodings_are_read(tmp_path, encoding):
     folder = tmp_path / "all_data" / "train" / "radiology"
     (folder / "images").mkdir(parents=True)
     (folder / "images" / "a.jpg").touch()
     frame = pd.DataFrame({"id": ["1"], "name": ["a.jpg"], "caption": ["résumé"]})
     frame.to_csv(folder / "traindata.csv", index=False, encoding=encoding)
-    if encoding == "utf-16":
-        with pytest.raises(UserError, match=r"traindata\.csv"):
-            read_split(tmp_path, "train")
-    else:
-        assert read_split(tmp_path, "train")[0].id.tolist() == ["a"]
+    if encoding == "latin-1":
+        pytest.importorskip("chardet")
+    assert read_split(tmp_path, "train")[0].caption.tolist() == ["résumé"]

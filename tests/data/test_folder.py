@@ -1,0 +1,250 @@
+"""A folder of one's own images with a table gives the frames that its owner expects."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.dicom_files import write_dicom
+
+from roco_caption.core.errors import UserError
+from roco_caption.data.folder import cases_of, image_ids
+from roco_caption.data.roco import locate_dataset, read_dataset
+
+
+def make_folder(root, names, rows, table="captions.csv", header="image,caption"):
+    """Write files of these names, and a table of these lines."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"pixels")
+    (root / table).parent.mkdir(parents=True, exist_ok=True)
+    (root / table).write_text("\n".join([header, *rows, ""]), "utf-8")
+    return root
+
+
+def of_patients(root, patients, each=3):
+    names = [f"p{p}/{i}.png" for p in patients for i in range(each)]
+    rows = [f"{name},caption {name},{name.split('/')[0]}" for name in names]
+    return make_folder(root, names, rows, header="image,caption,Patient ID")
+
+
+def together(frames):
+    return pd.concat(frames, names=["split"]).reset_index("split")
+
+
+def test_whole_patients_are_held_out_and_it_is_said(tmp_path, capsys):
+    frames, counts = read_dataset(of_patients(tmp_path, range(20)))
+    rows = together(frames)
+    assert rows.groupby("case").split.nunique().eq(1).all() and rows.id.is_unique
+    assert counts.used.to_dict() == {"train": 48, "validation": 6, "test": 6}
+    said = capsys.readouterr().out
+    assert "Split by patient, SEED = 1: 48 train, 6 validation, 6 test images." in said
+    assert "patient = 'Patient ID'" in said and "NOTE" not in said
+
+
+@pytest.mark.parametrize(
+    ("names", "unit"),
+    [
+        ([f"PMC{i // 2}_{i}.png" for i in range(40)], "patient"),
+        ([f"scan{i}.png" for i in range(40)], "image"),
+        ([f"ROCO_{i:05d}.png" for i in range(40)], "image"),
+        ([f"{'CT' if i < 30 else 'MR'}_{i}.png" for i in range(40)], "image"),
+        ([f"{i}_x.png" for i in range(40)], "image"),
+        ([f"T{1 + i // 20}_{i}.png" for i in range(40)], "image"),
+    ],
+)
+def test_without_a_column_ids_show_the_patient_or_a_note_says_no(tmp_path, capsys, names, unit):
+    make_folder(tmp_path, names, [f"{name},text" for name in names])
+    frames, _ = read_dataset(tmp_path)
+    said = capsys.readouterr().out
+    assert f"Split by {unit}" in said and ("nothing names the patients" in said) == (
+        unit == "image"
+    )
+    rows = together(frames)
+    assert len(rows) == 40 and rows.groupby(cases_of(rows.id)).split.nunique().eq(1).all()
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 7, 10, 30])
+def test_every_split_has_an_image_at_least_and_about_a_tenth_is_held_out(tmp_path, count):
+    make_folder(tmp_path, [f"{i}.png" for i in range(count)], [f"{i}.png,x" for i in range(count)])
+    sizes = read_dataset(tmp_path)[1].used
+    assert sizes.sum() == count
+    assert all(abs(sizes[split] - max(1, count / 10)) <= 1 for split in ("validation", "test"))
+
+
+def test_a_patient_of_most_images_is_trained_on(tmp_path):
+    of_patients(tmp_path, range(9), each=1)
+    names = [f"big/{i}.png" for i in range(40)]
+    with open(tmp_path / "captions.csv", "a") as file:
+        file.writelines(f"{name},text,big\n" for name in names)
+    make_folder(tmp_path / "more", names, [], table="notes.txt")
+    for seed in range(5):
+        frames, _ = read_dataset(tmp_path, seed=seed)
+        assert (frames["train"]["case"] == "big").sum() == 40
+
+
+def test_a_split_is_stable_and_new_patients_move_few(tmp_path):
+    def split_of(patients, seed=1):
+        rows = together(read_dataset(of_patients(tmp_path, patients), seed=seed)[0])
+        return rows.set_index("id").split
+
+    before = split_of(range(100))
+    assert split_of(range(100)).equals(before)
+    assert (split_of(range(100), seed=2)[before.index] != before).any()
+    after = split_of([*range(100), *range(500, 510)])
+    assert (after[before.index] != before).mean() <= 0.03
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_too_few_patients_are_an_error(tmp_path, count):
+    with pytest.raises(UserError, match=f"{count} patients are too few to train on and to hold"):
+        read_dataset(of_patients(tmp_path, range(count)))
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ("image,caption,Split", ["train", "val", "test"]),
+        ("image,caption,set", ["Training", " Valid ", "TESTING"]),
+        ("image,caption,fold", ["train", "dev", "test"]),
+    ],
+)
+def test_a_column_of_splits_is_followed(tmp_path, capsys, header, words):
+    rows = [f"{i}.png,text,{words[i % 3]}" for i in range(9)]
+    make_folder(tmp_path, [f"{i}.png" for i in range(9)], rows, header=header)
+    frames, _ = read_dataset(tmp_path)
+    assert frames["validation"].id.tolist() == ["1", "4", "7"]
+    assert "Split by" not in capsys.readouterr().out
+
+
+def test_a_split_that_the_column_lacks_is_held_out_from_training(tmp_path, capsys):
+    rows = [f"{i}.png,text,{'test' if i < 10 else 'train'}" for i in range(50)]
+    rows += ["50.png,text,unknown", "51.png,text,"]
+    make_folder(tmp_path, [f"{i}.png" for i in range(52)], rows, header="image,caption,split")
+    frames, counts = read_dataset(tmp_path)
+    assert frames["test"].id.tolist() == [str(i) for i in range(10)]
+    assert counts.used.to_dict() == {"train": 36, "validation": 4, "test": 10}
+    assert counts["no known split"].sum() == 2
+    assert "Split by image, SEED = 1: 36 train, 4 validation images." in capsys.readouterr().out
+
+
+def test_few_images_of_two_prefixes_are_no_two_patients(tmp_path):
+    names = [f"T{1 + i % 2}_{i}.png" for i in range(8)]
+    make_folder(tmp_path, names, [f"{name},text" for name in names])
+    assert read_dataset(tmp_path)[1].used.tolist() == [6, 1, 1]
+
+
+def test_an_image_in_two_splits_is_an_error(tmp_path):
+    rows = ["a.png,one,train", "b.png,two,val", "c.png,x,test", "a.png,three,test"]
+    make_folder(tmp_path, ["a.png", "b.png", "c.png"], rows, header="image,caption,split")
+    with pytest.raises(UserError, match=r"captions\.csv lists a\.png in several splits"):
+        read_dataset(tmp_path)
+
+
+def test_a_column_that_names_no_split_is_ignored_and_that_is_said(tmp_path, capsys):
+    rows = [f"{i}.png,text,{i % 5}" for i in range(20)]
+    make_folder(tmp_path, [f"{i}.png" for i in range(20)], rows, header="image,caption,fold")
+    assert read_dataset(tmp_path)[1].used.sum() == 20
+    assert "'fold'" in capsys.readouterr().out
+
+
+def test_several_captions_of_an_image(tmp_path):
+    rows = [f"{i}.png,caption {k} of {i}" for i in range(10) for k in range(5)]
+    make_folder(tmp_path, [f"{i}.png" for i in range(10)], [*rows, rows[0]])
+    frames, counts = read_dataset(tmp_path)
+    assert {split: len(frame) for split, frame in frames.items()} == {
+        "train": 40, "validation": 5, "test": 1,
+    }  # fmt: skip
+    for frame in frames.values():
+        assert frame.references.str.len().eq(5).all()
+        assert all(row.caption in row.references for row in frame.itertuples())
+    assert frames["test"].caption[0] == frames["test"].references[0][0]
+    assert counts["captions"].sum() == 50 and counts.used.sum() == 10
+    assert counts["listed twice"].sum() == 1
+    limited, _ = read_dataset(tmp_path, limit=2)
+    assert limited["train"].id.nunique() == 2 and len(limited["train"]) == 10
+
+
+def test_one_caption_per_image_gives_the_usual_frames(tmp_path):
+    frames, counts = read_dataset(of_patients(tmp_path, range(5)))
+    assert list(frames["train"]) == ["id", "image", "caption", "case"]
+    assert "captions" not in counts
+
+
+def test_sub_folders_and_dicom_files_are_found_and_hidden_files_are_not(tmp_path):
+    make_folder(tmp_path, ["x/._a.png", "__MACOSX/a.png", ".git/a.png", "x/a.txt"], [])
+    pixels = np.arange(12, dtype=np.uint16).reshape(3, 4)
+    names = [f"dicom/1.2.840.113619.2.55.1.{i}" for i in range(1, 4)]
+    (tmp_path / "dicom").mkdir()
+    for name in names:
+        write_dicom(tmp_path / name, pixels)
+    make_folder(tmp_path, ["x/a.png"], [*(f"{name},scan" for name in names), "a,text"])
+    rows = together(read_dataset(tmp_path)[0])
+    assert sorted(rows.id) == [*(name.split("/")[1] for name in names), "a"]
+
+
+def test_the_table_that_names_the_images_is_taken(tmp_path, capsys):
+    names = [f"{i}.png" for i in range(6)]
+    make_folder(tmp_path, [], ["read me first"], table="README.txt", header="About")
+    with pytest.raises(UserError, match=r"has no table of images and captions\. .*README\.txt"):
+        read_dataset(tmp_path)
+    make_folder(tmp_path, names, [f"{name},right" for name in names])
+    make_folder(tmp_path, [], ["0.png,hidden", "1.png,x"], table=".trash/old.csv")
+    make_folder(tmp_path, [], ["other.png,wrong"], table="old/others.csv")
+    make_folder(tmp_path, [], ["0.png,part"], table="part.csv")
+    assert set(together(read_dataset(tmp_path)[0]).caption) == {"right"}
+    make_folder(tmp_path, ["6.png"], ["6.png,more"], table="more.csv")
+    with pytest.raises(UserError, match=r"captions\.csv and .*more\.csv each name images"):
+        read_dataset(tmp_path)
+
+
+def test_the_column_that_names_files_is_taken(tmp_path):
+    rows = [f"{i + 100},file{i}.png,text" for i in range(6)]
+    make_folder(tmp_path, [f"file{i}.png" for i in range(6)], rows, header="image,path,caption")
+    assert len(together(read_dataset(tmp_path)[0])) == 6
+
+
+def test_where_nothing_matches_the_error_shows_what_was_read(tmp_path):
+    make_folder(tmp_path, ["x/b.png"], ["a.png;one"], header="image;caption")
+    with pytest.raises(UserError) as error:
+        read_dataset(tmp_path)
+    for part in ("separator ';'", "UTF-8", "['image', 'caption']", "'a.png'", "'x/b.png'"):
+        assert part in str(error.value)
+
+
+def test_images_that_no_row_names_are_counted(tmp_path, capsys):
+    make_folder(tmp_path, [f"{i}.png" for i in range(9)], [f"{i}.png,x" for i in range(5)])
+    read_dataset(tmp_path)
+    assert "4 of the 9 images have no row in the table." in capsys.readouterr().out
+
+
+def test_data_dir_may_be_such_a_folder(tmp_path, capsys):
+    source = locate_dataset("unused", data_dir=str(of_patients(tmp_path / "mine", range(3))))
+    assert source.root == tmp_path / "mine" and source.name.startswith("mine-")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"nor a table of images and captions \(\.csv"):
+        locate_dataset("unused", data_dir=str(tmp_path / "empty"))
+
+
+@pytest.mark.parametrize(
+    ("files", "ids"),
+    [
+        (["a.png", "x/b.jpg"], ["a", "b"]),
+        (["train/001.png", "test/001.png"], ["train/001", "test/001"]),
+        (["train/img1.png", "train/img1.jpg"], ["img1.png", "img1.jpg"]),
+        (["p1/1.png", "p1/1.jpg", "p2/1.png"], ["p1/1.png", "p1/1.jpg", "p2/1"]),
+        (["1.2.840.1.1", "1.2.840.1.2"], ["1.2.840.1.1", "1.2.840.1.2"]),
+        (["x/a.png", "x/a.jpg", "x/a.png.png"], None),
+        (["a/b.png", "x/b.png", "a/b.png.png", "y/a/b.png"], None),
+    ],
+)
+def test_ids_are_names_and_no_two_files_share_one(files, ids):
+    made = image_ids(files)
+    assert len(set(made.values())) == len(files)
+    assert ids is None or list(made.values()) == ids
+
+
+def test_a_folder_before_an_id_does_not_hide_its_case():
+    ids = pd.Series(["train/MPX1_a", "train/MPX1_b", "MPX2_a"])
+    assert cases_of(ids).tolist() == ["MPX1", "MPX1", "MPX2"]
+    assert cases_of(pd.Series(["train/001", "test/001"])).tolist() == ["train/001", "test/001"]
+    assert cases_of(pd.Series([f"P{i // 15}_{i // 5}" for i in range(30)])).tolist()[0] == "P0"

@@ -1,0 +1,225 @@
+"""Tables of any usual format, encoding and wording are read; their names find the files."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from roco_caption.core.errors import UserError
+from roco_caption.data.tables import match_files, read_table, without_extension
+
+
+def read(folder, content, name="captions.csv", columns=""):
+    """Return the images and captions of a table as a list of pairs, and the table."""
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    table = read_table(path, columns)
+    names = [table.rows[table.roles[role][0]] for role in ("image", "caption")]
+    return list(zip(*names, strict=True)), table
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "said"),
+    [
+        ("Röntgen-Thorax: Ödem der Lunge, Größe 5 µm", "utf-8", "UTF-8"),
+        ("Röntgen-Thorax: Ödem der Lunge, Größe 5 µm", "utf-8-sig", "UTF-8"),
+        ("Röntgen-Thorax: Ödem der Lunge, Größe 5 µm", "utf-16", "utf-16"),
+        ("Röntgen-Thorax: Ödem der Lunge, Größe 5 µm", "cp1252", "cp1252"),
+        ("Radiographie pulmonaire : épanchement à gauche, cœur élargi", "cp1252", "cp1252"),
+        ("Radiografía de tórax: señal en el lóbulo del niño", "latin-1", "cp1252"),
+        ("Zdjęcie klatki piersiowej: płyn w jamie opłucnej, złamanie żebra", "cp1250", "cp1250"),
+        ("Рентген грудной клетки: жидкость в плевральной полости", "cp1251", "cp1251"),
+        ("胸部X線写真：右下肺野に浸潤影を認める", "cp932", "cp932"),
+        ("Flexion of 30° ± 2, 3 × 4 µm, the patient’s “halo” – 5²", "cp1252", "cp1252"),
+    ],
+)
+def test_captions_keep_their_letters_in_every_encoding(tmp_path, text, encoding, said):
+    if said not in ("UTF-8", "utf-16") and "°" not in text:
+        chardet = pytest.importorskip("chardet")
+        if said == "cp1250" and int(chardet.__version__.split(".")[0]) < 7:
+            pytest.skip("older detectors take Polish for Spanish")
+    content = f'name,caption\na.png,"{text}"\nb.png,plain\n'.encode(encoding)
+    pairs, table = read(tmp_path, content)
+    assert pairs == [("a.png", text), ("b.png", "plain")]
+    assert f"encoding {said}" in table.how or (said, "cp1254" in table.how) == ("cp1252", True)
+
+
+def test_one_foreign_line_does_not_spoil_a_table_in_utf8(tmp_path):
+    rows = [f"{i}.png,Größe {i}\n".encode() for i in range(9)] + ["9.png,30°\n".encode("cp1252")]
+    pairs, table = read(tmp_path, b"name,caption\n" + b"".join(rows))
+    assert pairs[3] == ("3.png", "Größe 3") and pairs[9] == ("9.png", "30°")
+    assert "1 lines cp1252" in table.how
+
+
+@pytest.mark.parametrize(
+    ("content", "pairs"),
+    [
+        ("id,name,caption\n1,a.png,X-ray, PA, no effusion\n", "a.png|X-ray, PA, no effusion"),
+        ("name;caption\na.png;left; right; both\n", "a.png|left; right; both"),
+        ("name\tcaption\na.png\tone\ttwo\n", "a.png|one\ttwo"),
+        ('id,name,caption\n1,a.png,"quoted, and",more\n', "a.png|quoted, and,more"),
+        ("name,caption,,\na.png,one,,\n", "a.png|one"),
+        ("sep=;\r\nname;caption\r\na.png;one\r\n", "a.png|one"),
+        ("Name, Caption \na.png, one\n", "a.png| one"),
+        ("image_name| comment_number| comment\na.png| 0| A dog .\n", "a.png| A dog ."),
+        ("FILE_NAME;Patient ID;Report\na.png;7;one, two\n", "a.png|one, two"),
+        ('name,caption\na.png,"two\nlines"\n', "a.png|two\nlines"),
+        ("caption,image\none,a.png\n", "a.png|one"),
+        ("\tname\tcaption\n0\ta.png\tone\n", "a.png|one"),
+        ("name,caption\ra.png,one\r", "a.png|one"),
+        ('"name", "caption"\n"a.png", "one, two"\n', "a.png|one, two"),
+    ],
+)  # fmt: skip
+def test_separators_names_of_columns_and_unquoted_captions(tmp_path, content, pairs):
+    assert read(tmp_path, content)[0] == [tuple(pairs.split("|", 1))]
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("caption,name\nOne, two, three,a.png\nfine,b.png\n", 2),
+        ("\n\nsep=,\ncaption,name\nOne, two, three,a.png\nfine,b.png\n", 5),
+        ("name,caption,split\nb.png,fine,test\na.png,one, two,train\n", 3),
+        ('name,caption,age\n"b.png","two\nlines",3\na.png,one, two,5\n', 4),
+    ],
+)
+def test_a_line_that_does_not_fit_is_known_by_its_number(tmp_path, content, line):
+    table = read(tmp_path, content)[1]
+    assert sorted(table.misfits) == [0, line]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", '{"file": "a.png", "text": "one\\u2028"}\n\n{"file": 2, "text": "x"}\n'),
+        ("a.json", '[{"image": "a.png", "caption": "one\\u2028"}, {"image": 2.0, "caption": "x"}]'),
+        ("a.ndjson", '{"img": "a.png", "captions": ["one\\u2028"]}\n{"img": 2, "captions": ["x"]}'),
+    ],
+)  # fmt: skip
+def test_json_lists_and_lines(tmp_path, name, content):
+    assert read(tmp_path, content, name)[0] == [("a.png", "one\u2028"), ("2", "x")]
+
+
+def test_lists_of_captions_become_rows(tmp_path):
+    content = json.dumps([{"image": "a", "caption": ["one", "two"]}, {"image": "b"}])
+    assert read(tmp_path, content, "a.json")[0] == [("a", "one"), ("a", "two"), ("b", "")]
+
+
+@pytest.mark.parametrize("numbers", [[1, 2], [1.0, 2.0]])
+@pytest.mark.parametrize(("suffix", "package"), [("xlsx", "openpyxl"), ("parquet", "pyarrow")])
+def test_spreadsheets_and_parquet_with_numbers_as_names(tmp_path, suffix, package, numbers):
+    pytest.importorskip(package)
+    frame = pd.DataFrame({"Image ID": numbers, "Caption": ["one", None]})
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "xlsx":
+        with pd.ExcelWriter(path) as book:
+            pd.DataFrame({"about": ["this book"]}).to_excel(book, sheet_name="Readme")
+            frame.to_excel(book, sheet_name="Data", index=False)
+    else:
+        frame.to_parquet(path)
+    table = read_table(path)
+    assert table.rows["Image ID"].tolist() == ["1", "2"]
+    assert table.rows["Caption"].tolist() == ["one", ""]
+
+
+@pytest.mark.parametrize("suffix", ["xlsx", "parquet"])
+def test_a_missing_package_is_named(tmp_path, monkeypatch, suffix):
+    def absent(*arguments, **options):
+        raise ImportError("Missing optional dependency 'reader'.")
+
+    monkeypatch.setattr(pd, "read_excel", absent)
+    monkeypatch.setattr(pd, "read_parquet", absent)
+    with pytest.raises(UserError, match=r"needs a package .*'reader'.*save a CSV"):
+        read(tmp_path, b"x", f"a.{suffix}")
+
+
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        ("image=scan, caption=befund", ""),
+        (" Caption = Befund ,image= SCAN", ""),
+        (
+            "image=scan, caption=Report",
+            r"columns \['scan', 'befund', 'name'\].*no caption column 'Report'",
+        ),
+        ("caption=befund, patient=who", r"no patient column 'who'"),
+        ("bild=scan", "COLUMNS must be like"),
+        ("image", "COLUMNS must be like"),
+    ],
+)
+def test_columns_can_be_named(tmp_path, columns, says):
+    content = "scan;befund;name\na.png;one, two;x\n"
+    if says:
+        with pytest.raises(UserError, match=says):
+            read(tmp_path, content, columns=columns)
+    else:
+        assert read(tmp_path, content, columns=columns)[0] == [("a.png", "one, two")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.csv", b"", r"has the columns \[\]"),
+        ("a.csv", b'name,caption\na,"never closed\nb,c\n', "a quote is never closed"),
+        ("a.csv", b"a.png,one\nb.png,two\n", r"columns \['a.png', 'one'\] \(separator ','"),
+        ("a.json", b'{"image": "a"', "is not a readable table"),
+        ("a.json", b"[" * 99999, "is not a readable table"),
+        ("a.json", b"[1, 2]", "each entry must be like"),
+        ("a.jsonl", b'{"image": "a", "caption": "\\ud800"}', "is not a readable table"),
+        ("a.xlsx", b"no zip", "is not a readable table|needs a package"),
+        ("a.parquet", b"PAR1", "is not a readable table|needs a package"),
+    ],
+)
+def test_what_is_no_table_is_named(tmp_path, name, content, says):
+    with pytest.raises(UserError, match=rf"{name} .*({says})"):
+        read(tmp_path, content, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "expected"),
+    [
+        ("a.png", ["a.png", "a.jpg"], "a.png"),
+        ("a", ["a.png", "b.png"], "a.png"),
+        ("a", ["a.png", "a.jpg"], "2"),
+        ("A.PNG", ["a.png", "b.png"], "a.png"),
+        ("a.png", ["A.PNG", "a.png"], "a.png"),
+        ("images\\a.png", ["a.png"], "a.png"),
+        ("images/a.png", ["x/images/a.png", "x/other/a.png"], "x/images/a.png"),
+        ("./a.png", ["sub/a.png"], "sub/a.png"),
+        ("a.png", ["a.png", "sub/a.png"], "a.png"),
+        ("a.png", ["x/a.png", "y/a.png"], "2"),
+        ("a.png", ["a.jpg"], "0"),
+        ("a.jpg", ["a"], "a"),
+        ("1.2.840.1", ["1.2.840.1", "1.2.840.2"], "1.2.840.1"),
+        ("1.2.840.1.dcm", ["1.2.840.1", "1.2.840.2"], "1.2.840.1"),
+        ("1.2.840.1", ["1.2.840.1.DCM", "1.2.840.1.1.DCM"], "1.2.840.1.DCM"),
+        ("7", ["007.png", "008.png"], "007.png"),
+        ("7.0", ["7.png"], "7.png"),
+        ("7", ["7.png", "007.png"], "7.png"),
+        ("Ro\u0308ntgen", ["R\u00f6ntgen.png"], "R\u00f6ntgen.png"),
+        ("../../secret.jpg", ["a.jpg"], "0"),
+        ("C:\\scans\\a.png", ["pictures/a.png"], "pictures/a.png"),
+        ("", ["a.png"], "0"),
+        (" a.png\n", ["a.png"], "a.png"),
+    ],
+)
+def test_names_find_their_files(name, files, expected):
+    [found] = match_files(pd.Series([name]), files)
+    assert found == [expected] if not expected.isdigit() else len(found) == int(expected)
+
+
+def test_a_name_of_one_folder_never_takes_the_file_of_another():
+    names = pd.Series(["train/1.png", "test/1.png", "train/2.png"])
+    found = match_files(names, ["test/1.png", "test/2.png"])
+    assert found.tolist() == [[], ["test/1.png"], []]
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("1.2.840.113619.2.55.1.1", "1.2.840.113619.2.55.1.1"), ("a.PNG", "a"), ("a.b.jpeg", "a.b"),
+        ("scan.v2", "scan.v2"), ("x.dcm", "x"), ("png", "png"), (".png", ".png"),
+    ],
+)  # fmt: skip
+def test_only_extensions_of_images_are_cut_off(name, stem):
+    assert without_extension(name) == stem
