@@ -1,5 +1,6 @@
 """The notebook's first cells find the project, executed as they are; GitHub is a folder here."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -98,7 +99,7 @@ def look(mount="/nowhere", published=""):
     names = {"__name__": "__main__"}
     for source in cells():
         source = source.replace('"/kaggle/input"', repr(str(mount)))
-        source = source.replace('REPOSITORY = ""', f"REPOSITORY = {published!r}")
+        source = re.sub('^REPOSITORY = ".*"', f"REPOSITORY = {published!r}", source, flags=re.M)
         exec(compile(source, "cell", "exec"), names)
     project = names["PROJECT"]
     assert sys.path[0] == str(project)
