@@ -11,20 +11,29 @@
 # make torture     kill the pipeline 100 times, inject faults, read 2,000 bad images
 # make fuzz        half an hour of a coverage-guided fuzzer per reader (Linux)
 # make distributed the tests that need Ray, which it installs (about 400 MB)
+# make publish     REPOSITORY=owner/name writes the address of your fork into badges and notebook
 # make clean       remove environments and executed notebooks; data and checkpoints stay
 
-PYTHON ?= python3
+# TensorFlow has packages for these versions; the first Python that is one of them is used.
+VERSIONS := 3.11, 3.12 or 3.13
+IS_ONE := import sys; sys.exit(not (3, 11) <= tuple(sys.version_info[:2]) <= (3, 13))
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+    $$python -c "$(IS_ONE)" 2>/dev/null && echo $$python && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Without an NVIDIA card the smaller build without CUDA is enough.
-TENSORFLOW := $(if $(shell command -v nvidia-smi),tensorflow,tensorflow-cpu)
+# With an NVIDIA card CUDA is installed too; without one the smaller build is enough. macOS has one build.
+CARD := $(shell command -v nvidia-smi)$(wildcard /proc/driver/nvidia/gpus)
+TENSORFLOW := $(if $(CARD),tensorflow[and-cuda],$(if $(filter Darwin,$(shell uname -s)),tensorflow,tensorflow-cpu))
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: notebook test test-slow docs benchmark experiments rehearsal browser runtimes jax torture fuzz distributed clean
+.PHONY: notebook test test-slow docs benchmark experiments rehearsal browser runtimes jax torture fuzz distributed \
+    publish clean
 
 $(VENV)/ready: requirements.txt requirements-dev.txt
-	$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or sys.exit('Python 3.11 or later is needed')"
+	@[ -n "$(PYTHON)" ] && $(PYTHON) -c "$(IS_ONE)" || { echo "Python $(VERSIONS) is needed:" \
+	    "TensorFlow has no packages for $$($(or $(PYTHON),python3) --version 2>&1). Install one of them, or name it:" \
+	    "make PYTHON=/path/to/python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	sed 's/^tensorflow>/$(TENSORFLOW)>/' requirements.txt > $(VENV)/requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
@@ -32,12 +41,7 @@ $(VENV)/ready: requirements.txt requirements-dev.txt
 	touch $@
 
 notebook: $(VENV)/ready
-	ROCO_PROGRESS=text $(BIN)/python -m nbconvert --execute --to notebook --log-level WARN \
-	    --ExecutePreprocessor.timeout=-1 --output-dir notebooks/executed notebooks/roco_captioning.ipynb
-	# keep only the last state of a progress bar
-	$(BIN)/python -m nbconvert --to notebook --inplace --CoalesceStreamsPreprocessor.enabled=True \
-	    notebooks/executed/roco_captioning.ipynb
-	$(BIN)/python -m nbconvert --to html notebooks/executed/roco_captioning.ipynb
+	ROCO_PROGRESS=text $(BIN)/python tools/run_notebook.py notebooks/roco_captioning.ipynb notebooks/executed
 
 test: $(VENV)/ready
 	$(BIN)/ruff check .
@@ -84,6 +88,9 @@ distributed: $(VENV)/ready
 	    ['optional-dependencies']['distributed'], sep='\n')" > $(VENV)/distributed.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(VENV)/distributed.txt
 	$(BIN)/python -m pytest tests/features/test_shards.py tests/scale
+
+publish: $(VENV)/ready
+	@$(BIN)/python tools/publish.py "$(REPOSITORY)" "$(KAGGLE)"
 
 clean:
 	rm -rf .venv* notebooks/executed docs/api

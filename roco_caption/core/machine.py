@@ -1,14 +1,18 @@
 """Where the notebook runs: platform, accelerators, precision, settings, folders, random seeds."""
 
+import contextlib
 import importlib.util
 import os
-import re
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from platform import python_version
 from typing import Any, TypeVar
+
+from packaging.requirements import Requirement
 
 from roco_caption.core.backend import chatter_left_out, quiet_tensorflow
 from roco_caption.core.errors import UserError, first_line
@@ -16,34 +20,81 @@ from roco_caption.core.files import make_folder
 
 Setting = TypeVar("Setting", bool, int, float, str)
 
+KEPT = ("tensorflow", "keras", "numpy", "pandas")  # they match each other and the drivers
+NEWEST = (
+    "Choose the newest runtime (Colab: Runtime, Change runtime type; Kaggle: Settings, "
+    "Environment: latest), or let `make notebook` set up an environment."
+)
+
 
 def install_missing(requirements: str | os.PathLike) -> list[str]:
-    """Install the packages of a pip requirements file that cannot be imported yet; return them.
+    """Install packages of a pip requirements file that are missing or too old; return their lines.
 
-    Installed ones stay as they are: Colab's and Kaggle's TensorFlow matches their drivers. A folder
-    `wheels` beside the file replaces the network.
+    Installed versions of `KEPT` never change. A folder `wheels` beside the file replaces the
+    network. Raises UserError if Python or a version of `KEPT` does not work, or if pip fails.
     """
     lines = [line.split("#")[0].strip() for line in Path(requirements).read_text().splitlines()]
-    missing = [line for line in lines if line and not _importable(line)]
-    if missing:
-        wheels = Path(requirements).parent / "wheels"
-        offline = ["--no-index", f"--find-links={wheels}"] if wheels.is_dir() else []
-        pip = [sys.executable, "-m", "pip", "install", "-q", *offline, *missing]
-        result = subprocess.run(pip, capture_output=True, text=True)
-        if result.returncode:
-            reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
-            raise UserError(
-                f"pip could not install {', '.join(missing)} ({reason}). Switch on the internet "
-                "(Kaggle: Settings, Internet) or install them yourself, then run this cell again."
-            )
-        importlib.invalidate_caches()
-    return missing
+    needs = {line: Requirement(line) for line in lines if line}
+    versions = {line: _installed_version(need.name) for line, need in needs.items()}
+    wrong = [line for line in needs if not _fits(needs[line], versions[line])]
+    no_tensorflow = any(needs[line].name == "tensorflow" for line in wrong)
+    if sys.version_info < (3, 11) or (sys.version_info >= (3, 14) and no_tensorflow):
+        raise UserError(f"Python must be 3.11, 3.12 or 3.13, got {python_version()}. {NEWEST}")
+    for line in wrong:
+        if needs[line].name in KEPT and versions[line]:
+            raise UserError(f"{line} is needed, got {versions[line]}. If that is too old: {NEWEST}")
+    if wrong:
+        _pip_install(wrong, Path(requirements).parent / "wheels")
+    loaded = [line for line in wrong if versions[line] and _module(needs[line].name) in sys.modules]
+    if loaded:
+        print(f"Restart the kernel: older packages are still loaded ({', '.join(loaded)}).")
+    return wrong
 
 
-def _importable(requirement: str) -> bool:
-    name = re.split(r"[^\w.-]", requirement)[0].lower()
-    module = "PIL" if name == "pillow" else name.replace("-", "_")
-    return importlib.util.find_spec(module) is not None
+def _fits(need: Requirement, version: str) -> bool:
+    return bool(version) and need.specifier.contains(version, prereleases=True)
+
+
+def _module(name: str) -> str:
+    return "PIL" if name.lower() == "pillow" else name.lower().replace("-", "_")
+
+
+def _installed_version(name: str) -> str:
+    """Return the version of an installed package, "" if it is missing."""
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.version(name)
+    if importlib.util.find_spec(_module(name)) is None:
+        return ""
+    others = metadata.packages_distributions().get(_module(name))  # such as tensorflow-cpu
+    return metadata.version(others[0]) if others else ""
+
+
+def _pip_install(lines: list[str], wheels: Path) -> None:
+    """Install requirement lines, `KEPT` unchanged, from the folder `wheels` if there is one."""
+    kept = [f"{name}=={version}" for name in KEPT if (version := _installed_version(name))]
+    offline = ["--no-index", f"--find-links={wheels}"] if wheels.is_dir() else []
+    pip = [sys.executable, "-m", "pip", "install", "-q", *offline, *lines]
+    with tempfile.TemporaryDirectory() as folder:
+        constraints = Path(folder, "kept.txt")
+        constraints.write_text("\n".join(kept))
+        result = subprocess.run([*pip, "-c", str(constraints)], capture_output=True, text=True)
+    if result.returncode:
+        reason = (result.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise UserError(
+            f"pip could not install {', '.join(lines)} ({reason}). Switch on the internet "
+            "(Kaggle: Settings, Internet) or install them yourself, then run this cell again."
+        )
+    importlib.invalidate_caches()
+
+
+def project_commit(project: str | os.PathLike) -> str:
+    """Return the commit of a clone, with "-dirty" if files were changed, "unknown" without git."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        if Path(project, ".git").exists():  # git itself would also look above
+            done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=20)
+            return done.stdout.strip() or "unknown"
+    return "unknown"
 
 
 def setting(name: str, default: Setting) -> Setting:
@@ -100,8 +151,34 @@ def detect() -> Runtime:
         memory_gb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
     if sys.platform == "linux":
         cores = len(os.sched_getaffinity(0))  # those that this process may use
-    precision = _precision(accelerators)
-    return Runtime(find_platform(), accelerators, cores, memory_gb, precision, versions)
+    precision, platform = _precision(accelerators), find_platform()
+    if not accelerators and (warning := _without_accelerator(platform, backend)):
+        print(f"WARNING: {warning}", file=sys.stderr)  # notebooks show it in red
+    return Runtime(platform, accelerators, cores, memory_gb, precision, versions)
+
+
+def _without_accelerator(platform: str, backend: str) -> str:
+    """Return a warning if a GPU could be used and is not, else ""."""
+    menus = {"colab": "Runtime, Change runtime type", "kaggle": "Settings, Accelerator"}
+    if _has_nvidia_card() and os.environ.get("CUDA_VISIBLE_DEVICES", "0") not in ("", "-1"):
+        return (
+            f"This machine has an NVIDIA card, but {backend} does not see it: everything runs on "
+            'the CPU. Try pip install "tensorflow[and-cuda]", then a newer driver.'
+        )
+    if menu := menus.get(platform):
+        return (
+            f"No GPU. Choose one ({menu}) and run all cells again. On a CPU, features of ROCO's "
+            "82,000 images take 5 hours or more (VGG16: about 4 images/s on two cores)."
+        )
+    return ""
+
+
+def _has_nvidia_card() -> bool:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):  # no nvidia-smi
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20)
+        if "GPU 0" in done.stdout:
+            return True
+    return any(Path("/proc/driver/nvidia/gpus").glob("*"))
 
 
 def _accelerators(backend: str) -> tuple[str, ...]:
@@ -109,8 +186,13 @@ def _accelerators(backend: str) -> tuple[str, ...]:
         import tensorflow as tf
 
         gpus = tf.config.list_physical_devices("GPU")
-        for gpu in gpus:  # take memory only as needed, and leave the rest to others
-            tf.config.experimental.set_memory_growth(gpu, True)
+        try:  # take memory only as needed, and leave the rest to others
+            for gpu in gpus:
+                tf.config.experimental.set_memory_growth(gpu, True)
+        except (RuntimeError, ValueError):  # TensorFlow has used the card, or divided it
+            if find_platform() == "local":  # in Colab and on Kaggle nobody shares the card
+                print("TensorFlow was used before this cell, so it holds all of the GPU's memory.")
+                print("If other programs need some of it, restart the kernel and begin here.")
         details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
         tpus = tf.config.list_physical_devices("TPU")
         return (*(d.get("device_name", "GPU") for d in details), *(tpu.name for tpu in tpus))

@@ -33,7 +33,9 @@ EXTENSION = re.compile(
     r"(?<=[^/])\.(bmp|dcm|dicom|gif|jfif|jpe|jpeg|jpg|pbm|pgm|png|pnm|ppm|tif|tiff|webp)$", re.I
 )  # of images
 SIGNS = set("°±µ²³¹·×÷¼½¾§©®™«»‘’‚“”„†•…–—€")  # what English texts in Windows-1252 have
-WINDOWS = {"iso-8859-1": "cp1252", "iso-8859-9": "cp1254"}  # the same letters, and more signs
+WINDOWS = {  # supersets, with more signs of the same language
+    "iso-8859-1": "cp1252", "iso-8859-9": "cp1254", "shift_jis": "cp932", "gb2312": "gb18030",
+}  # fmt: skip
 END = "\0 end"  # a row of its own, unless a quote before it was never closed
 
 

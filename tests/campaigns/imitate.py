@@ -21,6 +21,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "notebooks" / "roco_captioning.ipynb"
+REPOSITORY = "someone/captions"  # git takes the working tree for it: runtimes.sh
 SPLITS = ("train", "validation", "test")
 
 PLATFORMS = {
@@ -96,6 +97,7 @@ def zipped(folder: Path) -> bytes:
 @contextlib.contextmanager
 def surroundings(platform: str, folder: Path) -> Any:
     """Yield the environment variables of an imitated platform, all of it in `folder`."""
+    from helpers.colab import ColabServer
     from helpers.kaggle_server import KaggleServer
 
     site, home, mount = folder / "site", folder / "home", folder / "input"
@@ -115,10 +117,15 @@ def surroundings(platform: str, folder: Path) -> Any:
         (site / "google" / "colab").mkdir(parents=True)
         (site / "google" / "colab" / "__init__.py").write_text(SECRETS)
         env["IMITATED_KAGGLE"] = server.url
+        session = ColabServer()  # a daemon, it ends with this process
+        session.opened(
+            f"fileId=https%3A//github.com/{REPOSITORY}/blob/main/notebooks/{NOTEBOOK.name}"
+        )
+        env |= session.variables
     else:
         make_roco(mount / "datasets" / "virajbagal" / "roco-dataset")
         subprocess.run(["chmod", "-R", "a-w", mount], check=True)
-        env["IMITATED_INPUT"] = str(mount)
+        env |= {"IMITATED_INPUT": str(mount), "ROCO_REPOSITORY": REPOSITORY}
     before = {path: path.stat().st_mtime_ns for path in mount.rglob("*")}
     try:
         yield env

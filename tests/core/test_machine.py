@@ -81,10 +81,11 @@ def test_platform(monkeypatch, variables, expected):
 
 @pytest.fixture
 def pip(monkeypatch):
+    """Record pip's commands, each with the lines of its constraints file at its end."""
     calls = []
 
     def run(command, **options):
-        calls.append(command)
+        calls.append([*command[:-2], *Path(command[-1]).read_text().split()])
         return subprocess.CompletedProcess(command, run.code, "", run.stderr)
 
     run.code, run.stderr = 0, "first\nERROR: no network\n"
@@ -92,57 +93,130 @@ def pip(monkeypatch):
     return run, calls
 
 
-def test_only_what_is_missing_is_installed(tmp_path, pip):
-    path = tmp_path / "requirements.txt"
-    path.write_text("# a comment\n\ntensorflow>=2.19,<3\npillow>=10\nno_such_thing>=1  # why\n")
-    assert install_missing(path) == ["no_such_thing>=1"]
-    assert pip[1][0][-1] == "no_such_thing>=1" and "tensorflow" not in " ".join(pip[1][0])
-    path.write_text("tensorflow\nrouge-score\n")
+@pytest.fixture
+def versions(monkeypatch):
+    """Pretend that these packages are installed, in these versions, and no others."""
+    installed = {"tensorflow": "2.19.0", "keras": "3.13.2", "numpy": "2.0.2", "pandas": "2.2.2"}
+    monkeypatch.setattr(machine, "_installed_version", lambda name: installed.get(name, ""))
+    return installed
+
+
+KEPT = ["tensorflow==2.19.0", "keras==3.13.2", "numpy==2.0.2", "pandas==2.2.2"]
+
+
+def write(folder, *lines):
+    path = folder / "requirements.txt"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_missing_and_old_packages_are_installed_and_the_kept_ones_stay(tmp_path, pip, versions):
+    versions |= {"kaggle": "1.7.4.5", "Pillow": "11.0", "tqdm": "4.70rc1"}
+    path = write(
+        tmp_path, "  # all of it", "", "tensorflow>=2.19,<3", "numpy>=1.26,<3", "kaggle>=2.0,<3",
+        "Pillow>=10  # images", "tqdm>=4.66", "rouge-score>=0.1.2",
+    )  # fmt: skip
+    needed = ["kaggle>=2.0,<3", "rouge-score>=0.1.2"]
+    assert install_missing(path) == needed
+    assert pip[1] == [[sys.executable, "-m", "pip", "install", "-q", *needed, *KEPT]]
+    versions |= {"kaggle": "2.0.0", "rouge-score": "0.1.2"}
     assert install_missing(path) == [] and len(pip[1]) == 1
 
 
-@pytest.mark.parametrize("present", ["tensorflow", "PIL"])
-def test_what_is_importable_is_not_installed(tmp_path, monkeypatch, pip, present):
-    path = tmp_path / "requirements.txt"
-    path.write_text("\n  # all of it\ntensorflow>=2.19,<3\n\nPillow>=10  # images\nnumpy[x]==2\n")
-    lines = {"tensorflow": "tensorflow>=2.19,<3", "PIL": "Pillow>=10", "numpy": "numpy[x]==2"}
-    find_spec = machine.importlib.util.find_spec
-    monkeypatch.setattr(
-        machine.importlib.util,
-        "find_spec",
-        lambda name, *more: (name == present or None) if name in lines else find_spec(name, *more),
-    )
-    missing = [line for module, line in lines.items() if module != present]
-    assert install_missing(path) == missing
-    assert pip[1] == [[sys.executable, "-m", "pip", "install", "-q", *missing]]
+@pytest.mark.parametrize(
+    ("name", "line", "version"),
+    [
+        ("tensorflow", "tensorflow>=2.19,<3", "2.15.0"),
+        ("keras", "keras>=3.10,<4", "2.15.0"),
+        ("keras", "keras>=3.10,<4", "3.8.0"),
+        ("numpy", "numpy>=1.26,<3", "1.23.5"),
+        ("pandas", "pandas>=2.2,<4", "2.1.4"),
+    ],
+)
+def test_an_old_tensorflow_is_named_and_never_changed(tmp_path, pip, versions, name, line, version):
+    versions[name] = version
+    path = write(tmp_path, "no-such-thing", line)
+    with pytest.raises(UserError) as caught:
+        install_missing(path)
+    for text in (line, version, "Change runtime type", "Environment: latest"):
+        assert text in str(caught.value)
+    assert pip[1] == []
 
 
-def test_wheels_beside_the_requirements_replace_the_network(tmp_path, pip):
-    (tmp_path / "requirements.txt").write_text("no-such-thing\n")
+@pytest.mark.parametrize(
+    ("python", "tensorflow", "works"),
+    [
+        ((3, 10, 12), "2.19.0", False), ((3, 14, 0), "", False), ((3, 15, 0), "", False),
+        ((3, 14, 0), "2.30.0", True), ((3, 11, 0), "", True), ((3, 13, 9), "", True),
+    ],
+)  # fmt: skip
+def test_a_python_that_does_not_work_is_named(
+    tmp_path, monkeypatch, pip, versions, python, tensorflow, works
+):
+    versions["tensorflow"] = tensorflow
+    monkeypatch.setattr(machine.sys, "version_info", python)
+    monkeypatch.setattr(machine, "python_version", lambda: ".".join(map(str, python)))
+    path = write(tmp_path, "tensorflow>=2.19,<3")
+    if works:
+        assert install_missing(path) == ([] if tensorflow else ["tensorflow>=2.19,<3"])
+        return
+    with pytest.raises(UserError, match=rf"3\.11, 3\.12 or 3\.13, got 3\.{python[1]}\."):
+        install_missing(path)
+    assert pip[1] == []
+
+
+def test_an_upgraded_package_that_is_loaded_needs_a_new_kernel(tmp_path, pip, versions, capsys):
+    versions |= {"pytest": "0.1"}
+    install_missing(write(tmp_path, "pytest>=8", "no-such-thing"))
+    printed = capsys.readouterr().out
+    assert "Restart the kernel" in printed and "pytest>=8" in printed and "no-such" not in printed
+
+
+def test_wheels_beside_the_requirements_replace_the_network(tmp_path, pip, versions):
     (tmp_path / "wheels").mkdir()
-    install_missing(tmp_path / "requirements.txt")
+    install_missing(write(tmp_path, "no-such-thing"))
     offline = ["--no-index", f"--find-links={tmp_path / 'wheels'}", "no-such-thing"]
-    assert pip[1][0][-3:] == offline
+    assert pip[1][0][5:8] == offline
 
 
-def test_a_pip_that_fails_without_a_message_is_reported(tmp_path, pip):
-    pip[0].code, pip[0].stderr = 1, "\n"
-    (tmp_path / "requirements.txt").write_text("no-such-thing\n")
-    with pytest.raises(UserError, match=r"no-such-thing \(no reason given\)"):
-        install_missing(tmp_path / "requirements.txt")
+@pytest.mark.parametrize(
+    ("stderr", "reason"),
+    [("\n", "no reason given"), ("first\nERROR: no network\n", "ERROR: no network")],
+)
+def test_a_failing_pip_says_why_and_what_to_do(tmp_path, pip, versions, stderr, reason):
+    pip[0].code, pip[0].stderr = 1, stderr
+    with pytest.raises(UserError, match=rf"no-such-thing \({reason}\).*internet"):
+        install_missing(write(tmp_path, "no-such-thing"))
 
 
-def test_a_failing_pip_says_why_and_what_to_do(tmp_path, pip):
-    pip[0].code = 1
-    (tmp_path / "requirements.txt").write_text("no-such-thing\n")
-    with pytest.raises(UserError, match=r"no-such-thing \(ERROR: no network\).*internet"):
-        install_missing(tmp_path / "requirements.txt")
+def test_nothing_is_missing_here(pip):
+    """Its tensorflow-cpu counts as tensorflow."""
+    assert install_missing(ROOT / "requirements.txt") == [] and pip[1] == []
 
 
-def test_every_requirement_is_importable_by_its_modules_name():
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
-    lines = [line.split("#")[0].strip() for line in lines]
-    assert [line for line in lines if line and not machine._importable(line)] == []
+def git(folder, *command):
+    identity = ["-c", "user.name=tests", "-c", "user.email=tests@localhost"]
+    done = subprocess.run(
+        ["git", *identity, *command], cwd=folder, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+def test_the_commit_of_a_project_is_known_in_a_clone_only(tmp_path, monkeypatch):
+    git(tmp_path, "init", "--quiet")
+    (tmp_path / "code.py").write_text("1")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "--message", "first")
+    git(tmp_path, "tag", "--annotate", "--message", "a tag", "v1")
+    commit = git(tmp_path, "rev-parse", "HEAD")
+    assert machine.project_commit(tmp_path) == commit and len(commit) == 40
+    (tmp_path / "code.py").write_text("2")
+    assert machine.project_commit(str(tmp_path)) == f"{commit}-dirty"
+    (tmp_path / "unzipped").mkdir()  # in somebody's repository, whose commit is not ours
+    assert machine.project_commit(tmp_path / "unzipped") == "unknown"
+    assert machine.project_commit(tmp_path / "nowhere") == "unknown"
+    monkeypatch.setenv("PATH", "")
+    assert machine.project_commit(tmp_path) == "unknown"
 
 
 @pytest.mark.parametrize(
@@ -172,6 +246,66 @@ def test_gpus_are_named_and_take_memory_as_they_need_it(monkeypatch):
     )
     assert machine._accelerators("tensorflow") == ("Tesla T4", "GPU")
     assert grows == [("gpu0", True), ("gpu1", True)]
+
+
+@pytest.mark.tensorflow("its devices")
+@pytest.mark.parametrize(("platform", "said"), [("local", True), ("colab", False)])
+def test_a_gpu_that_is_in_use_already_stops_nothing(monkeypatch, capsys, platform, said):
+    import tensorflow as tf
+
+    def refuse(device, on):
+        raise RuntimeError("Physical devices cannot be modified after being initialized")
+
+    monkeypatch.setattr(
+        tf.config, "list_physical_devices", lambda kind: ["gpu0"] if kind == "GPU" else []
+    )
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: {})
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", refuse)
+    monkeypatch.setattr(machine, "find_platform", lambda: platform)
+    assert machine._accelerators("tensorflow") == ("GPU",)
+    assert ("restart the kernel" in capsys.readouterr().out) == said
+
+
+@pytest.mark.parametrize(
+    ("platform", "card", "visible", "words"),
+    [
+        ("local", True, None, ["NVIDIA", "tensorflow[and-cuda]"]),
+        ("colab", True, None, ["NVIDIA"]),
+        ("local", True, "-1", []),  # hidden on purpose
+        ("local", False, None, []),
+        ("colab", False, None, ["Change runtime type", "hours"]),
+        ("kaggle", False, None, ["Settings, Accelerator", "hours"]),
+    ],
+)
+def test_a_gpu_that_is_not_used_is_a_warning(monkeypatch, capsys, platform, card, visible, words):
+    monkeypatch.setattr(machine, "_accelerators", lambda backend: ())
+    monkeypatch.setattr(machine, "_has_nvidia_card", lambda: card)
+    monkeypatch.setattr(machine, "find_platform", lambda: platform)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    machine.detect()
+    warned = capsys.readouterr().err
+    assert bool(warned) == bool(words) and all(word in warned for word in words)
+
+
+@pytest.mark.parametrize(
+    ("script", "found"),
+    [
+        ("echo 'GPU 0: Tesla T4 (UUID: GPU-1)'", True),
+        ("echo 'NVIDIA-SMI has failed because it could not reach the driver.'; exit 9", False),
+        ("echo 'No devices found.'", False),
+        (None, False),
+    ],
+)
+def test_a_card_is_found_by_its_driver(tmp_path, monkeypatch, script, found):
+    if Path("/proc/driver/nvidia/gpus").exists():
+        pytest.skip("this machine has a card")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin" if script else str(tmp_path))
+    if script:
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    assert machine._has_nvidia_card() == found
 
 
 def test_this_machine_prints_in_two_lines():
