@@ -1,6 +1,7 @@
 """Renders a DICOM file as it asks to be displayed, and reads no patient data."""
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from roco_caption.core.errors import UserError
+from roco_caption.data.levels import limits
 
 # All that is ever read: how pixels are stored and displayed. Names, numbers, dates and descriptions
 # are skipped as bytes, so that no message and no file can contain them.
@@ -31,9 +33,14 @@ class DicomError(UserError):
 
 
 def is_dicom(path: str | os.PathLike) -> bool:
-    """Return whether a file is DICOM by content, whatever its name."""
+    """Return whether a file is DICOM by content, whatever its name.
+
+    Without the preamble, its first element belongs to group 2 or 8, in either byte order.
+    """
     with open(path, "rb") as file:
-        return file.read(132)[128:] == b"DICM"
+        head = file.read(132)
+    first = head[:2] in (b"\2\0", b"\x08\0") and head[3:4] == b"\0"
+    return head[128:] == b"DICM" or first or head[:3] in (b"\0\2\0", b"\0\x08\0")
 
 
 def read_dicom(path: str | os.PathLike, max_pixels: int) -> tuple[np.ndarray, str]:
@@ -54,7 +61,7 @@ def read_dicom(path: str | os.PathLike, max_pixels: int) -> tuple[np.ndarray, st
     if pixels > max_pixels:
         raise DicomError(f"{pixels:,} pixels are too many to decode safely.")
     frame = frames // 2
-    stored = _decode(dataset, frame if frames > 1 else None)
+    stored = _stored(dataset, frame if frames > 1 else None)
     with _damage_explained("Its window or colours are damaged", "Export the image as PNG."):
         if stored.ndim == 3 or dataset.PhotometricInterpretation == "PALETTE COLOR":
             values, rendering = _colour(stored, dataset), "in colour"
@@ -73,14 +80,39 @@ def _read(path: str | os.PathLike) -> tuple[Any, int, int]:
     except ImportError:
         raise DicomError("DICOM needs pydicom. Run `pip install pydicom` and try again.") from None
     with _damage_explained("It is a damaged DICOM file", "Export it again."):
-        dataset = pydicom.dcmread(path, specific_tags=list(TAGS))
-        kind = dataset.file_meta.get("MediaStorageSOPClassUID")
+        dataset = pydicom.dcmread(path, specific_tags=list(TAGS), force=True)
+        kind = dataset.file_meta.get("MediaStorageSOPClassUID") or dataset.get("SOPClassUID")
         name = kind.name if kind else "unknown type"
         sizes = [int(dataset.get(tag) or 0) for tag in ("NumberOfFrames", "Rows", "Columns")]
     frames, rows, columns = sizes
     if not rows * columns or not any(tag in dataset for tag in PIXELS):
         raise DicomError(f"It is a DICOM file without an image ({name}). Choose an image file.")
+    with _damage_explained("It is a damaged DICOM file", "Export it again."):
+        _complete(dataset, (frames or 1) * rows * columns)
     return dataset, frames or 1, rows * columns
+
+
+def _complete(dataset: Any, pixels: int) -> None:
+    """Add what a file left out, as viewers do."""
+    from pydicom import uid
+
+    if not dataset.file_meta.get("TransferSyntaxUID"):
+        implicit, little = dataset.original_encoding
+        syntax = uid.ImplicitVRLittleEndian if implicit else uid.ExplicitVRLittleEndian
+        dataset.file_meta.TransferSyntaxUID = syntax if little else uid.ExplicitVRBigEndian
+    meaning = dataset.get("PhotometricInterpretation") or ""
+    samples = dataset.get("SamplesPerPixel") or (3 if meaning[:3] in ("RGB", "YBR") else 1)
+    if samples == 1 and meaning not in ("MONOCHROME1", "PALETTE COLOR"):
+        dataset.PhotometricInterpretation = "MONOCHROME2"
+    one_byte = len(dataset.get("PixelData") or b"") < 2 * pixels * samples
+    allocated = dataset.get("BitsAllocated") or (8 if one_byte else 16)
+    dataset.BitsStored = min(dataset.get("BitsStored") or allocated, allocated)
+    for name, value in {
+        "SamplesPerPixel": samples, "PhotometricInterpretation": "RGB", "PixelRepresentation": 0,
+        "PlanarConfiguration": 0, "BitsAllocated": allocated, "HighBit": dataset.BitsStored - 1,
+    }.items():  # fmt: skip
+        if dataset.get(name) in (None, ""):
+            setattr(dataset, name, value)
 
 
 @contextlib.contextmanager
@@ -92,6 +124,19 @@ def _damage_explained(problem: str, remedy: str) -> Iterator[None]:
         raise
     except Exception as error:  # its text might quote the file, so only its type is shown
         raise DicomError(f"{problem} ({type(error).__name__}). {remedy}") from None
+
+
+def _stored(dataset: Any, frame: int | None) -> np.ndarray:
+    """Decode the stored values; pydicom ignores HighBit, so bits left of BitsStored are moved."""
+    bits, shift = dataset.BitsStored, dataset.HighBit + 1 - dataset.BitsStored
+    if not 0 < shift <= dataset.BitsAllocated - bits:
+        return _decode(dataset, frame)
+    dataset.BitsStored = bits + shift
+    values = _decode(dataset, frame)
+    dataset.BitsStored = bits
+    if (values & ((1 << shift) - 1)).any() and values.max() < 1 << bits:  # HighBit is wrong
+        return _decode(dataset, frame)
+    return values >> shift
 
 
 def _decode(dataset: Any, frame: int | None) -> np.ndarray:
@@ -112,28 +157,57 @@ def _colour(stored: np.ndarray, dataset: Any) -> np.ndarray:
     from pydicom.pixels import apply_color_lut
 
     if stored.ndim == 3:
-        return stored / (2.0**dataset.BitsStored - 1)
-    rgb = apply_color_lut(stored, dataset)
-    return rgb[..., :3] / np.iinfo(rgb.dtype).max
+        return stored / _full(stored.max(), dataset.BitsStored)
+    tables = [f"{name}PaletteColorLookupTable" for name in COLOURS]
+    if f"{tables[0]}Data" not in dataset:  # segmented
+        rgb = apply_color_lut(stored, dataset)
+        return rgb[..., :3] / np.iinfo(rgb.dtype).max
+    found = [
+        _look_up(
+            stored, dataset[f"{table}Descriptor"].value, dataset[f"{table}Data"].value, dataset
+        )
+        for table in tables
+    ]
+    return np.stack([values for values, _ in found], axis=-1) / max(full for _, full in found)
+
+
+def _full(highest: float, bits: int) -> float:
+    """Return what is white: 2^bits - 1, or less where many devices declare more bits than used."""
+    used = int(highest).bit_length()
+    return 2.0 ** (bits if used <= bits and (bits <= 8 or bits - used < 2) else used or 1) - 1
+
+
+def _look_up(
+    values: np.ndarray, descriptor: Any, data: Any, dataset: Any
+) -> tuple[np.ndarray, float]:
+    """Return what a look-up table makes of values, and what is white."""
+    count, first, bits = (int(number) for number in descriptor)
+    if isinstance(data, bytes):  # one or two bytes per entry
+        order = "<" if dataset.file_meta.TransferSyntaxUID.is_little_endian else ">"
+        packed = len(data) <= (count or 65536) + 1
+        data = np.frombuffer(data[: len(data) // 2 * 2], "u1" if packed else f"{order}u2")
+    table = np.asarray(data)[: count or 65536]
+    if first > 32767 and values.max() < first:  # a negative number, written as unsigned
+        first -= 65536
+    found = table[np.clip(values.astype(np.int64) - first, 0, len(table) - 1)]
+    return found, _full(table.max(), bits)
 
 
 def _windowed(stored: np.ndarray, dataset: Any, frame: int) -> tuple[np.ndarray, str]:
     """Return grey values, of which 0 to 1 is displayed, and the window in words."""
-    from pydicom.pixels import apply_modality_lut, apply_voi
-
-    rescale = _of_frame(dataset, frame, "PixelValueTransformationSequence")
+    values = _rescaled(
+        stored, _of_frame(dataset, frame, "PixelValueTransformationSequence"), dataset
+    )
     voi = _of_frame(dataset, frame, "FrameVOILUTSequence")
-    values = apply_modality_lut(stored, rescale)
-    center, width = _first(voi.get("WindowCenter")), _first(voi.get("WindowWidth"))
-    if voi.get("VOILUTSequence"):
-        bits = voi.VOILUTSequence[0].LUTDescriptor[2]
-        grey = apply_voi(values.astype(np.int64), voi) / (2.0**bits - 1)
-        rendering = "its own VOI LUT"
-    elif center is None or width is None:
+    window = _window(values, voi)
+    if table := _table(voi, "VOILUTSequence"):
+        found, full = _look_up(values, table.LUTDescriptor, table.LUTData, dataset)
+        grey, rendering = found / full, "its own VOI LUT"
+    elif window:
+        grey, rendering = window
+    if not (table or window) or (np.ptp(np.clip(grey, 0, 1)) == 0 and np.ptp(values)):
+        # without a window, or with one that shows nothing
         grey, rendering = _full_range(values, stored, dataset), "its full range of values"
-    else:
-        grey = _window(values, center, width, voi.get("VOILUTFunction", "LINEAR"))
-        rendering = f"window {center:g} ± {width / 2:g}"
     inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
     return (1 - np.clip(grey, 0, 1) if inverted else grey), rendering
 
@@ -142,29 +216,59 @@ def _of_frame(dataset: Any, frame: int, name: str) -> Any:
     """Return the item with a frame's settings: its own, the shared one, or the file's."""
     for groups, index in (("PerFrameFunctionalGroups", frame), ("SharedFunctionalGroups", 0)):
         items = dataset.get(f"{groups}Sequence") or []
-        if index < len(items) and items[index].get(name):
+        if index < len(items) and items[index].get(name) and len(items[index][name].value[0]):
             return items[index][name].value[0]
     return dataset
 
 
-def _first(value: Any) -> float | None:
-    """Return the value of the first window in a file."""
-    values = value if hasattr(value, "__len__") and not isinstance(value, str) else [value]
-    return None if not len(values) or values[0] is None else float(values[0])
+def _table(settings: Any, name: str) -> Any:
+    """Return the first look-up table of a sequence that is not empty, or None."""
+    items = settings.get(name) or []
+    return next((i for i in items if i.get("LUTDescriptor") and i.get("LUTData")), None)
 
 
-def _window(values: np.ndarray, center: float, width: float, function: str) -> np.ndarray:
-    """Map a window to 0 (lower end) to 1 (upper end); DICOM PS3.3, C.11.2.1.2 and .3."""
+def _rescaled(stored: np.ndarray, settings: Any, dataset: Any) -> np.ndarray:
+    """Apply the modality LUT, or else slope and intercept, 1 and 0 where they are empty."""
+    if table := _table(settings, "ModalityLUTSequence"):
+        return _look_up(stored, table.LUTDescriptor, table.LUTData, dataset)[0]
+    slope, intercept = (_numbers(settings, f"Rescale{end}")[0] for end in ("Slope", "Intercept"))
+    slope = slope if math.isfinite(slope) and slope else 1.0
+    intercept = intercept if math.isfinite(intercept) else 0.0
+    return stored if (slope, intercept) == (1, 0) else stored * slope + intercept
+
+
+def _numbers(settings: Any, name: str) -> list[float]:
+    """Return the numbers of an element, at least one, NaN for an empty or invalid one."""
+    try:
+        value = settings.get(name)
+        several = hasattr(value, "__len__") and not isinstance(value, str)
+        return [math.nan if v in (None, "") else float(v) for v in (value if several else [value])]
+    except (TypeError, ValueError):
+        return [math.nan]
+
+
+def _window(values: np.ndarray, voi: Any) -> tuple[np.ndarray, str] | None:
+    """Map the first valid window to 0 (lower end) to 1 (upper end), and name it.
+
+    DICOM PS3.3, C.11.2.1.2 and .3; LINEAR is meant for whole values: where it would take half of a
+    window of fractions or more, LINEAR_EXACT is used.
+    """
+    pairs = zip(_numbers(voi, "WindowCenter"), _numbers(voi, "WindowWidth"), strict=False)
+    valid = [(c, w) for c, w in pairs if math.isfinite(c) and 0 < w < math.inf]
+    if not valid:
+        return None
+    center, width = valid[0]
+    name = f"window {center:g} ± {width / 2:g}"
+    function = str(voi.get("VOILUTFunction") or "LINEAR").upper()
     if function == "SIGMOID":
-        return 1 / (1 + np.exp(-4 * (values - center) / width))
-    if function == "LINEAR_EXACT":
-        return (values - center) / width + 0.5
-    return (values - (center - 0.5)) / max(width - 1, 1e-6) + 0.5
+        return 1 / (1 + np.exp(-4 * (values - center) / width)), name
+    if function == "LINEAR_EXACT" or width < 1 or (width < 2 and (values % 1).any()):
+        return (values - center) / width + 0.5, name
+    return (values - (center - 0.5)) / max(width - 1, 1e-6) + 0.5, name
 
 
 def _full_range(values: np.ndarray, stored: np.ndarray, dataset: Any) -> np.ndarray:
     padding = dataset.get("PixelPaddingValue")  # around a round image, far below its values
     inside = values[stored != padding] if padding is not None else values
-    inside = inside if inside.size else values
-    low, high = float(inside.min()), float(inside.max())
-    return (values - low) / max(high - low, 1e-6)
+    low, high = limits(inside if inside.size else values)
+    return np.nan_to_num((values - low) / (high - low or 1), nan=0)

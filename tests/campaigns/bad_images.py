@@ -13,7 +13,7 @@ import struct
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -165,15 +165,20 @@ def _bombs() -> Iterator[tuple[str, str, bytes]]:
 
 def _png(side: int, depth: int, colour: int) -> bytes:
     channels = {0: 1, 2: 3, 6: 4}[colour]
-    packer = zlib.compressobj(9)
     row = bytes(1 + (side * depth * channels + 7) // 8)
-    data = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
+    return png(side, side, depth, colour, itertools.repeat(row, side))
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: Iterable[bytes]) -> bytes:
+    """Return a PNG file of rows, each with its filter type before it."""
+    packer = zlib.compressobj(9)
+    data = b"".join(packer.compress(row) for row in rows) + packer.flush()
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         check = zlib.crc32(kind + body)
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", check)
 
-    header = struct.pack(">IIBBBBB", side, side, depth, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
 
