@@ -3,7 +3,7 @@
 import contextlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from roco_caption.data.levels import limits
 # All that is ever read: how pixels are stored and displayed. Names, numbers, dates and descriptions
 # are skipped as bytes, so that no message and no file can contain them.
 COLOURS = ("Red", "Green", "Blue")
+MODALITY, VOI = "ModalityLUTSequence", "VOILUTSequence"
 PIXELS = ["PixelData", "FloatPixelData", "DoubleFloatPixelData"]
 TAGS = [
     "SOPClassUID", "Modality", "SamplesPerPixel", "PhotometricInterpretation",
@@ -47,8 +48,9 @@ def read_dicom(path: str | os.PathLike, max_pixels: int) -> tuple[np.ndarray, st
     """Decode the image of a DICOM file; of several frames the middle one.
 
     Stored values go through the modality LUT (or rescale slope and intercept), then through the
-    first VOI LUT or window, or else are scaled to their full range (DICOM PS3.3, C.11.1 and
-    C.11.2; PS3.4, N.2.1); MONOCHROME1 is inverted, so that white is always bright.
+    first valid VOI LUT or window that shows anything, or else are scaled to their full range
+    (DICOM PS3.3, C.11.1 and C.11.2; PS3.4, N.2.1); MONOCHROME1 is inverted, so that white is
+    always bright.
 
     Returns:
         uint8 (height, width), or (height, width, 3) for colour; and how it was rendered, such as
@@ -70,7 +72,8 @@ def read_dicom(path: str | os.PathLike, max_pixels: int) -> tuple[np.ndarray, st
     notes = [f"DICOM {dataset.get('Modality', '')}".strip()]
     notes += [f"frame {frame + 1} of {frames}"] if frames > 1 else []
     notes += ["text is burned into it"] if dataset.get("BurnedInAnnotation") == "YES" else []
-    return np.round(255 * np.clip(values, 0, 1)).astype(np.uint8), ", ".join([*notes, rendering])
+    grey = np.nan_to_num(np.round(255 * np.clip(values, 0, 1))).astype(np.uint8)
+    return grey, ", ".join([*notes, rendering])
 
 
 def _read(path: str | os.PathLike) -> tuple[Any, int, int]:
@@ -84,11 +87,10 @@ def _read(path: str | os.PathLike) -> tuple[Any, int, int]:
         kind = dataset.file_meta.get("MediaStorageSOPClassUID") or dataset.get("SOPClassUID")
         name = kind.name if kind else "unknown type"
         sizes = [int(dataset.get(tag) or 0) for tag in ("NumberOfFrames", "Rows", "Columns")]
-    frames, rows, columns = sizes
+        frames, rows, columns = sizes
+        _complete(dataset, (frames or 1) * rows * columns)
     if not rows * columns or not any(tag in dataset for tag in PIXELS):
         raise DicomError(f"It is a DICOM file without an image ({name}). Choose an image file.")
-    with _damage_explained("It is a damaged DICOM file", "Export it again."):
-        _complete(dataset, (frames or 1) * rows * columns)
     return dataset, frames or 1, rows * columns
 
 
@@ -162,12 +164,8 @@ def _colour(stored: np.ndarray, dataset: Any) -> np.ndarray:
     if f"{tables[0]}Data" not in dataset:  # segmented
         rgb = apply_color_lut(stored, dataset)
         return rgb[..., :3] / np.iinfo(rgb.dtype).max
-    found = [
-        _look_up(
-            stored, dataset[f"{table}Descriptor"].value, dataset[f"{table}Data"].value, dataset
-        )
-        for table in tables
-    ]
+    parts = [[dataset[f"{table}{end}"].value for end in ("Descriptor", "Data")] for table in tables]
+    found = [_look_up(stored, descriptor, data, dataset) for descriptor, data in parts]
     return np.stack([values for values, _ in found], axis=-1) / max(full for _, full in found)
 
 
@@ -195,29 +193,30 @@ def _look_up(
 
 def _windowed(stored: np.ndarray, dataset: Any, frame: int) -> tuple[np.ndarray, str]:
     """Return grey values, of which 0 to 1 is displayed, and the window in words."""
-    values = _rescaled(
-        stored, _of_frame(dataset, frame, "PixelValueTransformationSequence"), dataset
-    )
-    voi = _of_frame(dataset, frame, "FrameVOILUTSequence")
-    window = _window(values, voi)
-    if table := _table(voi, "VOILUTSequence"):
+    values = _rescaled(stored, dataset, frame)
+    voi = _of_frame(dataset, frame, "FrameVOILUTSequence", lambda i: _table(i, VOI) or _valid(i))
+    if table := _table(voi, VOI):
         found, full = _look_up(values, table.LUTDescriptor, table.LUTData, dataset)
         grey, rendering = found / full, "its own VOI LUT"
-    elif window:
-        grey, rendering = window
-    if not (table or window) or (np.ptp(np.clip(grey, 0, 1)) == 0 and np.ptp(values)):
-        # without a window, or with one that shows nothing
+    elif window := _valid(voi):
+        grey = _window(values, *window, str(voi.get("VOILUTFunction") or "LINEAR").upper())
+        rendering = f"window {window[0]:g} ± {window[1] / 2:g}"
+    else:
+        grey, rendering = values, ""
+    blank = np.ptp(np.clip(grey, 0, 1)) == 0 and values.min() < values.max()
+    if not rendering or blank:
         grey, rendering = _full_range(values, stored, dataset), "its full range of values"
     inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
     return (1 - np.clip(grey, 0, 1) if inverted else grey), rendering
 
 
-def _of_frame(dataset: Any, frame: int, name: str) -> Any:
-    """Return the item with a frame's settings: its own, the shared one, or the file's."""
+def _of_frame(dataset: Any, frame: int, name: str, usable: Callable[[Any], Any]) -> Any:
+    """Return the first usable item with a frame's settings: its own, the shared one, the file's."""
     for groups, index in (("PerFrameFunctionalGroups", frame), ("SharedFunctionalGroups", 0)):
         items = dataset.get(f"{groups}Sequence") or []
-        if index < len(items) and items[index].get(name) and len(items[index][name].value[0]):
-            return items[index][name].value[0]
+        found = items[index].get(name) if index < len(items) else None
+        if found and usable(found[0]):
+            return found[0]
     return dataset
 
 
@@ -227,11 +226,19 @@ def _table(settings: Any, name: str) -> Any:
     return next((i for i in items if i.get("LUTDescriptor") and i.get("LUTData")), None)
 
 
-def _rescaled(stored: np.ndarray, settings: Any, dataset: Any) -> np.ndarray:
+def _rescaled(stored: np.ndarray, dataset: Any, frame: int) -> np.ndarray:
     """Apply the modality LUT, or else slope and intercept, 1 and 0 where they are empty."""
-    if table := _table(settings, "ModalityLUTSequence"):
+
+    def numbers(item: Any) -> list[float]:
+        return [_numbers(item, f"Rescale{end}")[0] for end in ("Slope", "Intercept")]
+
+    rescale = _of_frame(
+        dataset, frame, "PixelValueTransformationSequence",
+        lambda item: _table(item, MODALITY) or any(map(math.isfinite, numbers(item))),
+    )  # fmt: skip
+    if table := _table(rescale, MODALITY):
         return _look_up(stored, table.LUTDescriptor, table.LUTData, dataset)[0]
-    slope, intercept = (_numbers(settings, f"Rescale{end}")[0] for end in ("Slope", "Intercept"))
+    slope, intercept = numbers(rescale)
     slope = slope if math.isfinite(slope) and slope else 1.0
     intercept = intercept if math.isfinite(intercept) else 0.0
     return stored if (slope, intercept) == (1, 0) else stored * slope + intercept
@@ -241,34 +248,32 @@ def _numbers(settings: Any, name: str) -> list[float]:
     """Return the numbers of an element, at least one, NaN for an empty or invalid one."""
     try:
         value = settings.get(name)
-        several = hasattr(value, "__len__") and not isinstance(value, str)
-        return [math.nan if v in (None, "") else float(v) for v in (value if several else [value])]
+        values = value if hasattr(value, "__len__") and not isinstance(value, str) else [value]
+        return [math.nan if v in (None, "") else float(v) for v in values] or [math.nan]
     except (TypeError, ValueError):
         return [math.nan]
 
 
-def _window(values: np.ndarray, voi: Any) -> tuple[np.ndarray, str] | None:
-    """Map the first valid window to 0 (lower end) to 1 (upper end), and name it.
-
-    DICOM PS3.3, C.11.2.1.2 and .3; LINEAR is meant for whole values: where it would take half of a
-    window of fractions or more, LINEAR_EXACT is used.
-    """
+def _valid(voi: Any) -> tuple[float, float] | None:
+    """Return center and width of the first valid window."""
     pairs = zip(_numbers(voi, "WindowCenter"), _numbers(voi, "WindowWidth"), strict=False)
-    valid = [(c, w) for c, w in pairs if math.isfinite(c) and 0 < w < math.inf]
-    if not valid:
-        return None
-    center, width = valid[0]
-    name = f"window {center:g} ± {width / 2:g}"
-    function = str(voi.get("VOILUTFunction") or "LINEAR").upper()
+    return next(((c, w) for c, w in pairs if math.isfinite(c) and 0 < w < math.inf), None)
+
+
+def _window(values: np.ndarray, center: float, width: float, function: str) -> np.ndarray:
+    """Map a window to 0 (lower end) to 1 (upper end); DICOM PS3.3, C.11.2.1.2 and .3.
+
+    LINEAR is meant for whole values: it would take half of a narrow window of fractions or more.
+    """
     if function == "SIGMOID":
-        return 1 / (1 + np.exp(-4 * (values - center) / width)), name
+        return 1 / (1 + np.exp(-4 * (values - center) / width))
     if function == "LINEAR_EXACT" or width < 1 or (width < 2 and (values % 1).any()):
-        return (values - center) / width + 0.5, name
-    return (values - (center - 0.5)) / max(width - 1, 1e-6) + 0.5, name
+        return (values - center) / width + 0.5
+    return (values - (center - 0.5)) / max(width - 1, 1e-6) + 0.5
 
 
 def _full_range(values: np.ndarray, stored: np.ndarray, dataset: Any) -> np.ndarray:
     padding = dataset.get("PixelPaddingValue")  # around a round image, far below its values
     inside = values[stored != padding] if padding is not None else values
     low, high = limits(inside if inside.size else values)
-    return np.nan_to_num((values - low) / (high - low or 1), nan=0)
+    return (values - low) / (high - low or 1)

@@ -15,9 +15,9 @@ from roco_caption.core.errors import OutOfMemory, UserError
 from roco_caption.data.dicom import DicomError, is_dicom, read_dicom
 from roco_caption.data.levels import colour_to_uint8, limits, to_uint8
 
-# Decoding needs up to 12 bytes per pixel, so 500 MB at most; more pixels may be a bomb.
+# Decoding them takes at most 500 MB and 3 s; more pixels may be a bomb.
 MAX_PIXELS = 40_000_000  # of any format: mammograms have 28 million
-MAX_DEEP_PIXELS = 20_000_000  # with 16 bits in each of several channels
+MAX_DEEP_PIXELS = 16_000_000  # with 16 bits in each of several channels
 MAX_JPEG_PIXELS = 100_000_000  # decoded at reduced size
 # Not all that Pillow supports: PostScript, for example, is a program that it runs in Ghostscript.
 FORMATS = ("JPEG", "PNG", "GIF", "TIFF", "BMP", "WEBP", "PPM")
@@ -48,7 +48,7 @@ def read_image(image: ImageLike, size: int = 224) -> np.ndarray:
 def read_with_note(image: ImageLike, size: int = 224) -> tuple[np.ndarray, str]:
     """Also return how a DICOM file was rendered, as "DICOM CT, window 40 ± 200", else ""."""
     if isinstance(image, ImageFile.ImageFile) and image.tile and image.filename:
-        image = image.filename if not image.tell() else image  # Pillow has not decoded it yet
+        image = image if image.tell() else os.fsdecode(image.filename)  # not decoded by Pillow yet
     name = "The given image" if isinstance(image, Image.Image | np.ndarray) else str(image)
     try:
         with warnings.catch_warnings():
@@ -74,44 +74,43 @@ def read_with_note(image: ImageLike, size: int = 224) -> tuple[np.ndarray, str]:
 
 
 def _decoded(file: IO[bytes], size: int) -> Image.Image:
+    image, raw = _opened(file, size)
+    if raw.rstrip("BLN") not in DEEP:
+        return image
+    values = np.asarray(image) * np.uint16(256)
+    del image
+    return Image.fromarray(colour_to_uint8(_with_lower_bytes(values, file, raw)))
+
+
+def _opened(file: IO[bytes], size: int) -> tuple[Image.Image, str]:
+    """Return an image, and Pillow's name of how its file arranges pixels, such as "RGB;16B"."""
     with Image.open(file, formats=FORMATS) as image:
         pixels = image.width * image.height
         image.draft("RGB", (size, size))  # JPEG is decoded at the smallest size that covers this
-        raw = _raw_mode(image)
-        deep = raw.rstrip("BLN") in DEEP
-        if pixels > MAX_JPEG_PIXELS or (deep and pixels > MAX_DEEP_PIXELS):
+        raw: Any = image.tile[0][3] if image.tile else ""
+        raw = str(raw[0] if isinstance(raw, tuple) and raw else raw)
+        if pixels > (MAX_DEEP_PIXELS if raw.rstrip("BLN") in DEEP else MAX_JPEG_PIXELS):
             raise ImageError(f"{pixels:,} pixels are too many to decode safely.")
-        image = _loaded(image)
-    if not deep:
-        return image
-    with Image.open(file, formats=FORMATS) as again:
-        values = _both_bytes(image, again, raw)
-    del image
-    return Image.fromarray(colour_to_uint8(values))
+        return _loaded(image), raw
 
 
-def _raw_mode(image: Any) -> str:
-    """Return how Pillow names the arrangement of the pixels in a file, such as "RGB;16B"."""
-    arguments = image.tile[0][3] if getattr(image, "tile", None) else ""
-    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
+def _with_lower_bytes(values: np.ndarray, file: IO[bytes], raw: str) -> np.ndarray:
+    """Add the lower bytes to the upper ones, uint16 (height, width, 3 or 4).
 
-
-def _both_bytes(high: Image.Image, again: Any, raw: str) -> np.ndarray:
-    """Return all 16 bits of an image whose upper bytes are `high`, uint16 (height, width, 3 or 4).
-
-    `again` is the same file, not loaded yet: told the other byte order, Pillow reads the lower
-    bytes. Grey with alpha has no name in that order, but four bytes per pixel, as RGBA has.
+    Told the other byte order, Pillow reads the lower bytes. It has no such order for grey with
+    alpha, but reads its four bytes as RGBA.
     """
     little = raw.endswith("L") or (raw.endswith("N") and sys.byteorder == "little")
-    other = "RGBA" if raw.startswith("LA") else raw[:-1] + ("B" if little else "L")
-    codec, extents, offset, arguments = again.tile[0]
-    arguments = (other, *arguments[1:]) if isinstance(arguments, tuple) else other
-    again.tile = [(codec, extents, offset, arguments), *again.tile[1:]]
-    low = np.asarray(_loaded(again))
-    if raw.startswith("LA"):
-        return (low[..., 0::2] * np.uint16(256) + low[..., 1::2])[..., [0, 0, 0, 1]]
-    values = np.asarray(high) * np.uint16(256)
-    values += low
+    other = "RGBA" if raw == "LA;16B" else raw[:-1] + ("B" if little else "L")
+    with Image.open(file, formats=FORMATS) as image:
+        codec, extents, offset, arguments = image.tile[0]
+        arguments = (other, *arguments[1:]) if isinstance(arguments, tuple) else other
+        image.tile = [(codec, extents, offset, arguments), *image.tile[1:]]  # type: ignore[list-item]
+        low = np.asarray(_loaded(image))
+    if raw == "LA;16B":
+        values[..., :3] += low[..., 1:2]
+    else:
+        values += low
     return values
 
 

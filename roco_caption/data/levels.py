@@ -17,13 +17,11 @@ def limits(values: np.ndarray) -> tuple[float, float]:
     if not sample.size:
         raise ValueError("it has no finite pixels")
     low, high = np.percentile(sample, [0.5, 99.5], method="nearest")  # of the values' own dtype
-    reach = 2 * (float(high) - float(low)) or np.inf
-    inside = np.isfinite(values)
-    inside &= (values >= float(low) - reach) & (values <= float(high) + reach)
-    lowest, highest = (
-        values.min(where=inside, initial=high), values.max(where=inside, initial=low)
-    )  # fmt: skip
-    return float(lowest), float(highest)
+    reach = 2 * (float(high) - float(low)) or 1e38  # and infinity is always beyond
+    lowest, highest = float(low) - reach, float(high) + reach
+    if not (lowest <= values.min() and values.max() <= highest):
+        values = values[(values >= lowest) & (values <= highest)]
+    return float(values.min()), float(values.max())
 
 
 def to_uint8(values: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -31,27 +29,29 @@ def to_uint8(values: np.ndarray, low: float, high: float) -> np.ndarray:
     result = np.empty(values.shape, np.uint8)
     scale = 255 / max(high - low, 1e-30)
     for row, line in zip(result, values, strict=True):  # by rows: floats need four times the memory
-        line = np.nan_to_num(line.astype(np.float32), nan=low, posinf=high, neginf=low)
-        row[:] = (np.clip(line, low, high) - low) * scale
+        row[:] = (np.minimum(np.fmax(line.astype(np.float32), low), high) - low) * scale
     return result
 
 
 def colour_to_uint8(values: np.ndarray) -> np.ndarray:
     """Scale RGB or RGBA values, uint16 or float32 (height, width, 3 or 4), to uint8.
 
-    The full range is 65535, or for floats the least of 1, 255 and 65535 that holds all values. Colours
+    The full range is 65535, for floats the least of 1, 255 and 65535 that holds all values. Colours
     that reach its upper half are scaled by it; others, such as 12 bits of 16, by their own limits.
     """
-    colour, alpha = values[..., :3], values[..., 3:]
-    visible = alpha[..., 0] > 0 if alpha.size else None
-    low, high = limits(colour[visible] if visible is not None and visible.any() else colour)
+    colour, alpha = np.ascontiguousarray(values[..., :3]), values[..., 3:]
+    visible = alpha[..., 0] > 0 if alpha.size else np.bool_(True)
+    partly = visible.any() and not visible.all()
+    low, high = limits(colour[visible] if partly else colour)
     full = _full(values, high)
-    if 0 <= low and full < np.inf and (high > full / 2 or low == high):
+    if low >= 0 and full < np.inf and (high > full / 2 or low == high):
         # 16 bits keep their upper 8, floats are rounded
         low = 0 if values.dtype == np.uint16 else -full / 510
         high = low + full
-    opaque = to_uint8(alpha, 0, _full(values, float(alpha.max()))) if alpha.size else alpha
-    return np.concatenate([to_uint8(colour, low, high), opaque.astype(np.uint8)], axis=-1)
+    scaled = to_uint8(colour, low, high)
+    if not alpha.size:
+        return scaled
+    return np.concatenate([scaled, to_uint8(alpha, 0, _full(values, alpha.max()))], axis=-1)
 
 
 def _full(values: np.ndarray, high: float) -> float:

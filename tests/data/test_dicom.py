@@ -313,6 +313,10 @@ WINDOW = {"WindowCenter": 2048, "WindowWidth": 4096}
         {"ModalityLUTSequence": [item()]},
         {"SharedFunctionalGroupsSequence": [item(FrameVOILUTSequence=[item()])]},
         {"SharedFunctionalGroupsSequence": [item(FrameVOILUTSequence=[])]},
+        {"SharedFunctionalGroupsSequence": [item(FrameVOILUTSequence=[
+            item(WindowCenter=None, WindowWidth=None, WindowCenterWidthExplanation="EMPTY")])]},
+        {"SharedFunctionalGroupsSequence": [item(PixelValueTransformationSequence=[
+            item(RescaleSlope=None, RescaleType="US")])], "RescaleSlope": 1},
         {"PerFrameFunctionalGroupsSequence": [item(PixelValueTransformationSequence=[item()])]},
         {"NumberOfFrames": None},
         {"SamplesPerPixel": None},
