@@ -1,6 +1,7 @@
 """Renders a DICOM file as it asks to be displayed, and reads no patient data."""
 
 import contextlib
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -69,7 +70,8 @@ def read_dicom(path: str | os.PathLike, max_pixels: int) -> tuple[np.ndarray, st
             values, rendering = _colour(stored, dataset), "in colour"
         else:
             values, rendering = _windowed(stored, dataset, frame)
-    notes = [f"DICOM {dataset.get('Modality', '')}".strip()]
+    modality = str(dataset.get("Modality") or "")
+    notes = [f"DICOM {modality}" if 0 < len(modality) <= 16 else "DICOM"]
     notes += [f"frame {frame + 1} of {frames}"] if frames > 1 else []
     notes += ["text is burned into it"] if dataset.get("BurnedInAnnotation") == "YES" else []
     grey = np.nan_to_num(np.round(255 * np.clip(values, 0, 1))).astype(np.uint8)
@@ -82,16 +84,22 @@ def _read(path: str | os.PathLike) -> tuple[Any, int, int]:
         import pydicom
     except ImportError:
         raise DicomError("DICOM needs pydicom. Run `pip install pydicom` and try again.") from None
+    logging.getLogger("pydicom").setLevel(logging.ERROR)  # its warnings quote values
     with _damage_explained("It is a damaged DICOM file", "Export it again."):
         dataset = pydicom.dcmread(path, specific_tags=list(TAGS), force=True)
         kind = dataset.file_meta.get("MediaStorageSOPClassUID") or dataset.get("SOPClassUID")
-        name = kind.name if kind else "unknown type"
+        name = _name(kind)
         sizes = [int(dataset.get(tag) or 0) for tag in ("NumberOfFrames", "Rows", "Columns")]
         frames, rows, columns = sizes
         _complete(dataset, (frames or 1) * rows * columns)
     if not rows * columns or not any(tag in dataset for tag in PIXELS):
         raise DicomError(f"It is a DICOM file without an image ({name}). Choose an image file.")
     return dataset, frames or 1, rows * columns
+
+
+def _name(uid: Any) -> str:
+    """Return what a UID means; one that is damaged may hold all of the file, so it is not shown."""
+    return uid.name if uid and uid.name != uid else "unknown type"
 
 
 def _complete(dataset: Any, pixels: int) -> None:
@@ -147,7 +155,7 @@ def _decode(dataset: Any, frame: int | None) -> np.ndarray:
     problem, remedy = "Its pixels are damaged or cut short", "Export it again."
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax is not None and syntax.is_compressed:
-        problem = f"Its pixels are compressed as {syntax.name}, which could not be decoded"
+        problem = f"Its pixels are compressed as {_name(syntax)}, which could not be decoded"
         install = 'pip install "pylibjpeg[all]"'
         remedy = f"Run `{install}` and restart the kernel, or export the image as PNG."
     with _damage_explained(problem, remedy):

@@ -1,5 +1,6 @@
 """DICOM is rendered as it asks to be, and no patient data leaves the file."""
 
+import struct
 import subprocess
 import sys
 import traceback
@@ -457,12 +458,27 @@ def spoilt(path: Path, how: str) -> None:
     elif how == "bad number":
         at = content.index(b"16\\") if b"16\\" in content else content.index(b"IS") + 4
         path.write_bytes(content[:at] + SECRET.encode()[:2] + content[at + 2 :])
+    elif how == "long UID":  # it takes in all that comes after it
+        at = content.index(b"\x08\0\x16\0UI") + 6
+        path.write_bytes(
+            content[at - 6 : at] + struct.pack("<H", len(content) - at - 2) + content[at + 2 :]
+        )
     elif how == "bad kind":
         path.write_bytes(content.replace(b"PN", b"QQ", 1))
 
 
 @pytest.mark.parametrize(
-    "how", ["whole", "cut", "cut in the patient", "bad number", "bad kind", "window", "unknown"]
+    "how",
+    [
+        "whole",
+        "cut",
+        "cut in the patient",
+        "bad number",
+        "bad kind",
+        "window",
+        "unknown",
+        "long UID",
+    ],
 )
 def test_no_patient_data_is_shown(tmp_path, capfd, caplog, how):
     caplog.set_level(0)
