@@ -1,5 +1,6 @@
 """DICOM is rendered as it asks to be, and no patient data leaves the file."""
 
+import struct
 import subprocess
 import sys
 import traceback
@@ -142,6 +143,236 @@ def test_frames_with_settings_of_their_own(tmp_path):
     assert note == "DICOM CT, frame 2 of 3, window 500 ± 50.5" and (abs(array - 128.0) <= 1).all()
 
 
+WIDE = np.tile(np.arange(256, dtype=np.int64), (64, 1))
+DEEP = np.round(WIDE * 4095 / 255).astype(np.uint16)
+EVERY = np.arange(4096, dtype="<u2")
+SLOPE = {"RescaleSlope": "0.000244200244", "RescaleIntercept": "0"}  # 12 bits to 0…1
+
+
+def is_the_ramp(path) -> str:
+    """Assert that a file reads as the ramp 0 to 255 that it was made of; return the note."""
+    array, note = read_with_note(path, 224)
+    shown = array[112, [3, 56, 112, 168, 220]]
+    np.testing.assert_allclose(shown, np.tile([[4], [64], [128], [192], [252]], 3), atol=2)
+    return note
+
+
+def table(entries, declared=16, first=0, count=0, **more):
+    data = entries if isinstance(entries, list) else entries.tobytes()
+    made = item(LUTDescriptor=[count or len(entries), first, declared], LUTData=data, **more)
+    made["LUTData"].VR = "US" if isinstance(entries, list) else "OW"
+    return made
+
+
+@pytest.mark.parametrize(
+    ("pixels", "voi"),
+    [
+        (DEEP, table(EVERY)),  # 12 bits declared as 16
+        (DEEP, table(EVERY, 12)),
+        (DEEP, table((EVERY // 4).astype("<u2"))),  # 10 bits declared as 16
+        (DEEP, table(EVERY * 4)),  # 14 bits
+        (DEEP, table(EVERY * 16)),
+        (DEEP, table(EVERY, 8)),  # more than declared
+        (WIDE, table(WIDE[0].astype(np.uint8), 8)),  # a byte per entry
+        (WIDE, table(WIDE[0].astype(np.uint8), 8, count=256)),
+        (WIDE, table([int(v) for v in WIDE[0]])),  # 8 bits declared as 16
+        (DEEP + 1000, table(EVERY, first=1000)),
+        (DEEP, table(EVERY[:4090], count=4096)),  # some entries are missing
+    ],
+)  # fmt: skip
+def test_a_voi_lut_is_scaled_by_what_it_holds(tmp_path, pixels, voi):
+    assert is_the_ramp(write_dicom(tmp_path / "a", pixels, VOILUTSequence=[voi])) == (
+        "DICOM CT, its own VOI LUT"
+    )
+
+
+def test_a_voi_lut_of_negative_values_written_as_unsigned(tmp_path):
+    elements = {"RescaleSlope": 1, "RescaleIntercept": -1024}
+    voi = table(EVERY, first=65536 - 1024)
+    is_the_ramp(write_dicom(tmp_path / "a", DEEP, VOILUTSequence=[voi], **elements))
+
+
+@pytest.mark.parametrize("declared", [8, 12, 16])
+def test_a_modality_lut_of_any_declared_depth(tmp_path, declared):
+    modality = table(EVERY, declared, ModalityLUTType="US")
+    window = {"WindowCenter": 2048, "WindowWidth": 4096}
+    is_the_ramp(write_dicom(tmp_path / "a", DEEP, ModalityLUTSequence=[modality], **window))
+
+
+@pytest.mark.parametrize(
+    ("center", "width", "function", "slope"),
+    [
+        (0.5, 1, "LINEAR_EXACT", SLOPE),
+        (0.5, 1, "LINEAR", SLOPE),
+        (0.4565, 0.913, "LINEAR", SLOPE | {"RescaleSlope": "0.000222955"}),  # dicom-rs' file
+        (0.005, 0.01, "LINEAR", SLOPE | {"RescaleSlope": "2.442e-6"}),
+        (0.9, 1.8, "", SLOPE | {"RescaleSlope": "0.00043956"}),
+        (2048, 0, "SIGMOID", {}),  # no window: the full range of values
+        (2048, 0, "LINEAR_EXACT", {}),
+        (2048, 0, "LINEAR", {}),
+        (2048, -5, "LINEAR", {}),
+        ([0, 2048], [0, 4096], "LINEAR", {}),  # the first valid one
+        (["", 2048], ["", 4096], "LINEAR", {}),
+        ([2048, 9], 4096, "LINEAR", {}),
+        (None, 4096, "LINEAR", {}),
+        (90000, 100, "LINEAR", {}),  # it would show nothing
+        (-90000, 100, "SIGMOID", {}),
+        (2048, 4096, "linear ", {}),
+    ],
+)
+def test_narrow_and_invalid_windows(tmp_path, center, width, function, slope):
+    elements = {"WindowCenter": center, "WindowWidth": width, "VOILUTFunction": function, **slope}
+    is_the_ramp(write_dicom(tmp_path / "a", DEEP, **elements))
+
+
+def test_a_window_of_one_value_stays_a_threshold(tmp_path):
+    grey, _ = shown(tmp_path / "a", WindowCenter=2001, WindowWidth=1)
+    np.testing.assert_array_equal(grey, RAMP > 2000.5)
+
+
+@pytest.mark.parametrize("signed", [0, 1])
+@pytest.mark.parametrize(
+    ("stored", "high", "left"), [(12, 15, 4), (10, 15, 6), (12, 13, 2), (12, 15, 0)]
+)
+def test_bits_aligned_to_the_left(tmp_path, signed, stored, high, left):
+    """HighBit says where the bits are, but for the last case, where it is wrong."""
+    pixels = np.round(WIDE * ((1 << stored) - 1) / 255).astype(np.int32)
+    pixels -= signed << (stored - 1)
+    window = {"WindowCenter": (0 if signed else 1 << (stored - 1)), "WindowWidth": 1 << stored}
+    words = (pixels & ((1 << stored) - 1)) << left
+    is_the_ramp(write_dicom(
+        tmp_path / "a", words, BitsStored=stored, HighBit=high, PixelRepresentation=signed, **window
+    ))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("entries", "declared"),
+    [("<u2", 16), ("u1", 16), ("u1", 8), ("<u2", 8), ("256", 16)],
+)
+def test_palettes_of_8_bits_whatever_is_declared(tmp_path, entries, declared):
+    grey = np.arange(256) * 257 if entries == "256" else np.arange(256)
+    data = grey.astype("<u2" if entries == "256" else entries).tobytes()
+    palette = {}
+    for name in dicom.COLOURS:
+        palette[f"{name}PaletteColorLookupTableDescriptor"] = [256, 0, declared]
+        palette[f"{name}PaletteColorLookupTableData"] = data
+    path = write_dicom(tmp_path / "a", WIDE, PhotometricInterpretation="PALETTE COLOR", **palette)
+    assert is_the_ramp(path) == "DICOM CT, in colour"
+
+
+def test_colours_of_12_bits_declared_as_16(tmp_path):
+    colours = {"SamplesPerPixel": 3, "PlanarConfiguration": 0, "PhotometricInterpretation": "RGB"}
+    data = {"PixelData": np.repeat(DEEP, 3).astype("<u2").tobytes()}
+    is_the_ramp(write_dicom(tmp_path / "a", DEEP, **colours, **data))
+
+
+def bare(path: Path, keep: str) -> Path:
+    """Take away the preamble, or the meta header as well."""
+    content = path.read_bytes()
+    start = {"DICM": 128, "meta": 132, "data": content.index(b"\x08\0\x16\0UI")}[keep]
+    path.write_bytes(content[start:])
+    return path
+
+
+@pytest.mark.parametrize("keep", ["meta", "data"])
+@pytest.mark.parametrize("name", ["a.dcm", "a", "a.jpg"])
+def test_files_without_preamble_or_meta_header(tmp_path, keep, name):
+    assert is_the_ramp(bare(write_dicom(tmp_path / name, DEEP), keep)).startswith("DICOM CT")
+
+
+@pytest.mark.parametrize(("implicit", "little"), [(True, True), (False, False)])
+def test_bare_files_of_other_encodings(tmp_path, implicit, little):
+    dataset = pydicom.dcmread(write_dicom(tmp_path / "a", DEEP))
+    dataset["PixelData"].VR = "OW"
+    if not little:
+        dataset.PixelData = DEEP.astype(">u2").tobytes()
+    del dataset.file_meta
+    bytes_ = pydicom.filebase.DicomBytesIO()
+    pydicom.dcmwrite(bytes_, dataset, implicit_vr=implicit, little_endian=little)
+    (tmp_path / "b").write_bytes(bytes_.getvalue())
+    is_the_ramp(tmp_path / "b")
+
+
+WINDOW = {"WindowCenter": 2048, "WindowWidth": 4096}
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"PhotometricInterpretation": None},
+        {"PhotometricInterpretation": ""},
+        {"PhotometricInterpretation": "GREY"},
+        {"RescaleSlope": None, "RescaleIntercept": 0},
+        {"RescaleSlope": None, "RescaleIntercept": None},
+        {"RescaleSlope": 0, "RescaleIntercept": 0},
+        {"RescaleSlope": 1},
+        {"RescaleIntercept": 0},
+        {"VOILUTSequence": [item()]},
+        {"VOILUTSequence": [item(LUTExplanation="none")]},
+        {"VOILUTSequence": [item(), table(EVERY)]},
+        {"VOILUTSequence": []},
+        {"ModalityLUTSequence": [item()]},
+        {"SharedFunctionalGroupsSequence": [item(FrameVOILUTSequence=[item()])]},
+        {"SharedFunctionalGroupsSequence": [item(FrameVOILUTSequence=[])]},
+        {"SharedFunctionalGroupsSequence": [item(FrameVOILUTSequence=[
+            item(WindowCenter=None, WindowWidth=None, WindowCenterWidthExplanation="EMPTY")])]},
+        {"SharedFunctionalGroupsSequence": [item(PixelValueTransformationSequence=[
+            item(RescaleSlope=None, RescaleType="US")])], "RescaleSlope": 1},
+        {"PerFrameFunctionalGroupsSequence": [item(PixelValueTransformationSequence=[item()])]},
+        {"NumberOfFrames": None},
+        {"SamplesPerPixel": None},
+        {"BitsStored": None},
+        {"HighBit": None},
+        {"PixelRepresentation": None},
+        {"VOILUTFunction": None},
+        {"PixelData": DEEP.astype("<u2").tobytes() + bytes(200)},  # padded
+        {"PixelPaddingValue": None},
+        {"PlanarConfiguration": None},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("absent", [False, True])
+def test_what_is_empty_or_absent(tmp_path, elements, absent):
+    path = write_dicom(tmp_path / "a", DEEP, **WINDOW, **elements)
+    if absent:
+        dataset = pydicom.dcmread(path)
+        for name, value in elements.items():
+            if not value:
+                delattr(dataset, name)
+        dataset.save_as(path)
+    is_the_ramp(path)
+
+
+def test_the_size_of_a_value_is_known_from_the_length_of_the_pixels(tmp_path):
+    path = write_dicom(tmp_path / "a", DEEP)
+    allocated = b"\x28\0\0\1US"
+    path.write_bytes(path.read_bytes().replace(allocated, b"\x28\0\xfe\0US"))
+    assert "BitsAllocated" not in pydicom.dcmread(path)
+    is_the_ramp(path)
+
+
+def test_a_window_that_is_no_number_is_left_out(tmp_path):
+    path = write_dicom(tmp_path / "a", DEEP, WindowCenter=2048, WindowWidth=4096)
+    path.write_bytes(path.read_bytes().replace(b"2048", b"20,8"))
+    assert is_the_ramp(path) == "DICOM CT, its full range of values"
+
+
+def test_hot_pixels_do_not_set_the_full_range(tmp_path):
+    pixels = DEEP.copy()
+    pixels[:3, :3] = 65535
+    is_the_ramp(write_dicom(tmp_path / "a", pixels))
+
+
+def test_values_that_are_no_numbers_are_left_out(tmp_path):
+    values = DEEP.astype("<f4")
+    values[:9], values[-1, -1] = np.nan, np.inf
+    path = write_dicom(tmp_path / "a", DEEP, BitsAllocated=32, FloatPixelData=values.tobytes())
+    dataset = pydicom.dcmread(path)
+    for name in ("PixelData", "BitsStored", "HighBit", "PixelRepresentation"):
+        delattr(dataset, name)
+    dataset.save_as(path)
+    is_the_ramp(path)
+
+
 @pytest.mark.parametrize(
     ("name", "note", "colour"),
     [
@@ -227,17 +458,33 @@ def spoilt(path: Path, how: str) -> None:
     elif how == "bad number":
         at = content.index(b"16\\") if b"16\\" in content else content.index(b"IS") + 4
         path.write_bytes(content[:at] + SECRET.encode()[:2] + content[at + 2 :])
+    elif how == "long UID":  # it takes in all that comes after it
+        at = content.index(b"\x08\0\x16\0UI") + 6
+        path.write_bytes(
+            content[at - 6 : at] + struct.pack("<H", len(content) - at - 2) + content[at + 2 :]
+        )
     elif how == "bad kind":
         path.write_bytes(content.replace(b"PN", b"QQ", 1))
 
 
 @pytest.mark.parametrize(
-    "how", ["whole", "cut", "cut in the patient", "bad number", "bad kind", "window", "unknown"]
+    "how",
+    [
+        "whole",
+        "cut",
+        "cut in the patient",
+        "bad number",
+        "bad kind",
+        "window",
+        "unknown",
+        "long UID",
+    ],
 )
 def test_no_patient_data_is_shown(tmp_path, capfd, caplog, how):
     caplog.set_level(0)
     elements = {"BurnedInAnnotation": "YES", "NumberOfFrames": 1}
-    elements |= {"VOILUTSequence": [item(LUTExplanation=SECRET)]} if how == "window" else {}
+    table = item(LUTExplanation=SECRET, LUTDescriptor=[4, 0], LUTData=bytes(8))
+    elements |= {"VOILUTSequence": [table]} if how == "window" else {}
     elements |= {"PhotometricInterpretation": SECRET.upper()} if how == "unknown" else {}
     path = write_dicom(tmp_path / "a.dcm", RAMP, **elements)
     spoilt(path, how)
