@@ -69,7 +69,7 @@ class CaptionTokenizer:
         if not words:
             raise UserError(
                 f"No word occurs {min_frequency} times in the training captions. Lower "
-                "MIN_FREQUENCY, or check that the captions were read."
+                "MIN_FREQUENCY, or check that the captions were read, with spaces between words."
             )
         written, joints = usual_forms(captions, set(words)), usual_joints(captions, set(words))
         sentences = sum(map(is_sentence, captions))

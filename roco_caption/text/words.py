@@ -12,8 +12,10 @@ from typing import NamedTuple
 import regex  # as `re`, but letters keep their combining marks (Hindi, Thai, Arabic)
 
 JOINER = "\u2060"  # Unicode's "word joiner": no space on this side of a token
-_IGNORED = dict.fromkeys(map(ord, f"{JOINER}\u00ad\ufeff"))  # invisible
-_FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # "ＣＴ"
+_PREPARED: dict[int, int | str] = {
+    code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)
+}  # full width: "ＣＴ"
+_PREPARED |= dict.fromkeys(map(ord, f"{JOINER}\u00ad\ufeff"), "")  # invisible
 _APOSTROPHE, _DASH = "['’´`]", "[-‐‑–—−]"
 _QUOTED = r"(?<!\w)['‘´`][^'’]*['’]"  # a quotation's beginning and end
 _STICKY = f"{JOINER}'’´`"  # at a word's edge: no space there
@@ -77,7 +79,7 @@ def token_names(caption: str) -> list[str]:
 
 
 def _prepared(caption: str) -> str:
-    return caption.translate(_FULL_WIDTH | _IGNORED)
+    return caption.translate(_PREPARED)
 
 
 def _tokens(text: str) -> list[Token]:
