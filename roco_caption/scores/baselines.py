@@ -116,25 +116,46 @@ def _check(train_features: np.ndarray, train_captions: Sequence[str], features: 
 
 
 def shuffled(n: int, seed: int, groups: Sequence | None = None) -> np.ndarray:
-    """Return a random permutation, int64 (n,), in which no image keeps its place.
+    """Return a random permutation, int64 (n,), in which no image keeps its place (if n > 1).
 
     Captions of images shuffled so show what a model knows without looking at the image. With
-    `groups`, n labels that are equal for images of one case, each gets an image of another case.
+    `groups`, n labels that are equal for images of one case, each gets an image of another case;
+    if more than half are of one case, as many as possible.
     """
     labels = np.arange(n) if groups is None else np.asarray(groups)
     if len(labels) != n:
         raise UserError(f"There are {len(labels)} groups for {n} images: give one per image.")
     case, sizes = np.unique(labels, return_inverse=True, return_counts=True)[1:]
     largest = int(sizes.max(initial=0))
-    if 2 * largest > n:
-        raise UserError(f"{largest} of {n} images are one case: they cannot all get another's.")
     rng = np.random.default_rng(seed)
     order = rng.permutation(n)
     order = order[np.argsort(rng.permutation(len(sizes))[case[order]], kind="stable")]
     result = np.empty(n, np.int64)
-    # Cases are contiguous in this order, so a step of the largest case's size leaves every case.
-    result[order] = np.roll(order, -largest)
+    # Cases are contiguous in this order, so a step of the largest case's size leaves every case,
+    # or as many images as possible; a step of n would leave none.
+    result[order] = np.roll(order, -largest if largest < n else -1)
     return result
+
+
+def shuffled_captions(
+    captions: Sequence[str], groups: Sequence | None = None, runs: int = 5
+) -> list[list[str]]:
+    """Return the captions in `runs` orders of `shuffled`; of fewer than two captions, no run.
+
+    A printed NOTE says so, and if some images get a caption of their own case.
+    """
+    n = len(captions)
+    if n < 2:
+        print("NOTE: One test image cannot be shuffled: that row is left out.")
+        return []
+    largest = pd.Series(np.arange(n) if groups is None else groups).value_counts().max()
+    if 2 * largest > n:
+        print(
+            f"NOTE: {largest} of {n} test images are of one case: some of them get each other's "
+            "captions when shuffled, so that row scores too high."
+        )
+    orders = (shuffled(n, seed, groups) for seed in range(runs))
+    return [[captions[i] for i in order] for order in orders]
 
 
 def find_leaks(

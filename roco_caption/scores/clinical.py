@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from decimal import Decimal
 
 import pandas as pd
+import regex as re
 
 from roco_caption.core.errors import UserError
+
+# Abbreviations that are words as well ("us", "pet", "Mr. Smith", "Oct. 3"): they count in capitals,
+# or beside a word that images are described with.
+_AMBIGUOUS = re.compile(r"\b(?:us|pet|mr|tee|oct|stir|swi|opt|lad)\b", re.I)
+_BEFORE = re.compile(
+    r"\b(?:ct|mri?|fdg|imag\w+|doppler|t[12]|weighted|axial|sagittal|coronal|contrast|endo\w+|abdom\w+"
+    r"|pelvic|cardiac|brain|chest|neck|knee|thyroid|breast|renal|by|on)[\s/-]$", re.I
+)  # fmt: skip
+_AFTER = re.compile(
+    r"[\s/-](?:ct|mri?|imag\w+|scans?|exam\w*|stud(?:y|ies)|guid\w+|angio\w*|weighted|of|shows?|showing"
+    r"|reveal\w+|demonstrat\w+|artery)\b", re.I
+)  # fmt: skip
+# what looks like CT, MR or ultrasound and is not: a 3 T scanner, echo time, the vertebra T1
+_OTHER = re.compile(
+    r"(?<=\dt |tesla |sector |camera )scanner|\becho(?=[\s-](?:planar|time|train))"
+    r"|\bt[12](?=[\s-](?:vertebra|level|bod|spinous|rib\b))", re.I
+)  # fmt: skip
+
+
+def _text(caption: str) -> str:
+    """Return a caption in lower case, without words that only look like abbreviations."""
+    shouted = caption.isupper()
+
+    def kept(match: re.Match[str]) -> str:
+        sure = match[0].isupper() and not shouted
+        sure = sure or _BEFORE.search(caption[: match.start()]) is not None
+        return match[0] if sure or _AFTER.match(caption, match.end()) else "-"
+
+    return _OTHER.sub("-", _AMBIGUOUS.sub(kept, caption)).lower()
 
 
 def _pattern(terms: str) -> re.Pattern[str]:
@@ -60,7 +90,8 @@ _REGIONS = {
         middle cerebral, basilar, corpus callosum, crani*, mening*, facial"""),
     "teeth and jaws": _pattern("""
         *mandib*, maxill*, tooth, teeth, molar*, premolar*, incisor*, canine*, dental, root, roots,
-        periapical, panoramic, *dont*, alveolar bone, jaw, tmj, temporomandibular, implant,
+        periapical, panoramic, *odontia, endodont*, orthodont*, periodont*, edentulous,
+        odontog*, odontom*, alveolar bone, jaw, tmj, temporomandibular, implant,
         cephalogra*, opg, orthopanto*, condyle, apical"""),
     "neck": _pattern("""
         neck, *thyroid*, cervical lymph, laryn*, pharyn*, *pharyngeal, parotid, submandibular,
@@ -96,16 +127,23 @@ _REGIONS = {
 }
 
 
-def modality_of(caption: str) -> str:
-    """Return the imaging modality that a caption names first, a key of `_MODALITIES`, or ""."""
-    text = caption.lower()
+def _joined(captions: str | Sequence[str]) -> str:
+    return captions if isinstance(captions, str) else " \n".join(captions)
+
+
+def modality_of(caption: str | Sequence[str]) -> str:
+    """Return the imaging modality that a caption names first, a key of `_MODALITIES`, or "".
+
+    Several captions of one image count as one text, here and in `region_of`.
+    """
+    text = _text(_joined(caption))
     starts = {name: m.start() for name, p in _MODALITIES.items() if (m := p.search(text))}
     return min(starts, key=starts.__getitem__, default="")
 
 
-def region_of(caption: str) -> str:
+def region_of(caption: str | Sequence[str]) -> str:
     """Return the body region with the most words in a caption (ties: the first named), or ""."""
-    text = caption.lower()
+    text = _text(_joined(caption))
     starts = {name: [m.start() for m in p.finditer(text)] for name, p in _REGIONS.items()}
     ranked = [(-len(at), at[0], name) for name, at in starts.items() if at]
     return min(ranked)[2] if ranked else ""
@@ -136,37 +174,61 @@ def _findings(caption: str) -> tuple[set[str], set[str]]:
     return asserted, negated - asserted
 
 
+_SIDE = re.compile(r"\b(left|right|bilateral)(?:[ -]?sided?|wards?|most|ly|ity)?\b", re.I)
+
+
 def _sides(caption: str) -> set[str]:
-    sides = set(re.findall(r"left|right|bilateral", caption.lower()))
+    sides = {side.lower() for side in _SIDE.findall(caption)}
     return {"left", "right"} if "bilateral" in sides else sides
 
 
+# not those of T2 and L5; with a minus, but without the dash of a range
+_NUMBER = re.compile(
+    r"(?:(?<![\w.,])|(?<=\d(?:[cm]m)?x))([-–−]?)"
+    r"((?:(?<![\d.,])\.)?\d+(?:[.,]\d+)*)(?!\d*-?d\b)", re.I
+)  # fmt: skip
+
+
 def _numbers(caption: str) -> set[str]:
-    """Return a caption's numbers; those of T2, L5, 2D and 3D are parts of names."""
-    numbers = re.findall(r"(?<![\w.,])\d+(?:[.,]\d+)?(?!\d*-?d\b)", caption.lower())
-    return {number.replace(",", ".") for number in numbers}
+    """Return a caption's numbers, "1,000" and "1000" alike; those of 2D and 3D are names."""
+    return {("-" if sign else "") + _value(digits) for sign, digits in _NUMBER.findall(caption)}
 
 
-def slips(references: Sequence[str], hypotheses: Sequence[str]) -> pd.Series:
+def _value(digits: str) -> str:
+    """Return a number in one spelling; a comma before three digits separates thousands."""
+    if re.fullmatch(r"[1-9]\d{0,2}(,\d{3})+(\.\d+)?", digits):
+        digits = digits.replace(",", "")
+    digits = digits.replace(",", ".")
+    return f"{Decimal(digits).normalize():f}" if digits.count(".") < 2 else digits
+
+
+def slips(references: Sequence[str | Sequence[str]], hypotheses: Sequence[str]) -> pd.Series:
     """Return the shares of captions with a slip that would mislead a clinician.
 
     Simple rules over words, for comparing systems; short captions have few slips. "modality": both
     captions name one, but not the same. "side": one says only left, the other only right.
     "negation": the hypothesis asserts a word that the reference only rules out ("no fracture").
-    "number": it has a number that the reference does not have.
+    "number": it has a number that the reference does not have. Of an image's several references,
+    one that supports what the hypothesis says is enough.
     """
     if len(references) != len(hypotheses) or not len(references):
         raise UserError(
             f"There are {len(hypotheses)} hypotheses for {len(references)} references: "
             "give one for each image, and at least one."
         )
-    rows = []
-    for reference, hypothesis in zip(references, hypotheses, strict=True):
-        modalities = {modality_of(reference), modality_of(hypothesis)}
-        sides, other_sides = _sides(reference), _sides(hypothesis)
-        modality = len(modalities) == 2 and "" not in modalities
-        side = len(sides) == len(other_sides) == 1 and sides != other_sides
-        negation = bool(_findings(reference)[1] & _findings(hypothesis)[0])
-        number = bool(_numbers(hypothesis) - _numbers(reference))
-        rows.append({"modality": modality, "side": side, "negation": negation, "number": number})
+    rows = [_slips_of(*pair) for pair in zip(references, hypotheses, strict=True)]
     return pd.DataFrame(rows).mean().rename("slips")
+
+
+def _slips_of(references: str | Sequence[str], hypothesis: str) -> dict[str, bool]:
+    texts = [references] if isinstance(references, str) else references
+    named, modality = {modality_of(text) for text in texts} - {""}, modality_of(hypothesis)
+    sides, side = set().union(*map(_sides, texts)), _sides(hypothesis)
+    found = [_findings(text) for text in texts]
+    asserted, negated = (set().union(*words) for words in zip(*found, strict=True))
+    return {
+        "modality": bool(named) and modality not in named | {""},
+        "side": len(sides) == len(side) == 1 and sides != side,
+        "negation": bool((negated - asserted) & _findings(hypothesis)[0]),
+        "number": bool(_numbers(hypothesis) - set().union(*map(_numbers, texts))),
+    }

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import string
 import subprocess
+import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from importlib.util import find_spec
 from itertools import pairwise
@@ -13,18 +13,22 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import regex as re  # letters with their combining marks
 from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 from rouge_score.rouge_scorer import RougeScorer
+from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
 
 from roco_caption.core.errors import UserError
 
 # A number with its separators (1.5, 1,000), a compound word (x-ray, l5-s1, pet/ct), the 's that the
 # PTB tokenizer splits off, or a single sign.
-_COCO_TOKEN = re.compile(r"\d+(?:[.,:]\d+)+|[^\W_]+(?:[-‐'’/.&][^\W_]+)*|'s|[^\w\s]")
+_LETTERS = r"(?:[^\W_]|\p{No})+"
+_COCO_TOKEN = re.compile(rf"\d+(?:[.,:]\d+)+|{_LETTERS}(?:[-‐'’/.&]{_LETTERS})*|'s|[^\w\s\p{{No}}]")
 _POSSESSIVE = re.compile(r"(?<=\w)['’]s\b")
 _PUNCTUATION = frozenset("()[]{}.?!,:;'`\"-–—…“”‘’")
+References = Sequence[str | Sequence[str]]  # one or several captions per image
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -63,15 +67,28 @@ def tokenized(captions: Iterable[str], protocol: str) -> list[str]:
     """Return each caption as its words joined by single spaces; "" stays ""."""
     if protocol not in PROTOCOLS:
         raise UserError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}.")
-    return [" ".join(PROTOCOLS[protocol][0](caption)) for caption in captions]
+    texts = (unicodedata.normalize("NFC", caption) for caption in captions)
+    return [" ".join(PROTOCOLS[protocol][0](text)) for text in texts]
 
 
-def bleu_counts(references: Sequence[str], hypotheses: Sequence[str]) -> pd.DataFrame:
-    """Return each image's words and n-grams, all and correct, n = 1 … 4, by pycocoevalcap."""
+def as_lists(references: References) -> list[list[str]]:
+    """Return each image's references as a list, also where it is one string."""
+    return [[texts] if isinstance(texts, str) else list(texts) for texts in references]
+
+
+def bleu_counts(references: References, hypotheses: Sequence[str]) -> pd.DataFrame:
+    """Return each image's words and n-grams, all and correct, n = 1 … 4, by pycocoevalcap.
+
+    Of several references the one closest in length counts (ties: the shorter), and an n-gram as
+    often as the reference with most of it has it.
+    """
     scorer = BleuScorer(n=4)
-    for reference, hypothesis in zip(references, hypotheses, strict=True):
-        scorer += (hypothesis, [reference])
-    rows = [[c["testlen"], *c["reflen"], *c["guess"], *c["correct"]] for c in scorer.ctest]
+    for texts, hypothesis in zip(as_lists(references), hypotheses, strict=True):
+        scorer += (hypothesis, texts)
+    rows = []
+    for c in scorer.ctest:
+        length = min((abs(length - c["testlen"]), length) for length in c["reflen"])[1]
+        rows.append([c["testlen"], length, *c["guess"], *c["correct"]])
     return pd.DataFrame(rows, columns=["testlen", "reflen", *_GUESS, *_CORRECT], dtype=float)
 
 
@@ -84,8 +101,8 @@ def bleu(sums: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(values, index=sums.index, columns=BLEU)
 
 
-def meteor_counts(references: Sequence[str], hypotheses: Sequence[str]) -> pd.DataFrame:
-    """Return each image's 23 match counts of METEOR 1.5, one row per image.
+def meteor_counts(references: References, hypotheses: Sequence[str]) -> pd.DataFrame:
+    """Return each image's 23 match counts of METEOR 1.5 with its best reference, one row per image.
 
     pycocoevalcap's Java program takes some 8 seconds to start, then reads about 1,000 captions per
     second. Without a working Java, a UserError says why.
@@ -94,8 +111,8 @@ def meteor_counts(references: Sequence[str], hypotheses: Sequence[str]) -> pd.Da
         raise UserError("there is no Java runtime here")
     folder = Path(find_spec("pycocoevalcap").submodule_search_locations[0]) / "meteor"
     command = ["java", "-Xmx2G", "-jar", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-norm"]
-    pairs = zip(references, hypotheses, strict=True)
-    lines = "".join(f"SCORE ||| {reference} ||| {hypothesis}\n" for reference, hypothesis in pairs)
+    pairs = zip(as_lists(references), hypotheses, strict=True)
+    lines = "".join(f"SCORE ||| {' ||| '.join(texts)} ||| {text}\n" for texts, text in pairs)
     done = subprocess.run(command, cwd=folder, input=lines.encode(), capture_output=True)
     rows = [line.split() for line in done.stdout.decode().splitlines()]
     if done.returncode or len(rows) != len(references):
@@ -121,19 +138,32 @@ def meteor(sums: pd.DataFrame) -> np.ndarray:
     return mean * (1 - 0.6 * fragments**0.2)
 
 
-def image_scores(references: Sequence[str], hypotheses: Sequence[str]) -> pd.DataFrame:
+class _Words(Tokenizer):
+    """Rouge-score's own words for Latin letters; it drops all others, which are words here."""
+
+    def tokenize(self, text: str) -> list[str]:
+        other = re.search(r"(?!\p{Latin}|\p{Greek})\p{L}", text)
+        return re.findall(r"[^\W_]+", text) if other else DefaultTokenizer().tokenize(text)
+
+
+def image_scores(references: References, hypotheses: Sequence[str]) -> pd.DataFrame:
     """Return the scores that are means over images, one row per image; an empty hypothesis: 0.
 
     ROUGE-1: F-measure without stemming, by rouge-score, which splits words at every sign (Lin,
     2004, W04-1013). ROUGE-L: pycocoevalcap's, β = 1.2 (Lin, 2004). CIDEr: pycocoevalcap's CIDEr-D,
     0 to 10, idf from all the references given (Vedantam et al., 2015, arXiv:1411.5726).
+
+    Of several references: ROUGE-1, the largest value; ROUGE-L, the largest precision and the
+    largest recall, as in pycocoevalcap; CIDEr, the mean, idf over images.
     """
-    if not any(references):
+    lists = as_lists(references)
+    if not any(map(any, lists)):
         raise UserError("There is not a word in the references to score against.")
-    by_image = [{i: [text] for i, text in enumerate(texts)} for texts in (references, hypotheses)]
-    rouge = RougeScorer(["rouge1"], use_stemmer=False)
-    pairs = zip(references, hypotheses, strict=True)
-    scores = pd.DataFrame({"ROUGE-1": [rouge.score(*pair)["rouge1"].fmeasure for pair in pairs]})
+    by_image = dict(enumerate(lists)), {i: [text] for i, text in enumerate(hypotheses)}
+    rouge = RougeScorer(["rouge1"], tokenizer=_Words())
+    pairs = zip(lists, hypotheses, strict=True)
+    rouge_1 = [rouge.score_multi(*pair)["rouge1"].fmeasure for pair in pairs]
+    scores = pd.DataFrame({"ROUGE-1": rouge_1})
     scores["ROUGE-L"] = Rouge().compute_score(*by_image)[1]
     scores["CIDEr"] = Cider().compute_score(*by_image)[1]
     # pycocoevalcap's ROUGE-L takes "" for one word, which an empty reference would match.
@@ -158,7 +188,7 @@ def wording(hypotheses: Sequence[str], training: Collection[str] | None = None) 
 
 
 def image_counts(
-    references: Sequence[str], hypotheses: Sequence[str], training: Collection[str] | None = None
+    references: References, hypotheses: Sequence[str], training: Collection[str] | None = None
 ) -> pd.DataFrame:
     """Return all that each image adds to the scores, except METEOR's counts; one row per image."""
     parts = [bleu_counts(references, hypotheses), image_scores(references, hypotheses)]

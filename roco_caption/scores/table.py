@@ -10,6 +10,11 @@ import pandas as pd
 from roco_caption.core.errors import UserError
 from roco_caption.scores import metrics
 
+_ALIKE = (
+    "NOTE: All images have the same references, or there is only one image. Words that occur with "
+    "every image weigh nothing in CIDEr, so it is 0 for every caption, perfect ones included."
+)
+
 
 def bootstrap_weights(n: int, resamples: int, seed: int) -> np.ndarray:
     """Return how often each of n units is drawn in each bootstrap resample (Efron, 1979).
@@ -33,7 +38,7 @@ def randomisation_p(differences: np.ndarray, resamples: int, seed: int) -> float
 
 
 def score_table(
-    references: Sequence[str],
+    references: metrics.References,
     systems: Mapping[str, Sequence[str] | Sequence[Sequence[str]]],
     *,
     train_captions: Sequence[str] | None = None,
@@ -46,7 +51,7 @@ def score_table(
     """Score systems against the references, in one table.
 
     Args:
-        references: n captions, one per image.
+        references: n captions, one per image; or n lists of an image's captions.
         systems: name to n captions, or to several runs of n captions each, whose scores are
             averaged in one row ("shuffled images"). The first system is the main one.
         train_captions: the training captions, to find those copied word for word.
@@ -62,13 +67,16 @@ def score_table(
         its 95 % bootstrap interval, "…_low" and "…_high"; "distinct", the share of distinct
         captions (no interval: resamples repeat captions); "p_vs_first", of CIDEr against the first
         system by approximate randomisation, not corrected for multiple tests. `attrs["caption"]`
-        says how the table was made, and why METEOR is empty if it is.
+        says how the table was made, and why METEOR is empty if it is. If all images have the same
+        references, CIDEr is 0 even for perfect captions: a printed NOTE says so.
     """
     n = len(references)
     units = _units(groups, n)
     if not systems:
         raise UserError("There is no system to score: give at least one in `systems`.")
-    [references] = _tokenized_runs("references", references, n, protocol)
+    references = _tokenized_references(references, protocol)
+    if len(set(map(tuple, metrics.as_lists(references)))) == 1:
+        print(_ALIKE)
     hypotheses = {name: _tokenized_runs(name, systems[name], n, protocol) for name in systems}
     training = None if train_captions is None else set(metrics.tokenized(train_captions, protocol))
     meteor_parts, note = _meteor_parts(references, hypotheses) if meteor else ({}, "")
@@ -88,6 +96,19 @@ def score_table(
     table["p_vs_first"] = [np.nan, *p_values]
     table.attrs["caption"] = _caption(units, protocol, resamples) + note
     return table
+
+
+def _tokenized_references(references: metrics.References, protocol: str) -> list[str | list[str]]:
+    """Return each image's references, tokenized and checked to be one text or several."""
+    lists = [[r] if isinstance(r, str | float | None) else list(r) for r in references]
+    texts = sum(bool(r) and all(isinstance(text, str) for text in r) for r in lists)
+    if texts < len(lists):
+        raise UserError(
+            f"'references' has {texts} captions for {len(lists)} references: give one text per "
+            "image, or a list of them."
+        )
+    tokenized = (metrics.tokenized(texts, protocol) for texts in lists)
+    return [t[0] if isinstance(r, str) else t for r, t in zip(references, tokenized, strict=True)]
 
 
 def _tokenized_runs(
@@ -118,7 +139,7 @@ def _units(groups: Sequence | None, n: int) -> np.ndarray:
 
 
 def _meteor_parts(
-    references: list[str], hypotheses: dict[str, list[list[str]]]
+    references: list[str | list[str]], hypotheses: dict[str, list[list[str]]]
 ) -> tuple[dict[str, list[pd.DataFrame]], str]:
     """Return METEOR's counts for each run, by one call of Java, and a note if they are missing."""
     n, texts = len(references), [t for runs in hypotheses.values() for run in runs for t in run]
@@ -153,16 +174,29 @@ def _caption(units: np.ndarray, protocol: str, resamples: int) -> str:
     )
 
 
-def caption_scores(references: Sequence[str], hypotheses: Sequence[str]) -> np.ndarray:
+def gain_in_words(table: pd.DataFrame, other: str) -> str:
+    """Say how many times the CIDEr of another row the first row's is, and if that may be chance."""
+    if other not in table.index:
+        return f'There is no row "{other}": one test image cannot be shuffled.'
+    score, baseline = table.CIDEr.iloc[0], table.CIDEr[other]
+    if not baseline > 0:
+        return f"CIDEr is {score:.3f}, and 0 with the images shuffled."
+    said = f"CIDEr is {score / baseline:.1f} times what it is with the images shuffled."
+    if table.p_vs_first[other] > 0.05:
+        said += "\nWARNING: that may be chance: these captions hardly depend on their images."
+    return said
+
+
+def caption_scores(references: metrics.References, hypotheses: Sequence[str]) -> np.ndarray:
     """Return each caption's own CIDEr, 0 to 10, idf from all the references, float64 (n,)."""
     n = len(references)
-    [references] = _tokenized_runs("references", references, n, "coco")
+    references = _tokenized_references(references, "coco")
     [hypotheses] = _tokenized_runs("hypotheses", hypotheses, n, "coco")
     return metrics.image_scores(references, hypotheses)["CIDEr"].to_numpy(float)
 
 
 def breakdown(
-    references: Sequence[str], hypotheses: Sequence[str], groups: Sequence
+    references: metrics.References, hypotheses: Sequence[str], groups: Sequence
 ) -> pd.DataFrame:
     """Score one system separately for each kind of image, one row per label.
 
@@ -172,7 +206,7 @@ def breakdown(
     """
     n = len(references)
     _units(groups, n)
-    [references] = _tokenized_runs("references", references, n, "coco")
+    references = _tokenized_references(references, "coco")
     [hypotheses] = _tokenized_runs("hypotheses", hypotheses, n, "coco")
     ordered = isinstance(groups, pd.Categorical)
     labels = groups if ordered else [label if label != "" else "not stated" for label in groups]
@@ -183,9 +217,10 @@ def breakdown(
     return table if ordered else table.sort_values("images", ascending=False, kind="stable")
 
 
-def length_quartiles(captions: Sequence[str]) -> pd.Categorical:
-    """Return for each caption its quartile by length, labelled like "10–16 words"."""
-    words = pd.Series([len(caption.split()) for caption in captions])
+def length_quartiles(captions: metrics.References) -> pd.Categorical:
+    """Return each caption's quartile by length, or its image's by mean length: "10–16 words"."""
+    lengths = [np.mean([len(c.split()) for c in texts]) for texts in metrics.as_lists(captions)]
+    words = pd.Series(lengths).round().astype(int)
     quartile = np.searchsorted(words.quantile([0.25, 0.5, 0.75]), words)
     bounds = words.groupby(quartile).agg(["min", "max"])
     labels = [f"{low}–{high} words" for low, high in bounds.to_numpy()]

@@ -5,8 +5,12 @@ from __future__ import annotations
 import html
 import io
 import textwrap
+import warnings
 from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from unicodedata import category
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -34,6 +38,14 @@ class DescribedFigure(Figure):
 
     alt = ""
 
+    def draw(self, renderer: Any) -> None:
+        with _quiet():
+            super().draw(renderer)
+
+    def get_tightbbox(self, *args: Any, **options: Any) -> Any:
+        with _quiet():
+            return super().get_tightbbox(*args, **options)
+
     def _repr_html_(self) -> str:
         buffer = io.BytesIO()
         # a tenth of the PNG's size; all browsers since 2020 support it
@@ -45,6 +57,14 @@ class DescribedFigure(Figure):
         width = f"--width: {round(self.get_figwidth() * self.dpi)}px"
         image = f'<img alt="{html.escape(self.alt)}" src="{source}">'
         return f'{FIGURE_CSS}<div class="described-figure" style="{width}">{image}</div>'
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence a warning per letter that no font has: it is drawn as a box, and in the alt text."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from|Matplotlib currently does not")
+        yield
 
 
 def new_figure(
@@ -63,9 +83,16 @@ def new_figure(
     return figure, axes
 
 
+def plain(text: str) -> str:
+    """Return a text on one line, without control characters."""
+    return " ".join("".join(" " if category(c) in ("Cc", "Cs") else c for c in text).split())
+
+
 def brief(text: str, letters: int = 120) -> str:
-    """Return as many of a text's first words as fit."""
-    return textwrap.shorten(text, letters, placeholder=" …")
+    """Return as many of a text's first words as fit, or letters if its first word does not."""
+    text = plain(text)
+    short = textwrap.shorten(text, letters, placeholder=" …")
+    return f"{text[: letters - 2]} …" if short == "…" and text != short else short
 
 
 class PlainTable:
@@ -84,8 +111,10 @@ class PlainTable:
 def styled(table: pd.DataFrame, form: str | None = None, *, caption: str = "") -> Any:
     """Return a table as a pandas Styler, numbers in a `form` such as "{:.1%}", caption below.
 
-    Without jinja2 it is a `PlainTable`.
+    Texts are shown as they are: HTML and formulas ("$x$") in them are not interpreted. Without
+    jinja2 it is a `PlainTable`.
     """
+    table = table.map(lambda cell: plain(cell) if isinstance(cell, str) else cell)
     try:
         styler = table.style
     except (ImportError, AttributeError):  # versions of pandas differ
@@ -93,8 +122,10 @@ def styled(table: pd.DataFrame, form: str | None = None, *, caption: str = "") -
     styler = styler.format(form, precision=3, thousands=",", na_rep="", escape="html")
     styler = styler.format_index(escape="html").format_index(escape="html", axis="columns")
     right = {"selector": "td, th.col_heading", "props": "text-align: right"}
+    long = {"selector": "td", "props": "overflow-wrap: anywhere"}
     below = {"selector": "caption", "props": CAPTION_CSS}
-    return styler.set_caption(html.escape(caption)).set_table_styles([right, below])
+    styler = styler.set_table_attributes('class="tex2jax_ignore mathjax_ignore"')
+    return styler.set_caption(html.escape(plain(caption))).set_table_styles([right, long, below])
 
 
 def style_scores(table: pd.DataFrame) -> Any:

@@ -11,10 +11,21 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from roco_caption.data.images import ImageError, read_image
 from roco_caption.decoder.word_maps import PIXELS, upsampled
-from roco_caption.show.figures import BLUE, GREY, INK, ORANGE, DescribedFigure, brief, new_figure
+from roco_caption.show.figures import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    DescribedFigure,
+    brief,
+    new_figure,
+    plain,
+)  # fmt: skip
+from roco_caption.text.words import JOINER, clean
 
 Line = tuple[str, str]  # a text below an image, and its colour
 MIN_SUPPORT = 0.25  # share of the strongest word's support: weaker maps would hardly be visible
@@ -23,7 +34,7 @@ FUNCTION_WORDS = {
     "a", "an", "the", "of", "on", "in", "with", "by", "to", "from", "at", "for", "and", "or",
     "is", "are", "that", "which", "this", "as", "over", "into", "along", "through", "beside",
     "near", "keeping", "shows", "showing", "demonstrates", "demonstrating", "reveals", "seen",
-    "visible", "consistent", "suggesting", "sided", "<unk>",
+    "visible", "consistent", "suggesting", "sided", "<unk>", "'s", "’s",
 }  # fmt: skip
 
 
@@ -52,9 +63,12 @@ def gallery(
     order = np.argsort(-scores, kind="stable")
     middle = max(0, len(order) // 2 - each // 2)
     groups = {"best": 0, "typical": middle, "worst": max(0, len(order) - each)}
-    cells = []
+    cells, shown = [], set()
     for group, start in groups.items():
         for i in order[start : start + each]:
+            if i in shown:  # of a few images, each once
+                continue
+            shown.add(i)
             heading = f"{group}: CIDEr {scores[i]:.2f}"
             lines = _caption_lines(heading, captions.caption.iloc[i], frame.caption.iloc[i])
             cells.append((frame.image.iloc[i], lines))
@@ -79,9 +93,13 @@ def image_beside(
 
 
 def caption_lengths(frames: Mapping[str, pd.DataFrame], max_words: int) -> DescribedFigure:
-    """Show caption lengths per split; a dotted line marks where longer ones are truncated."""
+    """Show caption lengths per split; a dotted line marks where longer ones are truncated.
+
+    Words are the tokenizer's, signs included, as `max_words` counts them.
+    """
     figure, axis = _chart("words per caption", "share of captions")
-    lengths = {split: frame.caption.str.split().str.len() for split, frame in frames.items()}
+    counts = {split: [len(clean(c)) for c in frame.caption] for split, frame in frames.items()}
+    lengths = {split: pd.Series(words, dtype=int) for split, words in counts.items() if words}
     longest = int(np.percentile(np.concatenate(list(lengths.values())), 99.5)) + 1
     descriptions = []
     for (split, words), color in zip(lengths.items(), (BLUE, ORANGE, GREY), strict=False):
@@ -109,10 +127,11 @@ def training_curves(history: pd.DataFrame) -> DescribedFigure:
     label = f"kept: epoch {best}, {lowest:.3f}"
     axis.scatter([best], [lowest], 90, "none", edgecolors=INK, zorder=3, label=label)
     axis.set_ylim(bottom=0)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # also with one epoch
     axis.legend(frameon=False)
     first, last = history.iloc[0], history.iloc[-1]
     figure.alt = (
-        f"Loss in nats per word over {len(history)} epochs. "
+        f"Loss in nats per word over {len(history)} epoch{'s' * (len(history) > 1)}. "
         f"Training: from {first.loss:.3f} to {last.loss:.3f}. "
         f"Validation: from {first.val_loss:.3f} to {last.val_loss:.3f}. "
         f"The weights of epoch {best} were kept, validation loss {lowest:.3f}."
@@ -128,6 +147,7 @@ def word_map_figure(
     A word has no map if it is a function word, a repetition, or hardly supported by the image.
     `weights` are those of `word_maps`, float (words, cells); at most `panels` are shown in all.
     """
+    words = [plain(word.strip(JOINER)) for word in words]
     content = [i for i, w in enumerate(words) if w not in FUNCTION_WORDS and w not in words[:i]]
     # one scale for all words, so that a weakly supported one stays pale
     top = max((float(weights[i].max()) for i in content), default=0.0)
@@ -181,7 +201,7 @@ def _image_grid(
         draw_image(axes[number - 1], image)
         y = -5.0  # points below the image
         for text, color in lines:
-            wrapped = textwrap.wrap(text, 42, max_lines=7, placeholder=" …")
+            wrapped = textwrap.wrap(plain(text), 42, max_lines=7, placeholder=" …")
             axes[number - 1].annotate(
                 "\n".join(wrapped), (0, 0), (0, y), xycoords="axes fraction", va="top", fontsize=9,
                 textcoords="offset points", color=color, parse_math=False,  # for a caption with "$"
@@ -192,9 +212,10 @@ def _image_grid(
     return figure
 
 
-def _caption_lines(heading: str, caption: str, reference: str) -> list[Line]:
+def _caption_lines(heading: str, caption: str, reference: str | Sequence[str]) -> list[Line]:
+    references = [reference] if isinstance(reference, str) else reference
     lines = [(heading, GREY), (caption or "(no words)", BLUE)]
-    return [*lines, (f"reference: {reference}", INK)] if reference else lines
+    return [*lines, *((f"reference: {text}", INK) for text in references if text)]
 
 
 def _place(weights: np.ndarray) -> str:

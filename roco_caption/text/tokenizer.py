@@ -12,7 +12,14 @@ import numpy as np
 
 from roco_caption.core.errors import UserError
 from roco_caption.core.files import read_json, write_json
-from roco_caption.text.words import clean, join_words, usual_forms, usual_joints
+from roco_caption.text.words import (
+    JOINER,
+    is_sentence,
+    join_words,
+    token_names,
+    usual_forms,
+    usual_joints,
+)
 
 PAD, START, END, UNKNOWN = range(4)
 SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
@@ -55,18 +62,18 @@ class CaptionTokenizer:
         Words rarer than `min_frequency` become `<unk>`; if all are, a UserError says so.
         """
         captions = list(captions)
-        counts = Counter(word for caption in captions for word in clean(caption))
+        counts = Counter(word for caption in captions for word in token_names(caption))
         # by frequency, then alphabet, so that the numbers do not depend on the captions' order
         ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         words = [word for word, count in ranked if count >= min_frequency]
         if not words:
             raise UserError(
                 f"No word occurs {min_frequency} times in the training captions. Lower "
-                "MIN_FREQUENCY, or check that the captions were read."
+                "MIN_FREQUENCY, or check that the captions were read, with spaces between words."
             )
         written, joints = usual_forms(captions, set(words)), usual_joints(captions, set(words))
-        capitals = sum(caption.lstrip()[:1].isupper() for caption in captions)
-        return cls([*SPECIAL, *words], max_words, written, joints, 2 * capitals > len(captions))
+        sentences = sum(map(is_sentence, captions))
+        return cls([*SPECIAL, *words], max_words, written, joints, 2 * sentences > len(captions))
 
     @property
     def vocab_size(self) -> int:
@@ -88,11 +95,15 @@ class CaptionTokenizer:
         """
         tokens = np.full((len(captions), self.length), PAD, np.int32)
         for row, caption in zip(tokens, captions, strict=True):
-            numbers = [self._number.get(word, UNKNOWN) for word in clean(caption)]
+            numbers = [self._token(name) for name in token_names(caption)]
             ending = [END] if len(numbers) <= self.max_words else []
             numbers = [START, *numbers[: self.max_words], *ending]
             row[: len(numbers)] = numbers
         return tokens
+
+    def _token(self, name: str) -> int:
+        """Return a word's number; a sign that was never seen adjoining is taken as one apart."""
+        return self._number.get(name, self._number.get(name.strip(JOINER), UNKNOWN))
 
     def decode(self, tokens: np.ndarray | Sequence[int]) -> str:
         """Return one row up to `<end>` as text, written as the training captions are.

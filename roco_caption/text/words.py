@@ -2,51 +2,137 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import pairwise
+from typing import NamedTuple
 
-# A number with its decimals and letters ("1.6", "3d"), a word with its digits ("t2", "l3"), or a
-# sign that changes the meaning of a number.
-_WORD = re.compile(r"\d+(?:[.,]\d+)*[^\W_]*|[^\W\d_][^\W_]*|[%°±<>]")
-_UNIT = re.compile(r"(?<=\d)(mm|cm|ml|cc|mg|kg|hu)\b", re.IGNORECASE)
-# A full stop and the like if a capital follows; not after "L.", "e.g.", "vs.", "Fig.", "Dr.".
-_SENTENCE_END = re.compile(
-    r"""(?<!\b[^\W\d_])(?<!\bvs)(?<!\bfig)(?<!\bdr)[.!?;](?=["')\]]*\s+["'(\[]*(?-i:[^\W\d_a-z]))""",
-    re.IGNORECASE,
+import regex  # as `re`, but letters keep their combining marks (Hindi, Thai, Arabic)
+
+JOINER = "\u2060"  # Unicode's "word joiner": no space on this side of a token
+_PREPARED: dict[int, int | str] = {
+    code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)
+}  # full width: "ＣＴ"
+_PREPARED |= dict.fromkeys(map(ord, f"{JOINER}\u00ad\ufeff"), "")  # invisible
+_APOSTROPHE, _DASH = "['’´`]", "[-‐‑–—−]"
+_QUOTED = r"(?<!\w)['‘´`][^'’]*['’]"  # a quotation's beginning and end
+_STICKY = f"{JOINER}'’´`"  # at a word's edge: no space there
+_END = r"(?![^\W_]|\p{No})"  # of a word
+_UNIT = rf"(?i:mm|cm|ml|cc|mg|kg|hu)[²³]?(?=x\d|{_END})"
+_TIMES = rf"[xX](?=\d|{_END})"
+_AT_END = rf"[).]*$(?<!{_QUOTED}.*)"  # of a truncated caption, not of a quotation
+_SUFFIX = rf"{_APOSTROPHE}(?i:s|t|d|m|re|ve|ll){_END}"
+_TOKENS = (
+    rf"(?<=\d){_UNIT}",  # "5mm"
+    rf"(?<=\d|\d[mcMC][mM]){_TIMES}",  # "3x4"
+    # a number with its decimals and letters: "1.6", ".5", "1,000", "3d", "10³"
+    rf"(?P<word>(?:(?<![\w.,])\.)?\d+(?:[.,]\d+)*(?:(?!{_UNIT}|{_TIMES})(?:[^\W_]|[\p{{No}}⁺⁻])+)?)",
+    rf"(?<=[^\W_]){_SUFFIX}",  # "Crohn's"
+    # a word with its digits ("t2", "l3"), or with the apostrophe of "l'abdomen"
+    r"(?P<word>(?:[^\W\d_]|\p{No})(?:[^\W_]|\p{No})*)"
+    rf"(?:(?!{_SUFFIX}){_APOSTROPHE}(?=[^\W_]|{_AT_END}))?",
+    r"(?![®©™−´`])[\p{Sm}\p{Sc}\p{So}%‰^*#&@′″†‡§।॥۔。]",  # a sign that carries meaning
+    rf"(?<=\d\s*)(?:{_DASH}|[/:])(?=\s*\.?\d|[).]*$)",  # "10-20", "L4/5"
+    rf"(?<![\w.%)\]]){_DASH}(?=\.?\d)",  # "-85"
+    rf"(?<!\S){_DASH}(?!\S)|(?<=\(){_DASH}(?=\))|(?<!\w){_DASH}(?=[).]*$)",  # " - ", "(-)"
 )
+# the first part only saves time
+_TOKEN = regex.compile(rf"(?![\s,()]|\.(?!\d))(?:{'|'.join(_TOKENS)})")
+# A full stop and the like if a capital follows; not after "L.", "e.g.", "vs.", "Fig.", "Dr.".
+_SENTENCE_END = regex.compile(
+    r"""(?<!\b[^\W\d_])(?<!\bvs)(?<!\bfig)(?<!\bdr)[.!?;](?=["')\]]*\s+["'(\[]*(?-i:[^\W\d_a-z]))""",
+    regex.IGNORECASE,
+)
+_NUMBERS = regex.compile(r"[\d.,]+ [\d.,]*")  # a pair of numbers, or one at the end
+# what is written back as it is: the hyphen of "T2-weighted", "patients' "
+_LITERAL = regex.compile(r"[^\s.,:;!?\"“”„‘`()\[\]{}<>]|['’] ")
 _STOP = ". "  # joint between two sentences
 _MIN_PAIRS = 3  # occurrences of a word pair below which its joint is not learnt
 _MAX_BRACKETED = 4  # words in one pair of brackets
 
 
+class Token(NamedTuple):
+    """A word or sign of a caption: as the vocabulary has it, as written, and where."""
+
+    name: str
+    written: str
+    start: int
+    end: int
+
+
 def clean(caption: str) -> list[str]:
-    """Split a caption into lower-case words, keeping numbers, levels, sides and negations.
+    """Split a caption into lower-case words and signs, keeping numbers, sides and negations.
 
-    `"T2-weighted, 5mm"` → `["t2", "weighted", "5", "mm"]`; Unicode is normalised (NFKC).
+    `"T2-weighted, 5mm"` → `["t2", "weighted", "5", "mm"]`; letters are normalised (NFKC).
     """
-    return _WORD.findall(_normalised(caption).lower())
+    return [name.strip(JOINER) for name in token_names(caption)]
 
 
-def _normalised(caption: str) -> str:
-    return _UNIT.sub(r" \1", unicodedata.normalize("NFKC", caption))
+def token_names(caption: str) -> list[str]:
+    """Return the words of `clean`, with a `JOINER` where a sign adjoins its neighbour.
+
+    "10-20 mm" and "-85 HU" differ in the joiners of "-", so that they come back as they were.
+    """
+    return [token.name for token in _tokens(_prepared(caption))]
+
+
+def _prepared(caption: str) -> str:
+    return caption.translate(_PREPARED)
+
+
+def _tokens(text: str) -> list[Token]:
+    tokens: list[Token] = []
+    last = -1
+    for match in _TOKEN.finditer(text):
+        written, (start, end) = match[0], match.span()
+        name = _name(written)
+        if start == last and tokens[-1].name[-1] not in _STICKY and name[0] not in _STICKY:
+            if match["word"] == written:
+                tokens[-1] = tokens[-1]._replace(name=tokens[-1].name + JOINER)
+            else:
+                name = JOINER + name
+        tokens.append(Token(name, written, start, end))
+        last = end
+    return tokens
+
+
+@lru_cache(maxsize=1 << 16)
+def _name(written: str) -> str:
+    """Return a word in lower case, normalised unless that would make it another ("10³", "½")."""
+    name = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", written).lower())
+    other = regex.search(r"(?<!\p{L})\p{No}", written) or not _TOKEN.fullmatch(name)
+    return written.lower() if other else name
 
 
 def usual_forms(captions: Iterable[str], vocabulary: set[str]) -> dict[str, str]:
-    """Return the most frequent spelling of each word, where it has capitals: `{"ct": "CT"}`."""
+    """Return the most frequent spelling of each word that differs from its name: `{"ct": "CT"}`."""
     counts: defaultdict[str, Counter] = defaultdict(Counter)
     for caption in captions:
-        for sentence in _SENTENCE_END.split(_normalised(caption)):
-            words = _WORD.findall(sentence)
-            # "The" may have its capital for being first, "CT" does not
-            if words and words[0][1:] == words[0][1:].lower():
-                words = words[1:]
-            for word in words:
-                counts[word.lower()][word] += 1
+        for sentence in _SENTENCE_END.split(_prepared(caption)):
+            last = ""
+            for i, token in enumerate(_tokens(sentence)):
+                form, before, last = token.written, last, token.name
+                if _is_times(before, token.name):
+                    continue
+                # "The" may have its capital for being first, "CT" does not
+                if i == 0 and form[1:] == form[1:].lower():
+                    form = form[:1].lower() + form[1:]
+                    if form == token.name.strip(JOINER):
+                        continue
+                counts[token.name][form] += 1
     usual = {word: max(forms, key=lambda f: (forms[f], f)) for word, forms in counts.items()}
-    return {w: form for w, form in sorted(usual.items()) if form != w and w in vocabulary}
+    return {
+        word: form
+        for word, form in sorted(usual.items())
+        if form != word.strip(JOINER) and word in vocabulary
+    }
+
+
+def _is_times(last: str, word: str) -> bool:
+    """Return whether "x" means "times", which is not written as the X of "X-ray"."""
+    return word == "x" and (last[-1:].isdigit() or last.strip(JOINER) in ("cm", "mm"))
 
 
 def usual_joints(captions: Iterable[str], vocabulary: set[str]) -> dict[str, str]:
@@ -64,7 +150,7 @@ def usual_joints(captions: Iterable[str], vocabulary: set[str]) -> dict[str, str
     usual: dict[str, str] = {}
     for pair, joints in counts.items():
         joint, count = joints.most_common(1)[0]
-        if 2 * count > joints.total() >= _MIN_PAIRS and not re.fullmatch(r"[\d.,]+ [\d.,]*", pair):
+        if 2 * count > joints.total() >= _MIN_PAIRS and not _NUMBERS.fullmatch(pair):
             usual[pair] = joint
     openers = {pair for pair, joint in usual.items() if pair[0] == " " and joint == _STOP}
     return {
@@ -75,27 +161,33 @@ def usual_joints(captions: Iterable[str], vocabulary: set[str]) -> dict[str, str
     }
 
 
+def is_sentence(caption: str) -> bool:
+    """Return whether a capital begins a caption, or in scripts without them a full stop ends it."""
+    first = caption.lstrip()[:1]
+    uncased = first.isalpha() and first.lower() == first.upper()
+    return caption.rstrip().endswith(".") if uncased else first.isupper()
+
+
 def _joints(caption: str) -> Iterator[tuple[str, str, str]]:
     """Yield each word of a caption, what follows it, and the next word ("" after the last)."""
     last, joint = "", ""
-    for sentence in _SENTENCE_END.split(_normalised(caption)):
-        text = sentence.lower()
-        words = list(_WORD.finditer(text))
-        if words and last:
-            yield last, joint + _STOP, words[0][0]
-        for left, right in pairwise(words):
-            yield left[0], _joint(text[left.end() : right.start()]), right[0]
-        if words:
-            last, joint = words[-1][0], ")" if ")" in text[words[-1].end() :] else ""
+    for sentence in _SENTENCE_END.split(_prepared(caption)):
+        tokens = _tokens(sentence)
+        if tokens and last:
+            yield last, joint + _STOP, tokens[0].name
+        for left, right in pairwise(tokens):
+            yield left.name, _joint(sentence[left.end : right.start]), right.name
+        if tokens:
+            last, joint = tokens[-1].name, ")" if ")" in sentence[tokens[-1].end :] else ""
     if last:
         yield last, joint, ""
 
 
 def _joint(between: str) -> str:
     """Return the text between two words of a sentence, reduced to what is reproduced."""
-    if between in ("/", "-", "\u2010", "\u2011"):
-        return "/" if between == "/" else "-"
-    pause = ":" if ":" in between else "," if "," in between or ";" in between else ""
+    if between == " " or _LITERAL.fullmatch(between):
+        return between
+    pause = next((sign for sign in between if sign in ":;,،؛；，、"), "")
     return f"{')' if ')' in between else ''}{pause} {'(' if '(' in between else ''}"
 
 
@@ -103,19 +195,27 @@ def join_words(
     words: Sequence[str], forms: Mapping[str, str], joints: Mapping[str, str], as_sentences: bool
 ) -> str:
     """Return lower-case words as text; `as_sentences` begins each sentence with a capital."""
-    after = [joints.get(f"{a} {b}", joints.get(f" {b}", " ")) for a, b in pairwise(words)]
+    after = [_usual(left, right, joints) for left, right in pairwise(words)]
     after += [joints.get(f"{word} ", "") for word in words[-1:]]
-    text, capital = "", as_sentences
+    text, capital, last = "", as_sentences, ""
     for word, joint in zip(words, _balanced(after), strict=True):
-        form = forms.get(word, word)
+        form = word if _is_times(last, word) else forms.get(word, word.strip(JOINER))
         text += (_capitalised(form) if capital else form) + joint
-        capital = as_sentences and _STOP in joint
+        capital, last = as_sentences and _STOP in joint, word
     return text
+
+
+def _usual(left: str, right: str, joints: Mapping[str, str]) -> str:
+    """Return what is written between two words."""
+    if left[-1] in _STICKY or right[0] in _STICKY:
+        return ""
+    default = joints.get(f" {right}", " ") if left[-1].isalnum() else " "  # "–" ends no sentence
+    return joints.get(f"{left} {right}", default)
 
 
 def _balanced(joints: list[str]) -> list[str]:
     """Return the joints with brackets only in pairs, each around a few words of one sentence."""
-    result = [re.sub(r"[()]", "", joint) for joint in joints]
+    result = [regex.sub(r"[()]", "", joint) for joint in joints]
     opened = None
     for i, joint in enumerate(joints):
         closes = ")" in joint or i == len(joints) - 1

@@ -77,7 +77,7 @@ def test_the_table_of_a_split(tmp_path, content):
 def test_cleaning_and_encoding_any_text(caption):
     words = clean(caption)
     assert all(word == word.strip() and word for word in words)
-    tokenizer = CaptionTokenizer.fit(["left lung", *words], min_frequency=1, max_words=5)
+    tokenizer = CaptionTokenizer.fit(["left lung", caption], min_frequency=1, max_words=5)
     rows = tokenizer.encode([caption])
     assert rows.shape == (1, 7) and rows.max() < tokenizer.vocab_size
     assert clean(tokenizer.decode(rows[0][1:])) == words[:5]

@@ -12,6 +12,7 @@ from roco_caption.scores.baselines import (
     nearest_captions,
     neighbours,
     shuffled,
+    shuffled_captions,
 )
 
 TRAIN = np.array([[1, 0, 0], [0, 2, 0], [0, 0, 3], [5, 0, 0]], np.float16)
@@ -98,13 +99,40 @@ def test_shuffled_leaves_the_case():
         assert (cases[shuffled(8, seed, cases)] != cases).all()
 
 
-def test_shuffled_refuses_a_case_of_more_than_half():
-    with pytest.raises(UserError, match="1 of 1 images"):
-        shuffled(1, 0)
+@pytest.mark.parametrize(
+    ("cases", "kept"),
+    [
+        (["CT"] * 8 + ["MR"] * 4, 4),
+        (["a"] * 9 + ["b"], 8),
+        (["a", "a", "a", "b", "c"], 1),
+        (["a", "a"], 2),
+        (["a"] * 5, 5),
+    ],
+)
+def test_a_case_of_more_than_half_is_shuffled_as_far_as_possible(cases, kept, capsys):
+    cases = np.array(cases)
+    for seed in range(20):
+        order = shuffled(len(cases), seed, cases)
+        assert sorted(order) == list(range(len(cases)))
+        assert (order != np.arange(len(cases))).all()
+        assert (cases[order] == cases).sum() == kept
+    runs = shuffled_captions(list("abcdefghijklmnop")[: len(cases)], cases)
+    assert len(runs) == 5
+    printed = capsys.readouterr().out
+    assert f"{(cases == cases[0]).sum()} of {len(cases)} test images are of one case" in printed
+
+
+def test_one_image_cannot_be_shuffled_and_two_are_swapped(capsys):
+    assert shuffled(1, 0).tolist() == [0]
+    assert shuffled_captions(["a"], ["x"]) == []
+    assert "NOTE: One test image" in capsys.readouterr().out
+    assert shuffled_captions(["a", "b"], ["x", "y"]) == [["b", "a"]] * 5
+    assert capsys.readouterr().out == ""
+
+
+def test_shuffled_needs_a_group_per_image():
     with pytest.raises(UserError, match="2 groups for 3"):
         shuffled(3, 0, ["a", "b"])
-    with pytest.raises(UserError, match="3 of 5 images"):
-        shuffled(5, 0, ["a", "a", "a", "b", "c"])
 
 
 def random_splits(**captions):

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from roco_caption.core.errors import UserError
-from roco_caption.scores.clinical import modality_of, region_of, slips
+from roco_caption.scores.clinical import _numbers, _sides, modality_of, region_of, slips
 
 ROCO = Path(__file__).parents[3] / "shared" / "roco_text"
 
@@ -35,6 +35,60 @@ def test_modality(caption, modality):
 
 
 @pytest.mark.parametrize(
+    ("caption", "modality"),
+    [
+        ("It allowed us to see a mass", ""),
+        ("US of the liver", "ultrasound"),
+        ("Us and them: MRI", "MR"),
+        ("abdominal us", "ultrasound"),
+        ("us-guided biopsy", "ultrasound"),
+        ("X-ray of Mr. Smith", "radiograph"),
+        ("The hip of Mr Smith", ""),
+        ("Brain MR", "MR"),
+        ("Radiograph of a pet dog", "radiograph"),
+        ("His pet had a CT", "CT"),
+        ("pet/ct", "nuclear"),
+        ("On 3 Oct. 2012 the mass had grown", ""),
+        ("OCT image of the eye", "optical"),
+        ("Fracture of the T1 vertebra", ""),
+        ("Echo time of an MRI", "MR"),
+    ],
+)
+def test_words_that_look_like_abbreviations_name_no_modality(caption, modality):
+    assert modality_of(caption) == modality
+
+
+@pytest.mark.parametrize(
+    ("caption", "sides"),
+    [
+        ("A bright spot of an upright man, outright in the cleft", ""),
+        ("Brightness by Wright; leftover", ""),
+        ("Left-sided, leftmost", "left"),
+        ("RIGHTWARD shift", "right"),
+        ("Bilaterally", "left right"),
+    ],
+)
+def test_sides_are_whole_words(caption, sides):
+    assert _sides(caption) == set(sides.split())
+
+
+@pytest.mark.parametrize(
+    ("caption", "numbers"),
+    [
+        ("1,000 or 1000 or 1000.0", "1000"),
+        ("0.5, .5 and 0,50", "0.5"),
+        ("5mm, 5 mm, 5.0 mm", "5"),
+        ("3.5x4.2 cm, 3mmx2mm", "3.5 4.2 3 2"),
+        ("-85 HU, −85, 10-20", "-85 10 20"),
+        ("2,5 and 1,234,567.5 and 0,125", "2.5 1234567.5 0.125"),
+        ("T2, L5, 3D, 2-d, H2O", ""),
+    ],
+)
+def test_one_number_in_several_spellings(caption, numbers):
+    assert _numbers(caption) == set(numbers.split())
+
+
+@pytest.mark.parametrize(
     ("caption", "region"),
     [
         ("Chest X-ray with pleural effusion", "chest"),
@@ -44,6 +98,8 @@ def test_modality(caption, modality):
         ("Brain MRI", "head"),
         ("Fracture of the distal radius", "arm"),
         ("Left hip", "leg"),
+        ("Fracture of the odontoid and of T12", "spine"),
+        (["CT of a man", "The liver", "A renal cyst"], "abdomen"),
         ("CT scan showing the lesion", ""),
     ],
 )
@@ -83,6 +139,27 @@ def share(reference, hypothesis, slip):
 )
 def test_slips(slip, reference, hypothesis, is_one):
     assert share(reference, hypothesis, slip) == is_one
+
+
+@pytest.mark.parametrize(
+    ("slip", "references", "hypothesis", "is_one"),
+    [
+        ("modality", ["Chest CT", "A mass"], "chest x-ray", True),
+        ("modality", ["Chest CT", "Chest x-ray"], "chest x-ray", False),
+        ("side", ["Left lung", "Right lung"], "right lung", False),
+        ("side", ["Left lung", "A lung"], "right lung", True),
+        ("negation", ["No fracture", "A fracture"], "a fracture", False),
+        ("negation", ["No fracture", "Hand"], "a fracture", True),
+        ("number", ["5 mm", "7 mm"], "7mm", False),
+        ("number", ["5 mm", "7 mm"], "6 mm", True),
+        ("number", ("5 mm",), "5 mm", False),
+        ("number", "Fat of -85 HU", "fat of 85 HU", True),
+        ("number", "A dose of 1,000", "a dose of 1000.0", False),
+        ("side", "A bright spot on the left", "left", False),
+    ],
+)
+def test_a_slip_is_supported_by_no_reference(slip, references, hypothesis, is_one):
+    assert share(references, hypothesis, slip) == is_one
 
 
 def test_slips_are_shares_of_all_captions():

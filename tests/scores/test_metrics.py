@@ -1,9 +1,11 @@
 import shutil
+import unicodedata
 
 import numpy as np
 import pandas as pd
 import pytest
 from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
 
 from roco_caption.core.errors import UserError
 from roco_caption.scores.metrics import (
@@ -83,6 +85,73 @@ def test_cider_by_hand():
 
 def test_an_empty_hypothesis_scores_zero_even_where_the_reference_is_empty():
     assert (image_scores(["", "a b"], ["", ""]) == 0).all(axis=None)
+
+
+REFERENCES = [
+    "Chest X-ray showing a right pleural effusion.",
+    "Axial CT of the abdomen shows a 5 mm liver lesion (arrow).",
+    "Sagittal T2-weighted MRI of the lumbar spine.",
+    "Ultrasound of the left kidney without hydronephrosis.",
+]
+HYPOTHESES = [
+    "chest x-ray shows a left pleural effusion", "CT of the abdomen shows a liver mass", "",
+    "the kidney the kidney",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", [str, lambda text: [text], lambda text: (text, text)])
+def test_one_reference_scores_as_it_did_before_there_could_be_several(form):
+    references = [form(text) for text in tokenized(REFERENCES, "coco")]
+    counts = image_counts(references, tokenized(HYPOTHESES, "coco"))
+    before = {
+        "reflen": [7, 12, 7, 7],
+        "correct_1": [5, 7, 0, 2],
+        "correct_2": [2, 5, 0, 0],
+        "correct_3": [0, 4, 0, 0],
+        "correct_4": [0, 3, 0, 0],
+        "ROUGE-1": [0.75, 0.7, 0, 0.363636363636364],
+        "ROUGE-L": [0.714285714285714, 0.675632911392405, 0, 0.346590909090909],
+        "CIDEr": [2.533333333333334, 4.197715248397545, 0, 0.499556992201591],
+    }
+    for name, values in before.items():
+        assert counts[name].tolist() == pytest.approx(values, abs=1e-9), name
+
+
+def test_bleu_clips_by_the_most_frequent_and_takes_the_closest_length():
+    counts = bleu_counts([["a a b", "a c c c c", "d"]], ["a a a c"]).iloc[0]
+    assert counts["correct_1"] == 3  # two "a" of the first, one "c" of the second
+    assert counts["correct_2"] == 2  # "a a" of the first, "a c" of the second
+    assert counts["reflen"] == 3  # as near as 5, and shorter
+
+
+def test_of_several_references_rouge_takes_the_best_and_cider_the_mean():
+    first, second, other = "a b c d", "e f g h", "i j k l"
+    both = image_scores([[first, second], other], [first, other])
+    assert both["ROUGE-1"][0] == both["ROUGE-L"][0] == 1
+    assert both["CIDEr"].tolist() == pytest.approx([5, 10])
+    theirs = Cider().compute_score({0: [first, second], 1: [other]}, {0: ["a b e"], 1: ["i j"]})[1]
+    ours = image_scores([[first, second], [other]], ["a b e", "i j"])["CIDEr"]
+    assert ours.tolist() == pytest.approx(list(theirs))
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "छाती का एक्स-रे", "ภาพเอกซเรย์ ทรวงอก ปกติ", "صُورَة بِالأَشِعَّة لِلصَّدْر", "צִלּוּם חָזֶה תקין",
+        "cafe\u0301 de l'abdomen", "Crohn’s disease of the ileum", "Fat of -85 HU, T2* and 10³",
+        "A mass of 3.5×4.2 cm ± 5 %",
+    ],
+)  # fmt: skip
+def test_a_perfect_caption_scores_as_one_in_every_script(caption):
+    texts = tokenized([caption, "another text"], "coco")
+    composed = tokenized([unicodedata.normalize("NFC", caption), "no"], "coco")
+    scores = image_scores(texts, composed).iloc[0]
+    assert scores[["ROUGE-1", "ROUGE-L"]].tolist() == pytest.approx([1, 1])
+    assert bleu(bleu_counts(texts[:1], composed[:1]))["BLEU-1"][0] == pytest.approx(1)
+
+
+def test_marks_stay_with_their_letters():
+    assert tokenized(["छाती का एक्स-रे"], "coco") == ["छाती का एक्स-रे"]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ from roco_caption.scores import metrics
 from roco_caption.scores.table import (
     bootstrap_weights,
     breakdown,
+    caption_scores,
+    gain_in_words,
     length_quartiles,
     randomisation_p,
     score_table,
@@ -96,6 +98,68 @@ def test_one_image_is_enough():
     scores = table({"a": ["chest ct"], "b": [""]}, ["Chest CT of a man"])
     assert scores.loc["a", "BLEU-1_low"] == scores.loc["a", "BLEU-1"] > 0
     assert scores.loc["b", "p_vs_first"] == 1
+
+
+def test_each_score_runs_with_one_and_two_images():
+    for references in (REFERENCES[:1], REFERENCES[:2]):
+        n = len(references)
+        scores = table({"a": references, "b": OTHERS[:n]}, references, groups=["case"] * n)
+        assert scores.loc["a", "ROUGE-L"] == pytest.approx(1)
+        assert len(caption_scores(references, references)) == n
+        assert breakdown(references, OTHERS[:n], ["x"] * n).loc["x", "images"] == n
+        assert len(length_quartiles(references)) == n
+
+
+@pytest.mark.parametrize(
+    ("references", "alike"),
+    [
+        (["Chest CT."], True),
+        (["Chest CT", "chest CT."], True),
+        ([["Chest CT", "A CT"]] * 3, True),
+        (["Chest CT", "Chest"], False),
+    ],
+)
+def test_a_cider_of_zero_for_perfect_captions_is_explained(references, alike, capsys):
+    perfect = [texts if isinstance(texts, str) else texts[0] for texts in references]
+    scores = table({"perfect": perfect}, references)
+    assert (scores.CIDEr.iloc[0] == 0) == alike
+    assert ("NOTE: All images have the same references" in capsys.readouterr().out) == alike
+
+
+def test_tables_take_several_references_per_image():
+    several = [[text, "something else"] for text in REFERENCES]
+    one, more = table({"a": REFERENCES}), table({"a": REFERENCES}, several)
+    assert more.loc["a", "BLEU-4"] == one.loc["a", "BLEU-4"] == pytest.approx(1)
+    assert more.loc["a", "ROUGE-1"] == pytest.approx(1)
+    assert more.loc["a", "CIDEr"] < one.loc["a", "CIDEr"]
+    pd.testing.assert_frame_equal(
+        table({"a": OTHERS}), table({"a": OTHERS}, [[r] for r in REFERENCES])
+    )
+    assert caption_scores(several, REFERENCES).tolist() == pytest.approx([5] * 4)
+    assert breakdown(several, REFERENCES, list("aabb"))["BLEU-1"].tolist() == pytest.approx([1, 1])
+    assert list(length_quartiles([["a b", "a b c d"]])) == ["3–3 words"]
+
+
+@pytest.mark.parametrize("last", [[], ["text", None], [3]])
+def test_an_image_without_a_reference_is_refused(last):
+    with pytest.raises(UserError, match="'references' has 3 captions for 4"):
+        table({"a": OTHERS}, [*REFERENCES[:3], last])
+
+
+@pytest.mark.parametrize(
+    ("cider", "p", "says"),
+    [
+        ([1.0, 0.25], 0.001, "CIDEr is 4.0 times what it is with the images shuffled."),
+        ([1.0, 0.9], 0.4, "WARNING: that may be chance"),
+        ([0.0, 0.0], 1.0, "CIDEr is 0.000, and 0 with the images shuffled"),
+        ([0.5, 0.0], 0.01, "CIDEr is 0.500, and 0 with the images shuffled"),
+    ],
+)
+def test_the_gain_over_shuffled_images_is_said_without_nan(cider, p, says):
+    scores = pd.DataFrame({"CIDEr": cider, "p_vs_first": [np.nan, p]}, index=["model", "shuffled"])
+    assert says in gain_in_words(scores, "shuffled")
+    assert "nan" not in gain_in_words(scores, "shuffled")
+    assert "cannot be shuffled" in gain_in_words(scores[:1], "shuffled")
 
 
 @pytest.mark.parametrize(

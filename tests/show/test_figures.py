@@ -50,6 +50,19 @@ def test_brief_keeps_whole_words():
     assert len(brief("word " * 90)) <= 120 and brief("word " * 90).endswith(" …")
 
 
+def test_brief_cuts_a_word_that_does_not_fit():
+    assert brief("x" * 300) == "x" * 118 + " …"
+    assert brief("…") == "…" and brief("a\x00\nb") == "a b"
+
+
+def test_tables_show_texts_as_they_are():
+    texts = ["$$T_2^*$$", "<b>x</b><script>y</script>", "a\x00\x07b\nc", "x" * 500]
+    page = styled(pd.DataFrame({"caption": texts}), caption="<i>$x$").to_html()
+    assert "<b>" not in page and "<script>" not in page and "<i>" not in page
+    assert "a b c" in page and "\x00" not in page and "overflow-wrap: anywhere" in page
+    assert "tex2jax_ignore" in page and "$$T_2^*$$" in page
+
+
 def test_a_table_formats_numbers_and_escapes_labels_and_caption():
     table = pd.DataFrame({"images": [82000, 3], "a <b>": [0.12345, None]}, index=["<i>", "test"])
     page = styled(table, caption="left & right").to_html()

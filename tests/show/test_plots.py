@@ -1,15 +1,20 @@
 """Every figure of the notebook shows what it should, and describes it in its alt text."""
 
 import inspect
+import io
+import unicodedata
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from roco_caption.show import plots
 from roco_caption.show.plots import word_map_figure
+from roco_caption.text.tokenizer import END, CaptionTokenizer
+from roco_caption.text.words import JOINER
 
 
 def every_figure(folder, captions):
@@ -47,8 +52,8 @@ def test_alt_texts_describe_the_figures(figures):
     assert "“best: CIDEr 3.00”, “a lesion”, “reference: axial ct of a" in alts["gallery"]
     assert "“worst: CIDEr 1.00”, “(no words)”" in alts["gallery"]
     assert "“DICOM CT”. Image 2: “training image, nearest 1”, “chest" in alts["image_beside"]
-    assert "test: 2 captions, median 4 words, 0% longer than 20" in alts["caption_lengths"]
-    assert "train: 3 captions, median 6 words, 33% longer than 20" in alts["caption_lengths"]
+    assert "test: 2 captions, median 5 words, 0% longer than 20" in alts["caption_lengths"]
+    assert "train: 3 captions, median 8 words, 33% longer than 20" in alts["caption_lengths"]
     assert "Validation: from 3.000 to 3.500" in alts["training_curves"]
     assert "epoch 1 were kept, validation loss 3.000" in alts["training_curves"]
     assert "“chest” top left, “mass” top right" in alts["word_map_figure"]
@@ -67,6 +72,64 @@ def test_dollar_signs_in_captions_are_not_read_as_formulas(tmp_path):
     captions = ["$$T_2^*$$ map", r"$\frac{$ is invalid", "$_$"]
     for figure in every_figure(tmp_path, captions).values():
         figure.draw_without_rendering()
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "T2* map $$T_2^*$$ of the heart", "छाती का एक्स-रे", "胸部X线片", "صُورَة بِالأَشِعَّة", "🫁 lung",
+        "a\x00b\x07 \x1b[0m\u2028c", "x" * 300, "<b>mass</b> &amp; <script>alert(1)</script>", " ",
+    ],
+)  # fmt: skip
+def test_any_caption_is_drawn_as_it_is_and_without_warnings(tmp_path, caption, recwarn):
+    for figure in every_figure(tmp_path, [caption, f"a {caption}", caption]).values():
+        page = figure._repr_html_()
+        FigureCanvasAgg(figure).print_figure(io.BytesIO(), bbox_inches="tight")
+        assert "<script>" not in page and "\x00" not in page
+        assert not any(unicodedata.category(letter) == "Cc" for letter in figure.alt)
+    assert not [str(warning.message) for warning in recwarn]
+
+
+def test_lengths_are_counted_as_captions_are_truncated():
+    captions = ["T2-weighted, 5mm (arrow)", "no", "Crohn's"]
+    figure = plots.caption_lengths({"train": pd.DataFrame({"caption": captions})}, 4)
+    assert "median 2 words, 33% longer than 4" in figure.alt
+    truncated = CaptionTokenizer.fit(captions, min_frequency=1, max_words=4).encode(captions)
+    assert (truncated != END).all(axis=1).mean() == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("captions", [["a b"], ["a b"] * 9, ["", ""], ["..."]])
+def test_few_or_equal_captions_have_a_histogram(captions, recwarn):
+    frames = {"train": pd.DataFrame({"caption": captions}), "test": pd.DataFrame({"caption": []})}
+    plots.caption_lengths(frames, 50).draw_without_rendering()
+    assert not [str(warning.message) for warning in recwarn]
+
+
+def test_one_epoch_has_a_curve_and_whole_ticks():
+    history = pd.DataFrame({"loss": [4.0], "val_loss": [3.0]}, index=[1])
+    figure = plots.training_curves(history)
+    figure.draw_without_rendering()
+    low, high = figure.axes[0].get_xlim()
+    ticks = [tick for tick in figure.axes[0].get_xticks() if low <= tick <= high]
+    assert ticks == [1] and "over 1 epochs" not in figure.alt
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_a_gallery_of_few_images_shows_each_once(image, n):
+    frame = pd.DataFrame({"image": [image] * n, "caption": [f"caption {i}" for i in range(n)]})
+    figure = plots.gallery(frame, frame, np.arange(n, dtype=float))
+    assert len(drawn(figure)) == n
+    assert len(drawn(plots.sample_images(frame))) == n
+
+
+def test_all_references_of_an_image_are_shown(image):
+    figure = plots.caption_under_image(image, "a mass", ["one", "two"])
+    assert figure.alt.endswith("“a mass”, “reference: one”, “reference: two”.")
+
+
+def test_heat_maps_name_signs_without_their_joiners(image):
+    figure = word_map_figure(image, [f"{JOINER}%"], one_cell(3)[None])
+    assert [axis.get_title() for axis in drawn(figure)][1] == "%"
 
 
 def test_a_missing_image_is_named_in_its_place(figures):

@@ -54,6 +54,56 @@ def test_sentences_end_where_a_capital_begins_the_next(caption, back):
     assert tokenizer.decode(row[1:]) == (back or caption)
 
 
+SIGNS = [
+    "Crohn's disease.", "Crohn’s disease of the ileum.",
+    "The patients' lungs and a child's o'clock.",
+    "Radiographie de l'abdomen.", "Image de l’abdomen d’une femme qu'il a vue.",
+    "Mass of 3.5 × 4.2 cm.", "Mass of 3.5×4.2 cm.", "Mass of 3.5 x 4.2 x 5 mm.", "Mass of 3x4.2cm.",
+    "Chest X-ray of 3 x 4 cm on an X-ray.",
+    "Fat of -85 HU.", "Fat of −85 HU.", "Fat of –85 to -100 HU.",
+    "Nodules of 10-20 mm.", "Nodules of 10–20 mm.", "Nodules of 10 - 20 mm.",
+    "Discs at L4/5, L4-5, L4–5, and L5/S1.", "Seen at 10:30, ratio 1:2.",
+    "A count of 10³ cells, and 10^3 of 1.5×10⁻³ mm²/s.", "A volume of 12 cm³, CO₂, ½ of ⁶⁸Ga.",
+    "About 50% of it, 50 % of it, 5 ± 0.3 mm, 5±0.3 mm.", "At 37 °C, 37°C and 45° of flexion.",
+    "Nodules <5 mm, > 3 mm, ≤ 4 mm, ≥6 mm, ~7 mm.", "P = 0.05 and p<0.05.",
+    "T2* map of the heart, T2*-weighted.", "A mass (*), a cyst (→), a node (+), a scar (-).",
+    "A dose of 1,000 mGy or 1,000.5 mGy.", "A cyst of .5 cm and 5mm and 5 mm.",
+    "A mass – the arrow - shows it.", "Sections in H&E, $5, #3, TE/TR = 30/500 ms.",
+    "A layer of 12 µm.", "E\u0301tude d'un de\u0301me.",
+    "छाती का एक्स-रे दिखाता है।", "ภาพเอกซเรย์ทรวงอก", "صُورَة بِالأَشِعَّة لِلصَّدْر.", "צִלּוּם חָזֶה",
+]  # fmt: skip
+
+
+def round_trip(tokenizer, caption):
+    (row,) = tokenizer.encode([caption])
+    return tokenizer.decode(row[1:])
+
+
+@pytest.mark.parametrize("caption", SIGNS)
+def test_signs_and_letters_come_back_as_they_were_written(caption):
+    alone = CaptionTokenizer.fit([caption] * 3, min_frequency=1)
+    assert round_trip(alone, caption) == caption
+
+
+def test_one_writing_does_not_spoil_another():
+    tokenizer = CaptionTokenizer.fit(SIGNS * 3, min_frequency=1)
+    back = [round_trip(tokenizer, caption) for caption in SIGNS]
+    assert [text.rstrip(".") for text in back] == [caption.rstrip(".") for caption in SIGNS]
+
+
+def test_a_truncated_caption_keeps_its_words():
+    for caption in SIGNS:
+        for max_words in range(1, 9):
+            tokenizer = CaptionTokenizer.fit([caption] * 3, min_frequency=1, max_words=max_words)
+            assert clean(round_trip(tokenizer, caption)) == clean(caption)[:max_words]
+
+
+def test_no_sentence_begins_after_a_dash():
+    captions = ["A mass. There is edema.", "A scan - there is a mass."] * 3
+    tokenizer = CaptionTokenizer.fit(captions, min_frequency=1)
+    assert round_trip(tokenizer, captions[1]) == captions[1]
+
+
 def test_a_word_that_mostly_begins_sentences_begins_one_after_any_word():
     captions = ["A mass. There is edema.", "A cyst. There is none", "A mass and there is a cyst"]
     tokenizer = CaptionTokenizer.fit(captions * 3, min_frequency=1, max_words=20)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from roco_caption.text.words import clean
+from roco_caption.text.words import JOINER, clean, token_names
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,12 @@ from roco_caption.text.words import clean
         ("ｆｕｌｌ ｗｉｄｔｈ cm²", "full width cm2"),
         ("café fig_2", "café fig 2"),
         ("--- ... !", ""),
+        ("Crohn's and l'abdomen, o'clock", "crohn 's and l' abdomen o' clock"),
+        ("Fat of -85 HU, 10-20 mm, 3x4.2cm", "fat of - 85 hu 10 - 20 mm 3 x 4.2 cm"),
+        ("A ‘target sign’ and a .5 cm cyst", "a target sign and a .5 cm cyst"),
+        ("10³, H₂O, ½", "10³ h2o ½"),
+        ("छाती का एक्स-रे", "छाती का एक्स रे"),
+        ("cafe\u0301 \u00adof\ufeff CT", "café of ct"),
     ],
 )
 def test_cleaning_keeps_sides_numbers_levels_and_negations(caption, words):
@@ -25,3 +31,19 @@ def test_cleaning_keeps_sides_numbers_levels_and_negations(caption, words):
 def test_cleaning_its_own_result_changes_nothing():
     for caption in ("T2-weighted, 5mm", "10 %, 37°C", "3D CT 1.5T"):
         assert clean(" ".join(clean(caption))) == clean(caption)
+
+
+def test_a_sign_knows_whether_it_adjoins_its_neighbours():
+    minus, dash, percent = f"-{JOINER}", f"{JOINER}-{JOINER}", f"{JOINER}%"
+    assert token_names("-85 to 10-20, 5 - 6") == [
+        minus,
+        "85",
+        "to",
+        "10",
+        dash,
+        "20",
+        "5",
+        "-",
+        "6",
+    ]
+    assert token_names("5% or 5 %") == ["5", percent, "or", "5", "%"]
