@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from roco_caption.core.backup import backed_up, bring_back
 from roco_caption.core.errors import UserError
-from roco_caption.core.files import write_text
-from roco_caption.core.machine import set_seeds
+from roco_caption.core.machine import attached, set_seeds
 from roco_caption.core.progress import tensorboard
 from roco_caption.data.roco import Source, locate_dataset, read_dataset
 from roco_caption.decoder.model import Decoder, Ensemble, build_decoder, combine, fit_scalers
 from roco_caption.features.extract import extract_features
 from roco_caption.features.given import read_features_file, with_grid_file
-from roco_caption.features.table import Features, Inputs, arrays_of, mean_image, select_inputs
-from roco_caption.scores import baselines
-from roco_caption.scores.table import score_table
+from roco_caption.features.table import Features, Inputs, arrays_of, select_inputs
 from roco_caption.search.beam import Search
 from roco_caption.search.captioner import Captioner
+from roco_caption.search.compare import (  # the last stages  # noqa: F401
+    SHUFFLED,
+    caption_by_baselines,
+    caption_test_images,
+    score,
+)
 from roco_caption.search.rerank import Consensus, match_length
 from roco_caption.text.tokenizer import CaptionTokenizer
 from roco_caption.training import runs
@@ -31,7 +35,6 @@ from roco_caption.training.checkpoint import member_folder
 from roco_caption.training.loop import CaptionData, identify, train
 
 Frames = dict[str, pd.DataFrame]  # {split: DataFrame[id, image, caption]}
-SHUFFLED = "images shuffled (mean of 5)"
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ def read_or_encode(
     features_file: str = "",
     grid_file: str = "",
     attention: bool = False,
+    copy: Path | None = None,
     **options: Any,
 ) -> Features:
     """Return the features of a data set's images.
@@ -96,6 +100,7 @@ def read_or_encode(
         features_file: an .npz of precomputed features, used instead of the encoder.
         grid_file: with attention, an .npz of precomputed grids.
         attention: whether grids are needed.
+        copy: a folder that keeps a copy of the cache, see `backed_up`.
         options: of `extract_features`: `encoder`, `weights`, `precision`, `seed`.
 
     Raises:
@@ -109,7 +114,10 @@ def read_or_encode(
         images = dict(zip(listed.id, listed.image, strict=True))
         folder = Path(cache_dir) / "features" / data.source.name
         options = {"seed": 1, "allow_random": data.source.synthetic} | options
-        features = extract_features(images, folder, with_grid=needs_grid, **options)
+        for earlier in attached(f"features/{folder.name}"):  # output of a notebook on Kaggle
+            bring_back(earlier, folder)
+        with backed_up(folder, copy and copy / "features" / folder.name):
+            features = extract_features(images, folder, with_grid=needs_grid, **options)
     return with_grid_file(features, grid_file) if attention and grid_file else features
 
 
@@ -271,58 +279,3 @@ def make_captioner(
         tune = inputs.features["validation"], words.tokens["validation"]
         captioner.search = match_length(captioner, *tune)
     return captioner
-
-
-def caption_test_images(
-    captioner: Captioner, inputs: Inputs, folder: str | os.PathLike
-) -> pd.DataFrame:
-    """Caption the test images, and write `captions.csv` into the run's folder.
-
-    Returns:
-        DataFrame[id, reference, caption, log_probability], one row per image.
-    """
-    captions = inputs.frames["test"][["id", "caption"]].rename(columns={"caption": "reference"})
-    captions[["caption", "log_probability"]] = captioner.caption_features(inputs.features["test"])
-    write_text(Path(folder) / "captions.csv", captions.to_csv(index=False))
-    return captions
-
-
-def caption_by_baselines(
-    captioner: Captioner, inputs: Inputs, captions: Sequence[str]
-) -> dict[str, Any]:
-    """Return the captions of the test images by the model and by what it is compared with.
-
-    Args:
-        captioner: the model.
-        inputs: the test images, and the training images that baselines copy from.
-        captions: the model's, of the test images.
-
-    Returns:
-        {system: n captions, or several runs of n captions}, the model first.
-    """
-    captions, vectors, n = list(captions), inputs.vectors, len(captions)
-    greedy = captioner.caption_features(inputs.features["test"], Search(beams=1, no_repeat=0))
-    average = captioner.caption_features(mean_image(inputs.features["train"]))[0].text
-    runs = baselines.shuffled_captions(captions, inputs.cases["test"])
-    known = vectors["train"], list(inputs.frames["train"].caption)
-    return {
-        "this model": captions,
-        "this model, greedy": [caption.text for caption in greedy],
-        **({SHUFFLED: runs} if runs else {}),
-        "average image for all": [average] * n,
-        "nearest image's caption": baselines.nearest_captions(*known, vectors["test"]),
-        "consensus of the nearest": baselines.consensus_captions(*known, vectors["test"]),
-        "most frequent caption": baselines.most_frequent_caption(known[1], n),
-    }
-
-
-def score(
-    systems: Mapping[str, Any], inputs: Inputs, folder: str | os.PathLike, *, seed: int = 1
-) -> pd.DataFrame:
-    """Score systems on the test images with `score_table`, and write `scores.csv`."""
-    table = score_table(
-        inputs.references, systems, groups=inputs.cases["test"], seed=seed,
-        train_captions=list(inputs.frames["train"].caption),
-    )  # fmt: skip
-    write_text(Path(folder) / "scores.csv", table.to_csv())
-    return table

@@ -1,0 +1,74 @@
+"""Captions of the test images, by the model and by what it is compared with, and their scores."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from roco_caption.core.files import write_text
+from roco_caption.features.table import Inputs, mean_image
+from roco_caption.scores import baselines
+from roco_caption.scores.table import score_table
+from roco_caption.search.beam import Search
+from roco_caption.search.captioner import Captioner
+
+SHUFFLED = "images shuffled (mean of 5)"
+
+
+def caption_test_images(
+    captioner: Captioner, inputs: Inputs, folder: str | os.PathLike
+) -> pd.DataFrame:
+    """Caption the test images, and write `captions.csv` into the run's folder.
+
+    Returns:
+        DataFrame[id, reference, caption, log_probability], one row per image.
+    """
+    captions = inputs.frames["test"][["id", "caption"]].rename(columns={"caption": "reference"})
+    captions[["caption", "log_probability"]] = captioner.caption_features(inputs.features["test"])
+    write_text(Path(folder) / "captions.csv", captions.to_csv(index=False))
+    return captions
+
+
+def caption_by_baselines(
+    captioner: Captioner, inputs: Inputs, captions: Sequence[str]
+) -> dict[str, Any]:
+    """Return the captions of the test images by the model and by what it is compared with.
+
+    Args:
+        captioner: the model.
+        inputs: the test images, and the training images that baselines copy from.
+        captions: the model's, of the test images.
+
+    Returns:
+        {system: n captions, or several runs of n captions}, the model first.
+    """
+    captions, vectors, n = list(captions), inputs.vectors, len(captions)
+    greedy = captioner.caption_features(inputs.features["test"], Search(beams=1, no_repeat=0))
+    average = captioner.caption_features(mean_image(inputs.features["train"]))[0].text
+    runs = baselines.shuffled_captions(captions, inputs.cases["test"])
+    known = vectors["train"], list(inputs.frames["train"].caption)
+    return {
+        "this model": captions,
+        "this model, greedy": [caption.text for caption in greedy],
+        **({SHUFFLED: runs} if runs else {}),
+        "average image for all": [average] * n,
+        "nearest image's caption": baselines.nearest_captions(*known, vectors["test"]),
+        "consensus of the nearest": baselines.consensus_captions(*known, vectors["test"]),
+        "most frequent caption": baselines.most_frequent_caption(known[1], n),
+    }
+
+
+def score(
+    systems: Mapping[str, Any], inputs: Inputs, folder: str | os.PathLike, *, seed: int = 1
+) -> pd.DataFrame:
+    """Score systems on the test images with `score_table`, and write `scores.csv`."""
+    table = score_table(
+        inputs.references, systems, groups=inputs.cases["test"], seed=seed,
+        train_captions=list(inputs.frames["train"].caption),
+    )  # fmt: skip
+    write_text(Path(folder) / "scores.csv", table.to_csv())
+    return table
