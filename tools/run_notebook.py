@@ -17,7 +17,9 @@ from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
 def execute(notebook: nbformat.NotebookNode, folder: Path) -> str:
     """Execute a notebook in `folder`, in place; return why it stopped, "" if it did not."""
-    client = NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(folder)}})
+    resources = {"metadata": {"path": str(folder)}}
+    quiet = ["--IPKernelApp.log_level=ERROR"]  # it warns that others on this machine could listen
+    client = NotebookClient(notebook, timeout=None, resources=resources, extra_arguments=quiet)
     try:
         client.execute()
     except CellExecutionError as error:
