@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,8 +15,8 @@ from typing import Any
 import pandas as pd
 
 from roco_caption.core.errors import UserError, at_least
-from roco_caption.core.files import read_json, write_json
-from roco_caption.training.checkpoint import PREVIOUS, STATE, WEIGHTS, settings_of
+from roco_caption.core.files import atomic_path, gigabytes, read_json, write_json
+from roco_caption.training.checkpoint import PREVIOUS, RETRAINING, STATE, WEIGHTS, settings_of
 
 RECORD = "settings.json"
 COLUMNS = ["epochs", "val_loss", "CIDEr", "finished"]  # of `list_runs`
@@ -102,3 +103,20 @@ def _column(folder: Path, name: str, column: str) -> Sequence[float]:
         return list(pd.read_csv(folder / name)[column])
     except (OSError, ValueError, KeyError):  # not there yet, or damaged
         return []
+
+
+def zip_run(folder: str | os.PathLike) -> Path:
+    """Write a run's files to `<folder>.zip` beside it, without what only resuming needs."""
+    folder = Path(folder)
+    path = folder.with_name(f"{folder.name}.zip")
+    parts = STATE, PREVIOUS, RETRAINING, "tensorboard"
+    files = [f for f in sorted(folder.rglob("*")) if f.is_file() and not f.name.startswith(".")]
+    files = [file for file in files if not set(parts) & set(file.relative_to(folder).parts)]
+    with (
+        atomic_path(path, size=sum(file.stat().st_size for file in files)) as aside,
+        zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        for file in files:
+            archive.write(file, Path(folder.name) / file.relative_to(folder))
+    print(f"{path}: {len(files)} files, {gigabytes(path.stat().st_size)}")
+    return path

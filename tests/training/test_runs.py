@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +13,7 @@ from roco_caption.core.errors import UserError
 from roco_caption.training import checkpoint, loop
 from roco_caption.training.checkpoint import HISTORY, PREVIOUS, RETRAINING, STATE, WEIGHTS
 from roco_caption.training.loop import identify
-from roco_caption.training.runs import RECORD, Schedule, list_runs, run_folder
+from roco_caption.training.runs import RECORD, Schedule, list_runs, run_folder, zip_run
 
 
 def record(**schedule):
@@ -173,3 +174,16 @@ def test_runs_are_listed_with_what_is_known_of_them(tmp_path):
         and table.val_loss[one.name] == "2.250"
     )
     assert table.finished[one.name] and not table.finished[two.name] and table.epochs[two.name] == 0
+
+
+def test_a_run_is_zipped_without_what_only_resuming_needs(given, tmp_path, capsys):
+    for name in ("captioner.json", ".lock", "tensorboard/events", "member2/" + WEIGHTS,
+                 f"member2/{STATE}", f"{RETRAINING}/{WEIGHTS}"):  # fmt: skip
+        (given / name).parent.mkdir(exist_ok=True)
+        (given / name).write_text("x")
+    path = zip_run(given)
+    assert path == tmp_path / "given.zip" and "5 files" in capsys.readouterr().out
+    with zipfile.ZipFile(path) as archive:
+        names = {name.removeprefix("given/") for name in archive.namelist()}
+        assert archive.read(f"given/{WEIGHTS}") == (given / WEIGHTS).read_bytes()
+    assert names == {"captioner.json", HISTORY, RECORD, WEIGHTS, f"member2/{WEIGHTS}"}
