@@ -107,10 +107,10 @@ def read_or_encode(
         UserError: as `extract_features` says, or a file is not such an .npz.
     """
     needs_grid = attention and not grid_file
+    listed = pd.concat(data.frames.values())
     if features_file:
-        features = read_features_file(features_file, with_grid=needs_grid)
+        features = read_features_file(features_file, with_grid=needs_grid, ids=listed.id)
     else:
-        listed = pd.concat(data.frames.values())
         images = dict(zip(listed.id, listed.image, strict=True))
         folder = Path(cache_dir) / "features" / data.source.name
         options = {"seed": 1, "allow_random": data.source.synthetic} | options

@@ -109,9 +109,11 @@ class _PlainUnpickler(_PythonUnpickler):
         target.__setstate__(state)
 
     def load_bytearray8(self) -> None:
-        """Read the bytes first: pickle fills memory up to the length that the file claims."""
-        self.load_binbytes8()
-        self.stack[-1] = bytearray(self.stack[-1])
+        """Read in blocks: pickle fills memory at once up to the length that the file claims."""
+        size, content = int.from_bytes(self.read(8), "little"), bytearray()
+        while len(content) < size and (block := self.read(min(size - len(content), 1 << 20))):
+            content += block
+        self.append(content)
 
     dispatch = _PythonUnpickler.dispatch | {
         pickle.BUILD[0]: load_build,

@@ -6,6 +6,8 @@ import json
 import shutil
 import time
 import zlib
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from roco_caption import __version__
 from roco_caption.core.errors import DamagedFile, UserError
 from roco_caption.core.files import aside_of, atomic_open, remove_leftovers, set_aside
 from roco_caption.core.pickles import read_pickle, write_pickle
+from roco_caption.features.files import UNKNOWN, FileMark
 from roco_caption.features.table import GRID_BLOCK, Features, LazyRows, concatenated, to_float16
 
 FLUSH_SECONDS = 5  # what a kill can cost
@@ -30,14 +33,16 @@ class FeatureCache:
     If `header`, of `describe`, names a grid, an .npy of its grids is written before each pickle.
     """
 
-    def __init__(self, path: Path, header: dict[str, Any]) -> None:
-        self.path, self.header = path, header
+    def __init__(self, path: Path, header: dict[str, Any], precision: str = "float32") -> None:
+        self.path, self.header = path, header | {"precision": precision}
         self.folder = path.with_suffix(".parts")
+        self.files: dict[str, FileMark] = {}  # of images whose features are reused
         self._identity = json.dumps(header, sort_keys=True)
         self._clear()
 
     def _clear(self) -> None:
         self._ids: list[str] = []
+        self._marks: list[FileMark] = []
         self._arrays: list[list[np.ndarray]] = []
         self._skipped: dict[str, str] = {}
         self._flushed = time.monotonic()
@@ -54,15 +59,19 @@ class FeatureCache:
         if len(pieces) == 1:
             return pieces[0]
         features = concatenated(pieces, self.header)
+        pieces.clear()  # `drain` releases their arrays
         rows = features.matrix
-        features.matrix = rows.values[rows.rows] if rows else EMPTY
+        features.matrix = rows.values.drain(rows.rows) if rows else EMPTY
+        features.files = features.files if rows else np.empty((0, 3), np.int64)
         return features
 
     def add(
-        self, ids: list[str], *arrays: np.ndarray, skipped: dict[str, str] | None = None
-    ) -> None:
+        self, ids: list[str], *arrays: np.ndarray, skipped: dict[str, str] | None = None,
+        files: Sequence[FileMark] = (),
+    ) -> None:  # fmt: skip
         """Add features, grids if any, and {id: reason} for images without; flush in time."""
         self._ids += ids
+        self._marks += files or [UNKNOWN] * len(ids)
         self._skipped |= skipped or {}
         if arrays:
             self._arrays.append([to_float16(array) for array in arrays])
@@ -75,6 +84,7 @@ class FeatureCache:
             arrays: list[Any] = [np.concatenate(parts) for parts in zip(*self._arrays, strict=True)]
             rows, *grids = arrays or [EMPTY]
             part = Features(self._ids, rows, self.header, self._skipped, *grids)
+            part.files = np.array(self._marks, np.int64).reshape(-1, 3)
             self._write(self.folder / f"{time.time_ns()}.pkl", part)
         self._clear()
 
@@ -83,6 +93,7 @@ class FeatureCache:
         features = self.load(verify=True)
         versions = {"keras": keras.__version__, "roco_caption": __version__}
         features.encoder = features.encoder | versions
+        self._mark(features)
         remove_leftovers(self.path.with_suffix(".*"))  # .pkl and .npy
         checksums = self._write(self.path, features)
         if checksums is not None:
@@ -91,16 +102,34 @@ class FeatureCache:
         shutil.rmtree(self.folder, ignore_errors=True)
         return features
 
-    def _write(self, path: Path, features: Features) -> np.ndarray | None:
+    def remember(self, features: Features) -> None:
+        """Write the pickle of `load` again if image files got another time, or do without."""
+        if self._mark(features):
+            with suppress(UserError):  # a full disk, or one that cannot be written
+                grids = features.grid and features.grid.values
+                self._write(self.path, features, getattr(grids, "checksums", None))
+
+    def _mark(self, features: Features) -> bool:
+        """Enter `self.files`; return whether any that were known have changed."""
+        before = features.files
+        marks = [self.files.get(name, before[i]) for i, name in enumerate(features.ids)]
+        features.files = np.array(marks, np.int64).reshape(-1, 3)
+        return bool((before != features.files)[before[:, 0] != UNKNOWN[0]].any())
+
+    def _write(
+        self, path: Path, features: Features, checksums: np.ndarray | None = None
+    ) -> np.ndarray | None:
         value = {
             "encoder": features.encoder, "ids": features.ids, "features": features.matrix,
-            "skipped": features.skipped,
+            "skipped": features.skipped, "files": features.files,
         }  # fmt: skip
         if "grid" in self.header:
             grids = np.empty((0, 0, 0)) if features.grid is None else features.grid
-            value[CHECKSUMS] = write_grid(path.with_suffix(".npy"), grids)
+            if checksums is None:
+                checksums = write_grid(path.with_suffix(".npy"), grids)
+            value[CHECKSUMS] = checksums
         write_pickle(path, value, size=features.matrix.nbytes)
-        return value.get(CHECKSUMS)
+        return checksums
 
     def _read(self, path: Path, verify: bool) -> Features:
         value = read_pickle(path)
@@ -120,24 +149,27 @@ class FeatureCache:
             print(f"{len(damaged):,} grids in {grid_path} are damaged; they are encoded again.")
             rows = np.setdiff1d(rows, damaged)
             ids = [piece.ids[row] for row in rows]
-            piece = replace(piece, ids=ids, matrix=piece.matrix[rows])
+            piece = replace(piece, ids=ids, matrix=piece.matrix[rows], files=piece.files[rows])
         return replace(piece, grid=LazyRows(grids, rows, identity=self._identity))
 
 
 def _checked(value: Any, path: Path) -> Features:
     try:
         ids, matrix, encoder, skipped = map(value.get, ("ids", "features", "encoder", "skipped"))
+        unknown = np.array([UNKNOWN] * len(ids), np.int64).reshape(-1, 3)
+        files = value.get("files", unknown)  # older caches do not have them
         valid = (
             (type(ids), type(encoder), type(skipped)) == (list, dict, dict)
             and all(isinstance(name, str) for name in ids)
             and len(set(ids)) == len(ids) == len(matrix)
             and (matrix.dtype, matrix.ndim) == (np.float16, 2)
+            and (files.dtype, files.shape) == (np.int64, unknown.shape)
         )
     except (TypeError, AttributeError):
         valid = False
     if not valid:
         raise UserError(f"{path} is not a feature cache. Delete it, then run this cell again.")
-    return Features(ids, matrix, encoder, skipped)
+    return Features(ids, matrix, {"precision": "float32"} | encoder, skipped, files=files)
 
 
 class GridFile:

@@ -126,6 +126,12 @@ def calibrate_normalisation(network: Any, architecture: Architecture, seed: int)
     network(_preprocessed(architecture, images), training=True)
 
 
+def weights_path(weights: str) -> str:
+    """Return the absolute path of a weights file; "imagenet" and "random" as they are."""
+    named = weights in ("imagenet", "random")
+    return weights if named else str(Path(weights).expanduser().absolute())
+
+
 def describe(name: str, weights: str, seed: int = 0, *, with_grid: bool = False) -> dict[str, Any]:
     """Return what identifies the features of the encoder that `build_encoder` builds."""
     if name not in ENCODERS:
@@ -140,8 +146,8 @@ def describe(name: str, weights: str, seed: int = 0, *, with_grid: bool = False)
         identity = f"imagenet {architecture.algorithm} {architecture.digest}"
     elif weights == "random":
         identity = f"random seed {seed}"
-    elif Path(weights).is_file():
-        identity = f"{Path(weights).name} sha256 {checksum(weights)}"
+    elif Path(path := weights_path(weights)).is_file():
+        identity = f"{Path(path).name} sha256 {checksum(path)}"
     else:
         raise UserError(
             "ENCODER_WEIGHTS must be 'imagenet', 'random' or the path of a Keras weights file; "
@@ -173,7 +179,7 @@ def build_encoder(
         UserError: the weights file does not fit, or (`WeightsUnavailable`) there is no download.
     """
     architecture = ENCODERS[name]
-    path = imagenet_weights(name) if weights == "imagenet" else weights
+    path = imagenet_weights(name) if weights == "imagenet" else weights_path(weights)
     module = importlib.import_module(f"keras.applications.{architecture.module}")
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy(precision)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,13 @@ import numpy as np
 from roco_caption.core.errors import UserError, memory_for
 from roco_caption.core.files import lock
 from roco_caption.core.progress import progress_bar
-from roco_caption.data.images import image_batches
+from roco_caption.data.images import image_batches, read_image
 from roco_caption.features.cache import FeatureCache
-from roco_caption.features.encoder import ENCODERS, WeightsUnavailable, build_encoder, describe
+from roco_caption.features.encoder import WeightsUnavailable, build_encoder, describe, weights_path
+from roco_caption.features.files import FileMark, file_mark, present_marks
 from roco_caption.features.table import Features
+
+PRECISIONS = "float32", "mixed_float16", "mixed_bfloat16"  # that `detect` chooses from
 
 
 def extract_features(
@@ -38,6 +41,8 @@ def extract_features(
     The cache is one pickle per encoder, such as `vgg16-fc2-imagenet.pkl`; with grids another one,
     and an .npy beside it. Finished parts are saved every few seconds, so a stopped run continues
     where it was. Damaged files are set aside, their images encoded again. A second process waits.
+    Images whose files changed are encoded again; undecodable ones are tried again in each run.
+    Each precision has a file of its own, but one that has all images is used in any precision.
 
     Args:
         encoder, weights, seed, precision, with_grid: as in `build_encoder`.
@@ -48,44 +53,57 @@ def extract_features(
         UserError: the file is not a feature cache, or is another encoder's (it is not changed); or
             ImageNet's weights are unavailable; or disk or memory is full (what is done is kept).
     """
+    weights, folder = weights_path(weights), Path(folder).expanduser()
     header = describe(encoder, weights, seed, with_grid=with_grid)
     label = {"imagenet": "imagenet", "random": f"random-{seed}"}.get(weights, Path(weights).stem)
     layers = [header[key] for key in ("layer", "grid") if key in header]
-    path = Path(folder) / f"{'-'.join([encoder, *layers, label])}.pkl"
+    stem = "-".join([encoder, *layers, label])
+    caches = [
+        FeatureCache(folder / f"{stem}{'' if p == 'float32' else f'-{p}'}.pkl", header, p)
+        for p in dict.fromkeys([precision, *PRECISIONS])
+    ]
+    options: dict[str, Any] = {"seed": seed, "with_grid": with_grid}
 
-    options: dict[str, Any] = {"seed": seed, "precision": precision, "with_grid": with_grid}
-
-    def build() -> Any:
-        return build_encoder(encoder, weights, **options)
+    def build(precision: str) -> Any:
+        return build_encoder(encoder, weights, precision=precision, **options)
 
     try:
-        with lock(path.with_name(f".{path.stem}.lock"), "encoding images"):
-            features = _extract(images, FeatureCache(path, header), build, batch_size)
+        with lock(folder / f".{stem}.lock", "encoding images"):
+            features = _extract(images, caches, build, batch_size)
     except WeightsUnavailable as error:
         if not allow_random:
             raise
         print(f"NOTE: {error}\nContinuing with RANDOM weights, which are fine for phantoms only.")
         options |= {"encoder": encoder, "weights": "random", "batch_size": batch_size}
-        return extract_features(images, folder, **options)
+        return extract_features(images, folder, precision=precision, **options)
     # lets a captioner build the same encoder again
-    features.encoder = header | {"requested": {"weights": weights, "seed": seed}}
+    requested = {"weights": weights, "seed": seed}
+    precision = features.encoder["precision"]
+    features.encoder = header | {"precision": precision, "requested": requested}
     return features
 
 
 def _extract(
-    images: dict[str, Path], cache: FeatureCache, build: Callable[[], Any], batch_size: int
+    images: dict[str, Path],
+    caches: Sequence[FeatureCache],
+    build: Callable[[str], Any],
+    batch_size: int,
 ) -> Features:
-    features = cache.load()
-    missing = features.untried(images)
-    if not missing and not cache.folder.exists():
-        print(f"Features of {len(images):,} images reused from {cache.path}")
-        return features
-    models = on_each_device(build)
+    cache, features = _most_complete(caches, images)
+    missing = _to_encode(images, cache, features)
+    if not missing:
+        left_out = sum(name in features.skipped for name in images)
+        reused = f"{len(images) - left_out:,} images reused from {cache.path}"
+        print(f"Features of {reused}{_left_out(left_out)}")
+        if not cache.folder.exists():
+            cache.remember(features)
+            return features
+    models: list[Any] = []
     for _ in range(2):  # the second round is for what proves damaged when it is joined
-        started = time.perf_counter()
-        _encode(models, {name: images[name] for name in missing}, cache, batch_size)
-        rate = len(missing) / (time.perf_counter() - started)
-        print(f"Features of {len(missing):,} images made ({rate:.1f} images/s): {cache.path}")
+        del features  # `join` reads them again
+        if missing:
+            models = models or on_each_device(lambda: build(cache.header["precision"]))
+            _encode(models, {name: images[name] for name in missing}, cache, build, batch_size)
         features = cache.join()
         if not (missing := features.untried(images)):
             return features
@@ -95,21 +113,80 @@ def _extract(
     )
 
 
+def _most_complete(
+    caches: Sequence[FeatureCache], images: dict[str, Path]
+) -> tuple[FeatureCache, Features]:
+    """Return the first cache in which all images were tried, else the first; print which."""
+    first, *others = caches
+    features = first.load()
+    for cache in others if features.untried(images) else ():
+        made = cache.load()
+        if not made.untried(images):
+            own, other = first.header["precision"], cache.header["precision"]
+            print(f"NOTE: All features were made in {other}: they are used, not made in {own}.")
+            return cache, made
+    return first, features
+
+
+def _to_encode(images: dict[str, Path], cache: FeatureCache, features: Features) -> list[str]:
+    """Return the ids of images that are new, changed, or decoded for the first time."""
+    known = [name for name in images if name in features]
+    marks = features.files[features.places(known)].tolist() if known else []
+    present = present_marks(marks, [images[name] for name in known])
+    cache.files = {name: mark for name, mark in zip(known, present, strict=True) if mark}
+    changed = set(known) - set(cache.files)
+    if changed:
+        print(f"{len(changed):,} images changed and are encoded again.")
+    skipped = {name: path for name, path in images.items() if name in features.skipped}
+    reasons = undecodable(skipped, cache.header["image_size"])
+    features.skipped |= reasons
+    missing = changed | (set(skipped) - set(reasons)) | set(features.untried(images))
+    return [name for name in images if name in missing]
+
+
+def undecodable(images: Mapping[str, Any], size: int, **reading: Any) -> dict[str, str]:
+    """Return {id: reason} for those of `images` that cannot be decoded; as for `encode_files`."""
+    ids, batches = list(images), image_batches(list(images.values()), size=size, **reading)
+    return {ids[i]: reason for _, _, skipped in batches for i, reason in skipped.items()}
+
+
+def _left_out(count: int) -> str:
+    return f"; {count:,} could not be decoded" if count else ""
+
+
 def _encode(
-    models: Sequence[Any], images: dict[str, Path], cache: FeatureCache, batch_size: int
+    models: Sequence[Any],
+    images: dict[str, Path],
+    cache: FeatureCache,
+    build: Callable[[str], Any],
+    batch_size: int,
 ) -> None:
     smaller = f"If that is not enough, give extract_features batch_size={max(1, batch_size // 2)}"
     remedy = f"{smaller}; what was encoded before is kept, and used."
+    marks: dict[Any, FileMark] = {}
+    made, started = 0, time.perf_counter()
+
+    def read(path: Path, size: int) -> np.ndarray:
+        marks[path] = file_mark(path)
+        return read_image(path, size)
+
+    half = cache.header["precision"] != "float32"
+    options: dict[str, Any] = {"rescue": (lambda: build("float32")) if half else None, "read": read}
     with (
         memory_for(f"encoding {batch_size} images at once", remedy),
         progress_bar(total=len(images), desc="encoding", unit="image", smoothing=0.05) as bar,
     ):
         try:
-            for ids, arrays, skipped in encode_files(models, images, batch_size):
-                cache.add(ids, *arrays, skipped=skipped)
+            for ids, arrays, skipped in encode_files(models, images, batch_size, **options):
+                files = [marks[images[name]] for name in ids]
+                cache.add(ids, *arrays, skipped=skipped, files=files)
                 bar.update(len(ids) + len(skipped))
+                made += len(ids)
         finally:
             cache.flush()  # the stop button loses nothing
+    rate = len(images) / (time.perf_counter() - started)
+    left_out = _left_out(len(images) - made)
+    print(f"Features of {made:,} images made ({rate:.1f} images/s): {cache.path}{left_out}")
 
 
 def on_each_device(build: Callable[[], Any]) -> list[Any]:
@@ -131,39 +208,57 @@ def _devices() -> list[Any]:
 
 
 def encode_files(
-    models: Sequence[Any], images: Mapping[str, str | os.PathLike], batch_size: int, **reading: Any
+    models: Sequence[Any],
+    images: Mapping[str, str | os.PathLike],
+    batch_size: int,
+    *,
+    rescue: Callable[[], Any] | None = None,
+    **reading: Any,
 ) -> Iterator[tuple[list[str], list[np.ndarray], dict[str, str]]]:
     """Encode images, {id: file}, with the models of `on_each_device`, a batch each at a time.
 
     Yields the ids of n images, in the order of `images` whatever the number of devices; each output
     of the encoder for them, float (n, ...), none if n is 0; and {id: reason} for undecodable files.
-    Raises a UserError if an output is NaN or inf. `reading` is as in `image_batches`.
+    A batch with NaN or inf is encoded again by the float32 model that `rescue` builds, if any;
+    raises a UserError if there is still one. `reading` is as in `image_batches`.
     """
-    ids, paths, size = list(images), list(images.values()), ENCODERS[models[0].name].size
+    ids, paths, size = list(images), list(images.values()), models[0].input_shape[1]
     batches = image_batches(paths, size=size, batch_size=batch_size, **reading)
-
-    def predict(model: Any, device: Any, pixels: np.ndarray) -> list[np.ndarray]:
-        count = len(pixels)
-        if not count:
-            return []
-        with device:  # padded to one shape, so that the model is compiled once
-            padded = np.pad(pixels, ((0, batch_size - count), (0, 0), (0, 0), (0, 0)))
-            outputs = model.predict_on_batch(padded)
-        outputs = outputs if isinstance(outputs, list) else [outputs]
-        return [np.asarray(array)[:count] for array in outputs]
-
+    spare, rescued = None, 0
     with ThreadPoolExecutor(len(models), "encode") as pool:
-        while turn := list(islice(batches, len(models))):
-            outputs = pool.map(predict, models, _devices(), [pixels for _, pixels, _ in turn])
-            for (positions, _, skipped), arrays in zip(turn, outputs, strict=True):
-                for array in arrays:
-                    finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
-                    if not finite.all():
-                        raise UserError(
-                            f"{models[0].name} produced NaN or inf for "
-                            f"{paths[positions[finite.argmin()]]}. Pass precision='float32' to "
-                            "prepare_features; if that does not help, its weights are damaged. "
-                            "What was encoded before is kept."
-                        )
+        for _ in range(0, len(ids), batch_size * len(models)):
+            turn = list(islice(batches, len(models)))
+            inputs = [pixels for _, pixels, _ in turn]
+            outputs = pool.map(_predict, models, _devices(), inputs, repeat(batch_size))
+            for (positions, pixels, skipped), arrays in zip(turn, outputs, strict=True):
+                if rescue and not _finite(arrays).all():
+                    spare, rescued = spare or rescue(), rescued + 1
+                    arrays = _predict(spare, nullcontext(), pixels, batch_size)
+                finite = _finite(arrays)
+                if not finite.all():
+                    raise UserError(
+                        f"{models[0].name} produced NaN or inf for "
+                        f"{paths[positions[finite.argmin()]]}, even in float32. Its weights may be "
+                        "damaged, or the image: remove it. What was encoded before is kept."
+                    )
                 reasons = {ids[i]: reason for i, reason in skipped.items()}
                 yield [ids[i] for i in positions], arrays, reasons
+    if rescued:
+        print(f"{rescued:,} batches contained NaN or inf and were encoded again in float32.")
+
+
+def _predict(model: Any, device: Any, pixels: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    count = len(pixels)
+    if not count:
+        return []
+    with device:  # padded to one shape, so that the model is compiled once
+        padded = np.pad(pixels, ((0, batch_size - count), (0, 0), (0, 0), (0, 0)))
+        outputs = model.predict_on_batch(padded)
+    outputs = outputs if isinstance(outputs, list) else [outputs]
+    return [np.asarray(array)[:count] for array in outputs]
+
+
+def _finite(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Return for each image whether all its numbers are finite, bool (n,)."""
+    finite = [np.isfinite(array).reshape(len(array), -1).all(axis=1) for array in arrays]
+    return np.all(finite, axis=0)

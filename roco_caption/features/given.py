@@ -1,7 +1,9 @@
 """Precomputed features and grids: FEATURES_FILE and GRID_FILE."""
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,15 +12,24 @@ import numpy as np
 from roco_caption.core.errors import UserError, first_line
 from roco_caption.core.pickles import checksum
 from roco_caption.features.shards import read_shards
-from roco_caption.features.table import Features, LazyRows, side_by_side, to_float16
+from roco_caption.features.table import (
+    SPREAD_SAMPLE,
+    Features,
+    LazyRows,
+    blocks,
+    sampled,
+    to_float16,
+)
 
 AXES = {"features": ("n", "d"), "grid": ("n", "cells", "channels"), "scale": ("channels",)}
+MAX_LOST = 1e-4  # of the features' variance, by rounding to half precision
+IMAGE_FILE = re.compile(r"\.(bmp|dcm|dicom|gif|jpe?g|p[bgnp]m|png|tiff?|webp)$", re.IGNORECASE)
 
 
 def read_named(
     path: str | os.PathLike, setting: str, required: str, optional: Sequence[str] = ()
 ) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Read from an .npz, which `setting` names, `names`, (n,) file stems, and arrays of `AXES`."""
+    """Read from an .npz, which `setting` names, `names`, (n,) texts, and arrays of `AXES`."""
     try:
         with np.load(path, allow_pickle=False) as file:
             names = [str(name) for name in file["names"]]
@@ -28,11 +39,64 @@ def read_named(
             raise ValueError("`names` holds a name twice")
         _check_arrays(arrays, len(names))
     except Exception as error:  # zipfile, NumPy and the system each raise their own kinds
-        raise UserError(
-            f"{setting} {path} was not read ({first_line(error)}). It must be an .npz with the "
-            f"arrays `names`, as texts (`np.array(names, dtype=str)`), and `{required}`."
-        ) from error
+        remedy = _conversion(Path(path)) or (
+            "It must be an .npz with the arrays `names`, as texts (`np.array(names, dtype=str)`), "
+            f"and `{required}`."
+        )
+        raise UserError(f"{setting} {path} was not read ({first_line(error)}). {remedy}") from error
     return names, arrays
+
+
+def _conversion(path: Path) -> str:
+    """Return how to convert a pickle of {name: array (d,) or (1, d)}, "" for another file."""
+    with suppress(OSError), open(path, "rb") as file:
+        if file.read(1) == b"\x80":
+            return (
+                "It is a pickle, which may run any program. If it is yours, convert it:\n"
+                f"import pickle, numpy as np; d = pickle.load(open({str(path)!r}, 'rb')); "
+                f"np.savez({str(path.with_suffix('.npz'))!r}, names=list(d), "
+                "features=np.vstack(list(d.values())))"
+            )
+    return ""
+
+
+def matched(names: Sequence[str], ids: Iterable[str], source: str) -> list[str]:
+    """Return the image ids that names mean; names of no image stay as they are.
+
+    A name may have folders and an extension that the id lacks, or lack those that it has. Raises a
+    UserError, which names `source`, if a name means several images or several names mean one.
+    """
+    ids = set(ids)
+    by_stem: dict[str, list[str]] = {}
+    for image in ids.difference(names):
+        by_stem.setdefault(_parts(image)[0][-1], []).append(image)
+    name_of: dict[str, str] = {}
+    for name in names:
+        alike = by_stem.get(_parts(name)[0][-1], [])
+        fitting = [] if name in ids else [image for image in alike if _fits(name, image)]
+        image = fitting[0] if fitting else name
+        problem = f"both {name_of.get(image)!r} and {name!r} mean {image!r}"
+        if len(fitting) > 1:
+            problem = f"{name!r} may mean {' or '.join(map(repr, sorted(fitting)[:2]))}"
+        if len(fitting) > 1 or image in name_of:
+            raise UserError(f"{source}: {problem}. Use the images' ids as names.")
+        name_of[image] = name
+    return list(name_of)
+
+
+def _fits(name: str, image: str) -> bool:
+    (folders, end), (others, other_end) = _parts(name), _parts(image)
+    short, long = sorted((folders, others), key=len)
+    rest = iter(long)
+    return all(part in rest for part in short) and (end == other_end or "" in (end, other_end))
+
+
+def _parts(name: str) -> tuple[list[str], str]:
+    """Return a name's folders with its stem, and its extension if it is an image's, else ""."""
+    path = name.replace("\\", "/")
+    match = IMAGE_FILE.search(path)
+    end = match[0].lower() if match else ""
+    return path.removesuffix(match[0] if match else "").split("/"), end
 
 
 def _check_arrays(arrays: dict[str, np.ndarray], count: int) -> None:
@@ -44,38 +108,92 @@ def _check_arrays(arrays: dict[str, np.ndarray], count: int) -> None:
             raise ValueError(
                 f"`{key}` must be ({', '.join(axes)}), {count} names, not {array.shape}"
             )
-        if not np.isfinite(array).all():
-            raise ValueError(f"`{key}` contains NaN or inf")
+        largest = np.finfo(np.float32).max
+        if not -largest <= array.min(initial=0) <= array.max(initial=0) <= largest:
+            raise ValueError(f"`{key}` contains NaN, inf or numbers beyond single precision")
 
 
-def read_features_file(path: str | os.PathLike, *, with_grid: bool = True) -> Features:
+def read_features_file(
+    path: str | os.PathLike, *, with_grid: bool = True, ids: Iterable[str] | None = None
+) -> Features:
     """Read precomputed features, with the grids of an .npz only if `with_grid`.
 
-    `path` is an .npz with `names`, the images' file stems (n,), `features` (n, d), and perhaps
-    `grid` and `scale` as in `read_grid_file`; or a folder of shards, whose grids stay on disk.
-    Several paths, separated by commas, are joined by `side_by_side`.
+    `path` is an .npz with `names` (n,), `features` (n, d), and perhaps `grid` and `scale` as in
+    `read_grid_file`; or a folder of shards, whose grids stay on disk. Several paths, separated by
+    commas, are joined by `side_by_side`. Names are `matched` to `ids`, if given.
     """
-    paths = [path] if Path(path).exists() else [part.strip() for part in str(path).split(",")]
-    return side_by_side([_read_features(part, with_grid) for part in paths])
+    whole = Path(path).expanduser()
+    paths = [whole] if whole.exists() else [Path(p.strip()) for p in str(path).split(",")]
+    parts = [_read_features(part.expanduser(), with_grid) for part in paths]
+    known = None if ids is None else set(ids)
+    for i, part in enumerate(parts):
+        source = f"FEATURES_FILE {paths[i]}"
+        if len(part.ids) > 1 and (part.matrix == part.matrix[0]).all():
+            raise UserError(f"{source} holds the same features for all images. Compute them again.")
+        if known is not None:
+            parts[i] = replace(part, ids=matched(part.ids, known, source))
+    return side_by_side(parts)
 
 
 def _read_features(path: str | os.PathLike, with_grid: bool) -> Features:
     if Path(path).is_dir():
         features = read_shards(path)
         print(f"Features of {len(features.ids):,} images read from the shards in {path}")
-        return replace(features, matrix=features.matrix.values[features.matrix.rows])
+        return replace(features, matrix=features.matrix.values.drain(features.matrix.rows))
     grids = ("grid", "scale") if with_grid else ()
     names, arrays = read_named(path, "FEATURES_FILE", "features", grids)
-    matrix, identity = arrays["features"], f"sha256 {checksum(path)}"
+    matrix, identity = compact(arrays["features"]), f"sha256 {checksum(path)}"
+    if matrix.dtype != np.float16:
+        print(f"{path}: half precision would blur these features, so they stay in float32.")
     print(f"Features of {len(names):,} images ({matrix.shape[1]} values each) read from {path}")
     grid = _grid(arrays, identity, path) if "grid" in arrays else None
     encoder = {"name": Path(path).stem, "layer": "given", "weights": identity}
-    return Features(names, to_float16(matrix), encoder, {}, grid)
+    return Features(names, matrix, encoder, {}, grid)
+
+
+def side_by_side(parts: Sequence[Features]) -> Features:
+    """Concatenate the features that several encoders made of the images common to all.
+
+    All parts get the total variance of the first, because the decoder's scaler keeps what varies
+    most. The grids are those of the first part.
+    """
+    first, *others = parts
+    if not others:
+        return first
+    names = [part.encoder["name"] for part in parts]
+    ids = [name for name in first.ids if all(name in part for part in others)]
+    if not ids:
+        raise UserError(f"No image has features in all of {', '.join(names)}. Compare their ids.")
+    matrices = [part.select(ids) for part in parts]
+    sample = sampled(len(ids), SPREAD_SAMPLE)
+    variances = [float(m[sample].astype(np.float64).var(axis=0).sum()) for m in matrices]
+    for i in range(1, len(parts)):
+        factor = np.float32((variances[0] / (variances[i] or 1)) ** 0.5)
+        matrices[i] = compact(matrices[i].astype(np.float32) * factor)
+    weights = "; ".join(part.encoder["weights"] for part in parts)
+    encoder = {"name": "+".join(names), "layer": "given", "weights": weights}
+    left_out = {name: "not in every file of FEATURES_FILE" for name in set(first.ids) - set(ids)}
+    grid = None if first.grid is None else first.select_grid(ids)
+    return Features(ids, np.hstack(matrices), encoder, first.skipped | left_out, grid)
+
+
+def compact(rows: np.ndarray) -> np.ndarray:
+    """Return rows (n, d) in half precision, or in float32 if that would blur their differences."""
+    rows = np.asarray(rows, np.float32)
+    half, centre = to_float16(rows), rows.sum(axis=0, dtype=np.float64) / max(len(rows), 1)
+    lost = varied = 0.0
+    for places in blocks(np.arange(len(rows))):
+        block = rows[places].astype(np.float64)
+        lost += np.square(block - half[places]).sum()
+        varied += np.square(block - centre).sum()
+    return half if lost <= MAX_LOST * varied else rows
 
 
 def with_grid_file(features: Features, path: str | os.PathLike) -> Features:
     """Add the grids of `read_grid_file`, and leave out images that have none."""
+    path = Path(path).expanduser()
     names, grid = read_grid_file(path)
+    names = matched(names, features.ids, f"GRID_FILE {path}")
     row = {name: i for i, name in enumerate(names)}
     ids = [name for name in features.ids if name in row]
     left_out = {name: "not in GRID_FILE" for name in features.ids if name not in row}

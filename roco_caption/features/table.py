@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -25,10 +25,11 @@ class Features:
     """Image features by id."""
 
     ids: list[str]  # n unique ids
-    matrix: Any  # float16 (n, d), in memory or as `LazyRows`
+    matrix: Any  # float16 or, where that loses them, float32 (n, d), in memory or as `LazyRows`
     encoder: dict[str, Any]  # as `describe` returns it
     skipped: dict[str, str]  # {id: reason} for images that could not be decoded
     grid: LazyRows | None = None  # (n, cells, channels) of the same images
+    files: Any = None  # int64 (n, 3) of `file_mark`, if known: the images' files
 
     def __post_init__(self) -> None:
         self._row = {name: i for i, name in enumerate(self.ids)}
@@ -51,12 +52,12 @@ class Features:
                 )
 
     def select(self, ids: Sequence[str]) -> np.ndarray:
-        """Return the features of these images in this order, float16 (len(ids), d)."""
-        return self.matrix[self._rows(ids)]
+        """Return the features of these images in this order, float16 or float32 (len(ids), d)."""
+        return self.matrix[self.places(ids)]
 
     def select_rows(self, ids: Sequence[str]) -> LazyRows:
         """Return as `LazyRows` what `select` returns."""
-        rows, lazy = self._rows(ids), isinstance(self.matrix, LazyRows)
+        rows, lazy = self.places(ids), isinstance(self.matrix, LazyRows)
         return self.matrix.take(rows) if lazy else LazyRows(self.matrix, rows)
 
     def select_grid(self, ids: Sequence[str]) -> LazyRows:
@@ -66,9 +67,10 @@ class Features:
                 "These features have no grids, which ATTENTION needs. Add an array `grid` to "
                 "FEATURES_FILE, set GRID_FILE, or leave both empty."
             )
-        return self.grid.take(self._rows(ids))
+        return self.grid.take(self.places(ids))
 
-    def _rows(self, ids: Sequence[str]) -> np.ndarray:
+    def places(self, ids: Sequence[str]) -> np.ndarray:
+        """Return the rows of these images, int64 (len(ids),)."""
         missing = [name for name in ids if name not in self._row]
         if missing:
             raise UserError(f"{len(missing)} images have no features, {missing[0]} among them.")
@@ -136,12 +138,29 @@ class Stacked:
             rows[mask] = array[places[mask] - start]
         return rows
 
+    def drain(self, rows: np.ndarray) -> np.ndarray:
+        """Return these rows, and release each array once it is copied: memory for one is enough."""
+        values = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        for i, end in enumerate(self.ends):
+            start = end - len(self.arrays[i])
+            for places in blocks(np.flatnonzero((start <= rows) & (rows < end))):
+                values[places] = self.arrays[i][rows[places] - start]
+            self.arrays[i] = np.empty(0)
+        return values
+
 
 def concatenated(parts: Sequence[Features], encoder: dict[str, Any]) -> Features:
     """Concatenate features of one encoder without reading them; of an id in several, the last."""
-    row = {name: i for i, name in enumerate(name for part in parts for name in part.ids)}
-    reasons = {name: reason for part in parts for name, reason in part.skipped.items()}
-    skipped = {name: reason for name, reason in reasons.items() if name not in row}
+    row: dict[str, int] = {}
+    skipped: dict[str, str] = {}
+    start = 0
+    for part in parts:
+        for name in part.skipped:
+            row.pop(name, None)
+        row |= {name: start + i for i, name in enumerate(part.ids)}
+        skipped |= part.skipped
+        start += len(part.ids)
+    skipped = {name: reason for name, reason in skipped.items() if name not in row}
     rows = np.array(list(row.values()), np.int64)
     ids = hashlib.sha256("\n".join(row).encode()).hexdigest()
     identity = json.dumps(encoder, sort_keys=True) + ids
@@ -153,33 +172,9 @@ def concatenated(parts: Sequence[Features], encoder: dict[str, Any]) -> Features
 
     matrix = lazy("features", [part.matrix for part in parts])
     grid = lazy("grid", [part.grid for part in parts])
-    return Features(list(row), matrix, encoder, skipped, grid)
-
-
-def side_by_side(parts: Sequence[Features]) -> Features:
-    """Concatenate the features that several encoders made of the images common to all.
-
-    All parts get the total variance of the first, because the decoder's scaler keeps what varies
-    most. The grids are those of the first part.
-    """
-    first, *others = parts
-    if not others:
-        return first
-    names = [part.encoder["name"] for part in parts]
-    ids = [name for name in first.ids if all(name in part for part in others)]
-    if not ids:
-        raise UserError(f"No image has features in all of {', '.join(names)}. Compare their ids.")
-    matrices = [part.select(ids) for part in parts]
-    sample = sampled(len(ids), SPREAD_SAMPLE)
-    variances = [float(m[sample].astype(np.float32).var(axis=0).sum()) for m in matrices]
-    for i in range(1, len(parts)):
-        factor = np.float32((variances[0] / max(variances[i], 1e-12)) ** 0.5)
-        matrices[i] = to_float16(matrices[i] * factor)
-    weights = "; ".join(part.encoder["weights"] for part in parts)
-    encoder = {"name": "+".join(names), "layer": "given", "weights": weights}
-    left_out = {name: "not in every file of FEATURES_FILE" for name in set(first.ids) - set(ids)}
-    grid = None if first.grid is None else first.select_grid(ids)
-    return Features(ids, np.hstack(matrices), encoder, first.skipped | left_out, grid)
+    known = bool(parts) and all(part.files is not None for part in parts)
+    files = np.concatenate([part.files for part in parts])[rows] if known else None
+    return Features(list(row), matrix, encoder, skipped, grid, files)
 
 
 def sampled(count: int, most: int) -> slice:
@@ -191,6 +186,11 @@ def to_float16(rows: np.ndarray) -> np.ndarray:
     """Return the values in half precision, clipped to its range."""
     limit = np.finfo(np.float16).max
     return np.clip(np.asarray(rows, np.float32), -limit, limit).astype(np.float16)
+
+
+def blocks(places: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield `places` in blocks of GRID_BLOCK."""
+    return (places[i : i + GRID_BLOCK] for i in range(0, len(places), GRID_BLOCK))
 
 
 def arrays_of(features: Any) -> tuple[Any, ...]:

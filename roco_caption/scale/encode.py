@@ -16,8 +16,8 @@ from roco_caption.core.files import lock, remove_leftovers
 from roco_caption.core.machine import detect
 from roco_caption.core.progress import progress_bar
 from roco_caption.data.images import ImageError, read_image
-from roco_caption.features.encoder import build_encoder, describe
-from roco_caption.features.extract import encode_files, on_each_device
+from roco_caption.features.encoder import build_encoder, describe, weights_path
+from roco_caption.features.extract import encode_files, on_each_device, undecodable
 from roco_caption.features.shards import INSTALL, filesystem, is_local, read_shards, write_shard
 from roco_caption.features.table import Features, to_float16
 
@@ -47,16 +47,18 @@ class ShardWorker:
 
     def __init__(self, options: dict[str, Any]) -> None:
         header, machine = options["header"], detect()
-        requested = header["requested"] | {"precision": options["precision"] or machine.precision}
+        precision = options["precision"] or machine.precision
+        requested = header["requested"] | {"with_grid": "grid" in header}
 
-        def build() -> Any:
-            return build_encoder(header["name"], **requested, with_grid="grid" in header)
+        def build(precision: str = precision) -> Any:
+            return build_encoder(header["name"], **requested, precision=precision)
 
         with lock(Path(tempfile.gettempdir(), "roco-caption-weights", ".lock"), "loading weights"):
             self.models = on_each_device(build)
-        self.options = options
-        fs, _ = filesystem(options["images"])
-        self.reading = {} if is_local(fs) else {"read": fetching(fs), "workers": FETCHES}
+        self.options = options | {"header": header | {"precision": precision}}
+        self.reading = reading(options["images"])
+        if precision != "float32":
+            self.reading["rescue"] = lambda: build("float32")
 
     def __call__(self, task: dict[str, Any]) -> dict[str, Any]:
         ids, options = list(task["ids"]), self.options
@@ -75,6 +77,12 @@ class ShardWorker:
             return {"images": len(ids), "error": ""}
         except Exception as error:  # the other shards are still made
             return {"images": len(ids), "error": f"{type(error).__name__}: {first_line(error)}"}
+
+
+def reading(images: str) -> dict[str, Any]:
+    """Return the options of `image_batches` for a folder or URL."""
+    fs, _ = filesystem(images)
+    return {} if is_local(fs) else {"read": fetching(fs), "workers": FETCHES}
 
 
 def fetching(fs: Any) -> Callable[..., np.ndarray]:
@@ -122,7 +130,7 @@ def extract_shards(
         workers: number of workers; 0 for as many as the cluster has GPUs, or machines.
     """
     header = describe(encoder, encoder_weights, seed, with_grid=attention)
-    header |= {"requested": {"weights": encoder_weights, "seed": seed}}
+    header |= {"requested": {"weights": weights_path(encoder_weights), "seed": seed}}
     fs, place = filesystem(shards)
     local = is_local(fs)
     with lock(Path(place) / ".lock", "encoding images") if local else nullcontext():
@@ -130,6 +138,9 @@ def extract_shards(
             remove_leftovers(Path(place) / "*.arrow")
         files = find_images(images)
         known = read_shards(shards, header, mend=True)
+        tried = {name: files[name] for name in known.skipped if name in files}
+        failing = undecodable(tried, header["image_size"], **reading(images))
+        known.skipped = failing
         todo = known.untried(files)
         print(f"{len(files):,} images found, {len(files) - len(todo):,} of them in {shards}.")
         if not todo:
@@ -156,8 +167,14 @@ def extract_shards(
 def _on_workers(tasks: list[dict], options: dict, workers: int) -> Iterator[dict[str, Any]]:
     ray = connect_ray("ray.data")
     cluster = ray.cluster_resources()
-    gpus, cpus = int(cluster.get("GPU", 0)), int(cluster["CPU"])
-    workers = min(workers or gpus or len(ray.nodes()), len(tasks))
+    gpus, cpus = int(cluster.get("GPU", 0)), int(cluster.get("CPU", 0))
+    if not cpus:
+        raise UserError(
+            "Ray's cluster has no CPUs to work with (its head was started with --num-cpus=0). Join "
+            "machines to it with `ray start --address=...`, or start it with more CPUs."
+        )
+    nodes = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0) >= 1]
+    workers = min(workers or gpus or len(nodes), len(tasks))
     resources: dict[str, Any] = {"num_gpus": 1} if gpus else {"num_cpus": max(1, cpus // workers)}
     # a block is a task, so that a lost worker costs one
     data = ray.data.from_items(tasks, override_num_blocks=len(tasks))

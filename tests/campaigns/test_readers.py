@@ -128,7 +128,8 @@ caches = st.fixed_dictionaries(
         "ids": st.lists(st.text(max_size=2) | st.integers(), max_size=3) | plain,
         "features": arrays | plain,
         "skipped": st.just({}) | plain,
-    }
+    },
+    optional={"files": arrays | plain},
 )
 
 

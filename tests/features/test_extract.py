@@ -29,7 +29,10 @@ def test_features_are_cached_in_a_pickle_that_plain_pickle_opens(tmp_path, tiny,
     (cache,) = tmp_path.glob("*.pkl")
     with open(cache, "rb") as file:
         value = pickle.load(file)
-    assert value.keys() == {"encoder", "ids", "features", "skipped"}
+    assert value.keys() == {"encoder", "ids", "features", "skipped", "files"}
+    sizes = [path.stat().st_size for path in images.values()]
+    assert value["files"].dtype == np.int64 and value["files"][:, 0].tolist() == sizes
+    assert value["encoder"]["precision"] == "float32"
     assert value["ids"] == list(images) and value["features"].shape == (10, 6)
     assert value["features"].dtype == np.float16
     assert value["encoder"]["layer"] == "fc2" and value["encoder"]["weights"] == "random seed 0"
@@ -59,7 +62,7 @@ def test_new_images_are_added(tmp_path, tiny):
     assert len(extract(some, tmp_path).select(list(some))) == 4
 
 
-def test_undecodable_images_are_skipped_listed_and_not_tried_again(tmp_path, tiny, monkeypatch):
+def test_undecodable_images_are_skipped_and_listed(tmp_path, tiny, monkeypatch):
     images = make_images(tmp_path / "images", 6)
     images["image002"].write_bytes(b"<html>")
     made = extract(images, tmp_path)
@@ -181,6 +184,11 @@ def test_a_cache_of_another_encoder_is_refused_with_the_reason(tmp_path, tiny):
         {"encoder": {}, "ids": ["a"], "features": [[1.0]], "skipped": {}},
         {"encoder": 3, "ids": ["a"], "features": np.zeros((1, 3), np.float16), "skipped": {}},
         {"encoder": {}, "ids": ["a"], "features": np.zeros((1, 3), np.float16), "skipped": 3},
+        *(
+            {"encoder": {}, "ids": ["a"], "features": np.zeros((1, 3), np.float16), "skipped": {}}
+            | {"files": files}
+            for files in ([1], None, np.zeros((1, 3)), np.zeros((2, 3), np.int64))
+        ),
     ],
 )
 def test_what_is_no_cache_is_refused_by_name(tmp_path, tiny, value):
@@ -215,7 +223,114 @@ def test_numbers_that_are_not_finite_are_refused_and_what_was_before_is_kept(
     monkeypatch.setattr(extraction, "build_encoder", overflowing)
     images = make_images(tmp_path / "images", 6)
     Image.new("L", (40, 40), 255).save(images["image005"])
-    with pytest.raises(UserError, match=r"image005\.png\. Pass precision='float32'"):
-        extract(images, tmp_path)
+    for precision in ("float32", "mixed_float16"):
+        with pytest.raises(UserError, match=r"image005\.png, even in float32"):
+            extract(images, tmp_path, precision=precision)
     assert np.isfinite(extract(dict(list(images.items())[:5]), tmp_path).matrix).all()
     assert "Features of 1 images made" in capsys.readouterr().out
+
+
+def overflowing(built, limit):
+    """Build an encoder that overflows in half precision if an image's mean exceeds `limit`."""
+
+    def build(name, weights, *, precision="float32", with_grid=False, **options):
+        built.append(precision)
+        pixels = keras.Input((224, 224, 3), dtype="uint8")
+        x = keras.ops.cast(pixels, "float32")
+        means = keras.ops.mean(x, (1, 2))
+        bad = keras.ops.where(means > limit, np.inf, means)
+        output = means if precision == "float32" else bad
+        cells = keras.ops.reshape(means if with_grid == "good" else output, (-1, 1, 3))
+        return keras.Model(pixels, [means, cells] if with_grid else output, name=name)
+
+    return build
+
+
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("with_grid", [False, True])  # with it, only the grid overflows
+def test_a_batch_that_overflows_is_encoded_again_in_float32(
+    tmp_path, monkeypatch, capsys, precision, with_grid
+):
+    images = make_images(tmp_path / "images", 12)
+    for name in ("image001", "image009", "image010"):  # in two batches
+        Image.new("L", (40, 40), 250).save(images[name])
+    built: list[str] = []
+    monkeypatch.setattr(extraction, "build_encoder", overflowing(built, 200))
+    made = extract(images, tmp_path, precision=precision, with_grid=with_grid)
+    assert built == [precision, "float32"] and made.ids == list(images)
+    assert (made.select(["image009"]) == 250).all() and made.encoder["precision"] == precision
+    assert "2 batches contained NaN or inf and were encoded again in float32" in (
+        capsys.readouterr().out
+    )
+    assert not with_grid or (made.select_grid(["image001"])[:] == 250).all()
+
+
+def test_without_overflow_no_second_encoder_is_built(tmp_path, monkeypatch):
+    built: list[str] = []
+    monkeypatch.setattr(extraction, "build_encoder", overflowing(built, 256))
+    extract(make_images(tmp_path / "images", 6), tmp_path, precision="mixed_float16")
+    assert built == ["mixed_float16"]
+
+
+def coarse(name, weights, *, precision="float32", with_grid=False, **options):
+    """Stands in for an encoder whose features differ with its precision."""
+    pixels = keras.Input((224, 224, 3), dtype="uint8")
+    mean = keras.ops.mean(keras.ops.cast(pixels, "float32"), (1, 2))
+    factor = {"float32": 1, "mixed_float16": 2, "mixed_bfloat16": 4}[precision]
+    return keras.Model(pixels, mean * factor, name=name)
+
+
+@pytest.mark.parametrize("first", ["float32", "mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("second", ["float32", "mixed_float16", "mixed_bfloat16"])
+def test_a_complete_cache_serves_every_precision_and_none_is_mixed(
+    tmp_path, monkeypatch, capsys, first, second
+):
+    monkeypatch.setattr(extraction, "build_encoder", coarse)
+    images = make_images(tmp_path / "images", 6)
+    images["image002"].write_bytes(b"rubbish")
+    some = dict(list(images.items())[:4])
+    made = extract(some, tmp_path, precision=first)
+    assert made.encoder["precision"] == first
+    capsys.readouterr()
+    again = extract(some, tmp_path, precision=second)
+    assert (again.matrix == made.matrix).all() and again.encoder == made.encoder
+    said = capsys.readouterr().out
+    assert (f"All features were made in {first}" in said) == (first != second)
+    Image.new("L", (60, 60), 10).save(images["image001"])  # what is exchanged is made alike
+    exchanged = extract(some, tmp_path, precision=second)
+    factor = {"float32": 1, "mixed_float16": 2, "mixed_bfloat16": 4}
+    assert (exchanged.select(["image001"]) == 10 * factor[first]).all()
+    more = extract(images, tmp_path, precision=second)  # incomplete: each has a file of its own
+    assert more.encoder["precision"] == second
+    assert (more.select(["image001"]) == 10 * factor[second]).all()
+    ratio = more.select(["image000"]) / made.select(["image000"])
+    np.testing.assert_allclose(ratio, factor[second] / factor[first], rtol=2e-3)
+    assert len(list(tmp_path.glob("*.pkl"))) == (1 if first == second else 2)
+    for path in tmp_path.glob("*.pkl"):
+        with open(path, "rb") as file:
+            precision = pickle.load(file)["encoder"]["precision"]
+        assert path.stem == "vgg16-fc2-random-0" + f"-{precision}" * (precision != "float32")
+
+
+def test_weights_and_folder_may_begin_at_home_or_be_relative(tmp_path, tiny, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    images = make_images(tmp_path / "images", 2)
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "eff.weights.h5").write_bytes(b"weights")
+    absolute = str(tmp_path / "w" / "eff.weights.h5")
+    for weights in ("w/eff.weights.h5", "~/w/eff.weights.h5", absolute):
+        made = extract(images, "~/roco", weights=weights)
+        assert made.encoder["requested"] == {"weights": absolute, "seed": 0}
+    assert [path.name for path in tmp_path.rglob("*.pkl")] == ["vgg16-fc2-eff.weights.pkl"]
+    assert not (tmp_path / "~").exists()
+
+
+def test_parts_left_by_a_killed_run_are_joined_without_an_encoder(tmp_path, tiny, monkeypatch):
+    images = make_images(tmp_path / "images", 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureCache, "join", lambda self: self.load())
+        extract(images, tmp_path)
+    monkeypatch.setattr(extraction, "build_encoder", None)
+    assert extract(images, tmp_path).ids == list(images)
+    assert not (tmp_path / "vgg16-fc2-random-0.parts").exists()

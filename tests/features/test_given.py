@@ -1,11 +1,18 @@
 """Precomputed features and grids are read, checked, and joined by name."""
 
+import pickle
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from roco_caption.core.errors import UserError
-from roco_caption.features.given import read_features_file, read_grid_file, with_grid_file
+from roco_caption.features.given import (
+    matched,
+    read_features_file,
+    read_grid_file,
+    with_grid_file,
+)
 from roco_caption.features.table import Features, select_inputs, to_float16
 
 
@@ -137,3 +144,132 @@ def test_a_grid_file_that_does_not_fit_is_named(tmp_path, arrays):
     path.write_bytes(b"rubbish")
     with pytest.raises(UserError, match=r"grid\.npz was not read"):
         read_grid_file(path)
+
+
+IDS = ["a", "train/001", "test/001", "1.2.840.1", "img1.png", "img1.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("name", "image"),
+    [
+        ("a", "a"),
+        ("a.png", "a"),
+        ("images/a.PNG", "a"),
+        ("images\\a.png", "a"),
+        ("C:\\data\\a.jpeg", "a"),
+        ("train/001.png", "train/001"),
+        ("all_data/test/radiology/images/001.jpg", "test/001"),
+        ("1.2.840.1", "1.2.840.1"),
+        ("series/1.2.840.1.dcm", "1.2.840.1"),
+        ("img1.png", "img1.png"),
+        ("images/img1.jpg", "img1.jpg"),
+        ("b.png", "b.png"),
+        ("a.b", "a.b"),
+        ("validation/001", "validation/001"),
+        ("img1.webp", "img1.webp"),
+    ],
+)
+def test_names_are_matched_to_ids(name, image):
+    assert matched([name], IDS, "FEATURES_FILE f.npz") == [image]
+
+
+def test_what_is_named_exactly_is_not_matched_again():
+    assert matched(["x/a.png", "a"], ["a"], "") == ["x/a.png", "a"]
+    assert matched(["001", "train/001.png"], ["001", "train/001"], "") == ["001", "train/001"]
+
+
+@pytest.mark.parametrize(
+    ("names", "why"),
+    [
+        (["001"], "'001' may mean 'test/001' or 'train/001'"),
+        (["all/001.png"], None),
+        (["img1"], "'img1' may mean 'img1.jpg' or 'img1.png'"),
+        (["x/a.png", "y/a.png"], "both 'x/a.png' and 'y/a.png' mean 'a'"),
+        (["a.png", "a.jpg"], "both 'a.png' and 'a.jpg' mean 'a'"),
+    ],
+)
+def test_an_unclear_name_is_an_error_that_says_how_to_name_it(names, why):
+    if why is None:
+        assert matched(names, IDS, "") == names
+        return
+    with pytest.raises(UserError, match=f"FEATURES_FILE f: {why}. Use the images' ids as names"):
+        matched(names, IDS, "FEATURES_FILE f")
+
+
+def test_files_with_paths_for_names_serve_a_data_set(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    names = ["images/a.png", "images\\b.png", "train/001.jpg"]
+    grid = np.arange(12, dtype=np.float32).reshape(3, 2, 2)
+    np.savez(tmp_path / "f.npz", names=names, features=np.eye(3))
+    np.savez(tmp_path / "g.npz", names=names[::-1], grid=grid)
+    ids = ["train/001", "a", "b", "test/001"]
+    given = with_grid_file(read_features_file("~/f.npz", ids=ids), "~/g.npz")
+    assert given.ids == ["a", "b", "train/001"]
+    assert given.select(["train/001"]).tolist() == [[0, 0, 1]]
+    assert given.select_grid(["train/001"])[0].tolist() == grid[0].tolist()
+    np.savez(tmp_path / "h.npz", names=["b", "a"], features=2 * np.eye(2))
+    both = read_features_file("~/f.npz, ~/h.npz", ids=ids)
+    assert both.ids == ["a", "b"] and both.encoder["name"] == "f+h"
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda rng: rng.uniform(1e5, 1e6, (20, 8)),
+        lambda rng: rng.normal(size=(20, 8)) * 1e-9,
+        lambda rng: -rng.uniform(1e6, 1e7, (20, 8)),
+        lambda rng: 1e4 + rng.normal(size=(20, 8)),  # in range, but rounded to steps of 8
+        lambda rng: np.where(rng.random((20, 8)) < 0.1, 7e4, 1),
+    ],
+    ids=["large", "small", "negative", "far from zero", "some large"],
+)
+def test_features_that_half_precision_would_blur_keep_their_differences(tmp_path, capsys, draw):
+    features = draw(np.random.default_rng(0))
+    names = [f"i{k}" for k in range(20)]
+    np.savez(tmp_path / "f.npz", names=names, features=features)
+    given = read_features_file(tmp_path / "f.npz")
+    spread = features.std()
+    np.testing.assert_allclose(given.select(names), features, rtol=1e-6, atol=spread * 1e-2)
+    assert "stay in float32" in capsys.readouterr().out
+    np.savez(
+        tmp_path / "g.npz", names=names, features=np.random.default_rng(1).normal(size=(20, 3))
+    )
+    for files in ("f.npz,g.npz", "g.npz,f.npz"):
+        both = read_features_file(",".join(f"{tmp_path}/{name}" for name in files.split(",")))
+        left, right = np.split(both.select(names).astype(float), [8 if files[0] == "f" else 3], 1)
+        assert left.var(axis=0).sum() == pytest.approx(right.var(axis=0).sum(), rel=0.02)
+
+
+def test_usual_features_stay_in_half_precision(tmp_path, capsys):
+    features = np.maximum(np.random.default_rng(0).normal(size=(50, 30)), 0) * 5
+    np.savez(tmp_path / "f.npz", names=[f"i{k}" for k in range(50)], features=features)
+    assert read_features_file(tmp_path / "f.npz").matrix.dtype == np.float16
+    assert "float32" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("value", [0, 3, 1e6, 1e-9])
+def test_the_same_features_for_all_images_are_an_error(tmp_path, value):
+    np.savez(tmp_path / "f.npz", names=["a", "b", "c"], features=np.full((3, 4), value))
+    with pytest.raises(UserError, match=r"f\.npz holds the same features for all images"):
+        read_features_file(tmp_path / "f.npz")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e39])
+def test_numbers_that_single_precision_lacks_are_named(tmp_path, value):
+    np.savez(tmp_path / "f.npz", names=["a", "b"], features=np.array([[1.0], [value]]))
+    with pytest.raises(UserError, match="NaN, inf or numbers beyond single precision"):
+        read_features_file(tmp_path / "f.npz")
+
+
+@pytest.mark.parametrize("shape", [(1, 6), (6,)])
+@pytest.mark.parametrize("name", ["features.pkl", "it's.p"])
+def test_the_pickle_of_older_notebooks_is_converted_by_the_line_that_the_error_shows(
+    tmp_path, shape, name
+):
+    features = {f"PMC{i}.jpg": np.full(shape, i, np.float32) for i in range(3)}
+    (tmp_path / name).write_bytes(pickle.dumps(features))
+    with pytest.raises(UserError) as error:
+        read_features_file(tmp_path / name)
+    exec(str(error.value).splitlines()[-1], {})
+    given = read_features_file((tmp_path / name).with_suffix(".npz"), ids=["PMC2", "PMC0", "PMC1"])
+    assert given.select(["PMC2", "PMC0"]).tolist() == [[2] * 6, [0] * 6]
