@@ -13,6 +13,7 @@ from roco_caption.data.archive import TABLES
 from roco_caption.decoder.model import build_decoder, fit_scalers
 from roco_caption.features.table import Features, LazyRows, mean_image, select_inputs
 from roco_caption.scale import train as scale
+from roco_caption.search import compare
 from roco_caption.search.captioner import Captioner
 from roco_caption.show import plots
 
@@ -178,7 +179,7 @@ def test_scores_get_all_references(tmp_path, monkeypatch):
     inputs = select_inputs(frames, features)
     given = []
     table = pd.DataFrame({"CIDEr": [1.0]})
-    monkeypatch.setattr(pipeline, "score_table", lambda r, *a, **o: given.append(r) or table)
+    monkeypatch.setattr(compare, "score_table", lambda r, *a, **o: given.append(r) or table)
     pipeline.score({"x": list(frames["test"].caption)}, inputs, tmp_path)
     assert given[0][0] == [frames["test"].caption[0], "another"] and len(given[0]) == 12
     one = {split: frame.drop(columns="references") for split, frame in frames.items()}
