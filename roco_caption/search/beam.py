@@ -12,7 +12,14 @@ from keras import ops
 
 from roco_caption.core.errors import UserError
 from roco_caption.decoder.model import Decoder, Ensemble, Step
-from roco_caption.search.greedy import IMPOSSIBLE, likeliest, narrowed, picked, possible
+from roco_caption.search.greedy import (
+    IMPOSSIBLE,
+    likeliest,
+    narrowed,
+    picked,
+    possible,
+    with_word,
+)
 from roco_caption.text.tokenizer import END, PAD, START
 
 SURE_WORDS = 5  # a beginning goes on if it would win, were this many next words certain
@@ -117,9 +124,7 @@ def _advanced(step: Step, length: Any, active: _Active, search: Search, needed: 
     log_p, tokens, state = _next_words(step, length, active, 2 * beams, search)
     log_p, best = ops.top_k(log_p, 2 * beams)
     origins, tokens = best // (ops.shape(tokens)[1] // beams), picked(tokens, best)
-    first = ops.zeros_like(length)
-    words = picked(active.words, origins)
-    words = ops.slice_update(words, (first, first, length), tokens[:, :, None])
+    words = with_word(picked(active.words, origins), length, tokens)
     ends, length = ops.equal(tokens, END), ops.cast(length + 1, "float32")
     score = _score(log_p, length, search.length_power)
     active = _with_finished(active, words, log_p + search.end_penalty, score, ends)

@@ -33,7 +33,7 @@ def greedy_search(step: Step, state: Any, image: Any, *, n: Any, max_words: int)
         best = ops.where(going, best, PAD)
         gain = ops.where(going, ops.max(next_log_p, axis=-1), 0.0)
         column = ops.scatter(rows[:, None], best, (count,))
-        words = ops.slice_update(words, (ops.zeros_like(length), length), column[:, None])
+        words = with_word(words, length, column)
         log_p = log_p + ops.scatter(rows[:, None], gain, (count,))
         active = narrowed(_unfinished(best), (rows, best, state, image))
         return length + 1, words, log_p, *active
@@ -47,6 +47,15 @@ def greedy_search(step: Step, state: Any, image: Any, *, n: Any, max_words: int)
     start = (ops.zeros((), "int32"), words, log_p, *active)
     _, words, log_p, *_ = ops.while_loop(more, add_word, start)
     return words, log_p
+
+
+def with_word(words: Any, place: Any, tokens: Any) -> Any:
+    """Return captions int32 (..., max_words) with the tokens (...) at `place`, an int array ().
+
+    `ops.slice_update` would be compiled again for each number of captions.
+    """
+    places = ops.arange(words.shape[-1], dtype="int32")
+    return ops.where(ops.equal(places, place), tokens[..., None], words)
 
 
 def _unfinished(tokens: Any) -> Any:
