@@ -7,6 +7,7 @@
 # make rehearsal   the stages at the size of ROCO: seconds and memory
 # make browser     run the notebook in JupyterLab and Chromium, with screenshots
 # make runtimes    run notebook and tests with Colab's and Kaggle's package versions
+# make gpu-graph   trace training and search with TensorFlow's GPU build, which needs no card for that
 # make jax         run the tests with JAX instead of TensorFlow (KERAS_BACKEND=jax)
 # make torture     kill the pipeline 100 times, inject faults, read 2,000 bad images
 # make fuzz        half an hour of a coverage-guided fuzzer per reader (Linux)
@@ -27,7 +28,7 @@ TENSORFLOW := $(if $(CARD),tensorflow[and-cuda],$(if $(filter Darwin,$(shell una
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: notebook test test-slow docs benchmark experiments rehearsal browser runtimes jax torture fuzz distributed \
+.PHONY: notebook test test-slow docs benchmark experiments rehearsal browser runtimes gpu-graph jax torture fuzz distributed \
     publish clean
 
 $(VENV)/ready: requirements.txt requirements-dev.txt
@@ -70,6 +71,11 @@ browser: $(VENV)/ready
 
 runtimes:
 	bash tests/campaigns/runtimes.sh
+
+gpu-graph:
+	$(PYTHON) -m venv .venv-gpu
+	.venv-gpu/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	.venv-gpu/bin/python tests/campaigns/gpu_graph.py
 
 jax: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(VENV)/jax --upgrade jax
