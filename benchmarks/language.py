@@ -27,7 +27,6 @@ SCHEDULES = [
     {"batch_size": 32, "over_data": True},
     {"batch_size": 256, "over_data": True},
     {"batch_size": 256, "over_data": True, "learning_rate": 4e-3},
-    {"batch_size": 128, "over_data": True},
 ]
 EPOCHS, SEEDS = setting("EPOCHS", 6), setting("SEEDS", 2)
 

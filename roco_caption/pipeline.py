@@ -34,6 +34,7 @@ from roco_caption.training import runs
 from roco_caption.training.checkpoint import member_folder
 from roco_caption.training.loop import CaptionData, identify, train
 
+FEW_STEPS = 200  # after fewer, captions are words in no order
 Frames = dict[str, pd.DataFrame]  # {split: DataFrame[id, image, caption]}
 
 
@@ -241,6 +242,11 @@ def train_decoder(
         UserError: as `train` says.
     """
     histories = []
+    chosen = runs.Schedule(**schedule)
+    steps = chosen.epochs * -(-len(words.tokens["train"]) // chosen.batch_size)
+    if steps < FEW_STEPS:
+        print(f"WARNING: this training has only {steps} steps. For captions that make sense, raise "
+              "EPOCHS or lower BATCH_SIZE.")  # fmt: skip
     for k, options in enumerate(_schedules(decoder, schedule)):
         place = member_folder(folder, k)
         options |= {"retrain": retrain, "precision": precision, "strategy": strategy}

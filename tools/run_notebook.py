@@ -32,8 +32,11 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> str:
 
 
 def save(notebook: nbformat.NotebookNode, path: Path) -> None:
-    """Write a notebook to `path` and as a page beside it."""
+    """Write a notebook to `path` and as a page beside it; the former ones are `….previous.…`."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    for former in (path, path.with_suffix(".html")):
+        if former.exists():
+            former.replace(former.with_suffix(f".previous{former.suffix}"))
     notebook, _ = CoalesceStreamsPreprocessor(enabled=True)(notebook, {})  # progress bars: the end
     nbformat.write(notebook, path)
     page, _ = HTMLExporter().from_notebook_node(notebook)
@@ -46,9 +49,15 @@ def main(source: Path, folder: Path) -> int:
     path = folder / source.name
     failure = execute(notebook, source.parent)
     save(notebook, path)
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    lines = "".join(output.get("text", "") for output in outputs).splitlines()
+    for line in lines:
+        if line.startswith("WARNING"):
+            print(line)
     if failure:
         print(
-            f"{failure}\n\nThe notebook up to there: {path.with_suffix('.html')}", file=sys.stderr
+            f"{failure}\n\nThe notebook up to the error: {path.with_suffix('.html')}",
+            file=sys.stderr,
         )
         return 1
     print(f"Executed: {path.with_suffix('.html')}")

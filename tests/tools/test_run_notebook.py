@@ -48,9 +48,14 @@ def test_a_notebook_that_fails_is_kept_with_its_error(tmp_path, cell, shown):
 
 
 def test_a_notebook_that_succeeds_says_where_it_is(tmp_path):
-    command = write(tmp_path / "n", "import os; print('in', os.getcwd())")
+    command = write(tmp_path / "n", "import os; print('WARNING: odd\\nin', os.getcwd())")
+    executed = tmp_path / "n" / "executed"
+    executed.mkdir()
+    (executed / "a.html").write_text("of the run before")
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and "a.html" in done.stdout
+    assert done.stdout.startswith("WARNING: odd\n")
+    assert (executed / "a.previous.html").read_text() == "of the run before"
     assert str(tmp_path / "n") in texts(tmp_path / "n")[0]  # it runs beside the notebook
 
 
