@@ -57,9 +57,9 @@ def locate_dataset(
         default = "" if source == "kaggle" else ", the default in Colab"
         root = download_roco(Path(folder) / "roco")
         return Source(root, "roco", f"ROCO from Kaggle{default}. {OTHERWISE}")
-    counts = dict(zip(TABLES, phantom_counts, strict=True))
     name = "-".join(["phantoms", *map(str, phantom_counts), f"seed{seed}"])
-    make_phantoms(Path(folder) / name, **counts, seed=seed)
+    train, validation, test = phantom_counts
+    make_phantoms(Path(folder) / name, train=train, validation=validation, test=test, seed=seed)
     reason = "the default outside Colab and Kaggle" if source == "auto" else "as DATA_SOURCE asks"
     why = f"PHANTOMS: synthetic images drawn by this notebook, {reason}. Set DATA_SOURCE = "
     why += "'kaggle' to download ROCO (6.2 GB), or DATA_DIR to use your own copy."

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -32,6 +31,7 @@ USUAL = {
 EXTENSION = re.compile(
     r"(?<=[^/])\.(bmp|dcm|dicom|gif|jfif|jpe|jpeg|jpg|pbm|pgm|png|pnm|ppm|tif|tiff|webp)$", re.I
 )  # of images
+NUMBER = re.compile(r"(^|/)0*(\d+)(\.0)?$")  # `007`, or `7.0` as spreadsheets show it
 SIGNS = set("°±µ²³¹·×÷¼½¾§©®™«»‘’‚“”„†•…–—€")  # what English texts in Windows-1252 have
 WINDOWS = {  # supersets, with more signs of the same language
     "iso-8859-1": "cp1252", "iso-8859-9": "cp1254", "shift_jis": "cp932", "gb2312": "gb18030",
@@ -123,9 +123,7 @@ def _text(value: Any) -> str:
     """Return a cell as text: whole numbers without `.0`, "" for what is missing or no text."""
     if isinstance(value, float | np.floating) and float(value).is_integer():
         value = int(value)
-    text = str(value) if pd.api.types.is_scalar(value) and not pd.isna(value) else ""
-    text.encode()  # half a surrogate pair could not be written later: a ValueError
-    return text
+    return str(value) if pd.api.types.is_scalar(value) and not pd.isna(value) else ""
 
 
 def decode(path: Path) -> tuple[str, str]:
@@ -189,15 +187,10 @@ def _read_text(path: Path, named: dict[str, str]) -> tuple[pd.DataFrame, str]:
 
 
 def _read_json(path: Path, named: dict[str, str]) -> tuple[pd.DataFrame, str]:
-    text, encoding = decode(path)
-    whole = text.lstrip().startswith("[")
-    parts = [text] if whole else [line for line in text.split("\n") if line.strip()]
-    values = [json.loads(part) for part in parts]
-    records = values[0] if whole else values
-    if not all(isinstance(record, dict) for record in records):
-        raise ValueError('each entry must be like {"image": …, "caption": …}')
-    how = f"JSON {'list' if whole else 'lines'}, encoding {encoding}"
-    return pd.DataFrame(records, dtype=object), how
+    text = path.read_text("utf-8-sig")
+    lines = not text.lstrip().startswith("[")
+    rows = pd.read_json(io.StringIO(text), lines=lines, dtype=False, convert_dates=False)
+    return rows, f"JSON {'lines' if lines else 'list'}, encoding UTF-8"
 
 
 def _read_excel(path: Path, named: dict[str, str]) -> tuple[pd.DataFrame, str]:
@@ -230,13 +223,14 @@ def match_files(names: pd.Series, files: Sequence[str]) -> pd.Series:
         whole, *ends = _ends(file)
         for tail in (f"/{whole}", *ends):
             stem = without_extension(tail)
-            for key in (tail, f"{stem}.*", _number(stem)):
+            for key in (tail, f"{stem}.*", NUMBER.sub(r"\1\2", stem) + "#"):
                 index[key].add(file)
 
     def find(name: str) -> list[str]:
         whole, *ends = _ends(name)
         for tail in (f"/{whole}", whole, *(f"/{end}" for end in ends)):
-            for key in (tail, f"{tail}.*", without_extension(tail), _number(tail)):
+            number = NUMBER.sub(r"\1\2", tail) + "#"
+            for key in (tail, f"{tail}.*", without_extension(tail), number):
                 if key in index:
                     return sorted(index[key])
         return []
@@ -253,8 +247,3 @@ def _ends(path: str) -> list[str]:
     parts = normalize("NFC", path).casefold().strip().replace("\\", "/").split("/")
     parts = [part for part in parts if part not in ("", ".")]
     return ["/".join(parts[start:]) for start in range(len(parts) or 1)]
-
-
-def _number(name: str) -> str:
-    """Return `7#` for `007`, and for `7.0` as spreadsheets show it; others get only the sign."""
-    return re.sub(r"(^|/)0*(\d+)(\.0)?$", r"\1\2", name) + "#"
