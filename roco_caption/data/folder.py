@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,14 +14,8 @@ import pandas as pd
 
 from roco_caption.core.errors import UserError
 from roco_caption.data.dicom import is_dicom
-from roco_caption.data.tables import (
-    EXTENSION,
-    READERS,
-    Table,
-    match_files,
-    read_table,
-    without_extension,
-)
+from roco_caption.data.tables import EXTENSION, READERS, Table, match_files, read_table
+from roco_caption.data.tables import without_extension as stem_of
 
 IMAGES_PER_CASE = 10  # if id prefixes average more images than this, they are not case ids
 HIDDEN = re.compile(r"(^|/)(\.|~\$|__MACOSX/)")  # of systems and programs, not of the user
@@ -41,18 +36,9 @@ def tables_in(folder: Path) -> list[Path]:
     ]  # fmt: skip
 
 
-def _images_in(folder: Path) -> list[str]:
-    """Return the images in a folder and below, as relative paths, sorted."""
-    walk = os.walk(folder)
-    paths = [Path(place, name) for place, _, names in walk for name in names]
-    files = sorted(path.relative_to(folder).as_posix() for path in paths)
-    return [
-        file for file in files
-        if not HIDDEN.search(file) and (EXTENSION.search(file) or _is_scan(folder / file))
-    ]  # fmt: skip
-
-
-def _is_scan(path: Path) -> bool:
+def _is_image(path: Path) -> bool:
+    if EXTENSION.search(path.name):
+        return True
     return path.suffix.lower() not in READERS and path.is_file() and is_dicom(path)
 
 
@@ -62,7 +48,8 @@ def read_folder(folder: Path, columns: str = "") -> pd.DataFrame:
     Returns:
         As `list_rows`, with `split`, "" where the table does not say it.
     """
-    files = _images_in(folder)
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
+    files = [name for name in paths if not HIDDEN.search(name) and _is_image(paths[name])]
     table = _best_table(folder, files, columns)
     print(table)
     rows = list_rows(table, folder, files)
@@ -75,33 +62,27 @@ def read_folder(folder: Path, columns: str = "") -> pd.DataFrame:
 
 def _best_table(folder: Path, files: list[str], columns: str) -> Table:
     """Return the table that names most images, by the column that does."""
-    tables, problems, matched = [], [], []
+    tables, problems = [], []
     for path in tables_in(folder):
         try:
-            tables.append(read_table(path, columns))
+            table = read_table(path, columns)
         except UserError as error:
             problems.append(str(error))
-    for table in tables:
-        of_column = {
-            column: {
-                found[0] for found in match_files(table.rows[column], files) if len(found) == 1
-            }
-            for column in table.roles["image"]
-        }
-        table.roles["image"] = [max(of_column, key=lambda column: len(of_column[column]))]
-        matched.append(of_column[table.roles["image"][0]])
+            continue
+        found = {name: match_files(table.rows[name], files) for name in table.roles["image"]}
+        images = {name: {one[0] for one in found[name] if len(one) == 1} for name in found}
+        table.roles["image"] = [max(images, key=lambda name: len(images[name]))]
+        tables.append((images[table.roles["image"][0]], table))
     if not tables:
         raise UserError(f"{folder} has no table of images and captions. {' '.join(problems[:3])}")
-    best = max(range(len(tables)), key=lambda i: len(matched[i]))
-    rivals = [i for i in range(len(tables)) if i != best and not matched[i] < matched[best]]
-    rivals = [i for i in rivals if matched[i]]
-    if rivals:
-        paths = " and ".join(str(tables[i].path) for i in (best, *rivals))
+    most, best = max(tables, key=lambda pair: len(pair[0]))
+    rivals = [str(table.path) for named, table in tables if named and not named < most]
+    if len(rivals) > 1:
         raise UserError(
-            f"{paths} each name images of {folder}. Keep one table there, with all images; a "
-            "column `split` may say train, validation or test."
+            f"{' and '.join(rivals)} each name images of {folder}. Keep one table there, with all "
+            "images; a column `split` may say train, validation or test."
         )
-    return tables[best]
+    return best
 
 
 def list_rows(table: Table, folder: Path, files: list[str]) -> pd.DataFrame:
@@ -112,58 +93,53 @@ def list_rows(table: Table, folder: Path, files: list[str]) -> pd.DataFrame:
         one line; and why the row is left out, or "". And `case`, if a column names the patients.
         Raises a UserError if all rows are left out.
     """
-    name = table.roles["image"][0]
-    found = match_files(table.rows[name], files)
-    captions = table.rows[table.roles["caption"][0]].str.split().str.join(" ")
-    file = found.map(lambda files: files[0] if files else "")
-    images = [str(folder / name) for name in file]
-    rows = pd.DataFrame({"file": file, "image": images, "caption": captions, "reason": ""})
-    rows.loc[found.map(len) != 1, "reason"] = "image file missing"
-    rows.loc[found.map(len) > 1, "reason"] = "several files of this name"
-    rows.loc[captions == "", "reason"] = "no caption"
-    rows.loc[table.misfits > 0, "reason"] = "does not fit the header"
+    names = table.rows[table.roles["image"][0]]
+    found = match_files(names, files)
+    rows = pd.DataFrame({"file": found.map(lambda files: files[0] if files else "")})
+    rows["image"] = [str(folder / name) for name in rows.file]
+    rows["caption"] = table.rows[table.roles["caption"][0]].str.split().str.join(" ")
+    rows["reason"] = ""
+    for reason, applies in {
+        "image file missing": rows.file == "",
+        "several files of this name": found.map(len) > 1,
+        "no caption": rows.caption == "",
+        "does not fit the header": table.misfits > 0,
+    }.items():
+        rows.loc[applies, "reason"] = reason
     for column in table.roles["patient"]:
         patient = table.rows[column].str.strip()
         rows["case"] = patient.where(patient != "", rows.file)
     usable = rows[rows.reason == ""]
     rows.loc[usable.index[usable.duplicated(["file", "caption"])], "reason"] = "listed twice"
-    lines = table.misfits[table.misfits > 0]
-    if len(lines):
+    lines = [str(line) for line in table.misfits if line]
+    if lines:
         print(
             f"NOTE: {len(lines):,} lines of {table.path} have more fields than its header and are "
-            f"left out: {', '.join(map(str, lines[:5]))}{', …' if len(lines) > 5 else ''}. Put "
-            "captions that contain the separator in quotes."
+            f"left out: {', '.join(lines[:5])}{', …' if len(lines) > 5 else ''}. Put captions that "
+            "contain the separator in quotes."
         )
     if usable.empty:
-        examples = [repr(names[0]) for names in (list(table.rows[name]), files) if len(names)]
         raise UserError(
             f"No image of {folder} can be used ({rows.reason.value_counts().to_dict()}). Check "
             f"that its images are unpacked and that its table has captions. {table}. It has the "
-            f"columns {list(table.rows.columns)}. A name in it and a file: {', '.join(examples)}."
+            f"columns {list(table.rows.columns)}. Names in it: {[*names[:2]]}; files: {files[:2]}."
         )
     return rows
 
 
 def image_ids(files: Iterable[str]) -> dict[str, str]:
-    """Return {file: id} for relative paths: the name without extension, or more of it.
+    """Return {file: id} for relative paths: the shortest form that no other file has.
 
-    Images of one name in several folders get their folder before it, `train/001`; those of one
-    folder that differ in their extension keep it, `a.png`.
+    It is the name without extension, else with its folder before it, `train/001`, else with its
+    extension, `a.png`, else the whole path.
     """
-    folders, names = defaultdict(set), defaultdict(set)
-    parts = {file: (os.path.dirname(file), os.path.basename(file)) for file in files if file}
-    for folder, name in parts.values():
-        folders[without_extension(name)].add(folder)
-        names[folder, without_extension(name)].add(name)
-    ids = {}
-    for file, (folder, name) in parts.items():
-        stem = without_extension(name)
-        short = name if len(names[folder, stem]) > 1 else stem
-        ids[file] = f"{folder}/{short}" if folder and len(folders[stem]) > 1 else short
-    while len(set(ids.values())) < len(ids):  # each round gives whole paths to two files or more
-        count = pd.Series(ids).value_counts()
-        ids = {file: file if count[name] > 1 else name for file, name in ids.items()}
-    return ids
+    forms = {}
+    for file in dict.fromkeys(files):
+        folder, name = os.path.split(file)
+        stem = stem_of(name)
+        forms[file] = dict.fromkeys((stem, f"{folder}/{stem}".lstrip("/"), name, file))
+    owners = Counter(itertools.chain.from_iterable(forms.values()))
+    return {file: next((f for f in forms[file] if owners[f] == 1), file) for file in forms}
 
 
 def cases_of(ids: pd.Series) -> pd.Series:
@@ -183,11 +159,9 @@ def _known_splits(table: Table, rows: pd.DataFrame) -> pd.Series:
         split = table.rows[column].str.strip().str.lower().map(WORDS).fillna("")
         if split.any():
             rows.loc[(split == "") & (rows.reason == ""), "reason"] = "no known split"
-            splits = split[rows.reason == ""].groupby(rows.file).nunique()
-            if (splits > 1).any():
-                raise UserError(
-                    f"{table.path} lists {splits.idxmax()} in several splits. Keep one."
-                )
+            count = split[rows.reason == ""].groupby(rows.file).nunique()
+            if (count > 1).any():
+                raise UserError(f"{table.path} lists {count.idxmax()} in several splits. Keep one.")
             return split
         print(f"NOTE: column {column!r} of {table.path} has no word for a split and is ignored.")
     return pd.Series("", rows.index)
@@ -203,12 +177,12 @@ def complete_splits(rows: pd.DataFrame, seed: int) -> pd.Series:
     used = rows[rows.reason == ""].drop_duplicates("file")
     split = rows.split.where(rows.split != "", "train")
     missing = [name for name in ("test", "validation") if name not in set(split[used.index])]
-    cases = used["case"] if "case" in used else cases_of(used.id.astype(str))
-    sizes = cases[split[used.index] == "train"].value_counts()
-    if "case" not in used and len(sizes) <= len(missing):  # then they are no patients
-        cases = used.id
-        sizes = cases[split[used.index] == "train"].value_counts()
+    train = used[split[used.index] == "train"]
+    cases = train["case"] if "case" in used else cases_of(used.id.astype(str))[train.index]
+    if "case" not in used and cases.nunique() <= len(missing):  # then they are no patients
+        cases = train.id
     unit = "image" if "case" not in used and cases.is_unique else "patient"
+    sizes = cases.value_counts()
     if len(sizes) <= len(missing):
         raise UserError(
             f"{len(sizes)} {unit}s are too few to train on{' and to hold out ' if missing else ''}"
@@ -216,19 +190,17 @@ def complete_splits(rows: pd.DataFrame, seed: int) -> pd.Series:
         )
     if not missing:
         return split
-
-    def order(case: str) -> tuple[bool, str]:  # cases of many images are rather trained on
-        large = sizes[case] > HELD_OUT * sizes.sum()
-        return bool(large), hashlib.sha256(f"{seed} {case}".encode()).hexdigest()
-
-    rest = sorted(sizes.index, key=order)
-    middle = (sizes[rest].cumsum() - sizes[rest] / 2) / sizes.sum()
+    # cases of many images are rather trained on
+    hashes = {case: hashlib.sha256(f"{seed} {case}".encode()).hexdigest() for case in sizes.index}
+    order = sorted(hashes, key=lambda case: (sizes[case] > HELD_OUT * len(train), hashes[case]))
+    middle = (sizes[order].cumsum() - sizes[order] / 2) / len(train)
+    taken = 0
     for i, name in enumerate(missing):
-        count = int((middle[rest] < HELD_OUT * (i + 1)).sum())
-        count = min(max(1, count), len(rest) - len(missing) + i)  # one at least for each
-        held = set(used.file[cases.isin(rest[:count])])
-        split[rows.file.isin(held) & (split == "train")] = name
-        rest = rest[count:]
+        count = max(taken + 1, int((middle < HELD_OUT * (i + 1)).sum()))  # one at least for each
+        count = min(count, len(order) - len(missing) + i)
+        held = set(train.file[cases.isin(order[taken:count])])
+        split[rows.file.isin(held)] = name
+        taken = count
     counts = split[used.index].value_counts()
     numbers = ", ".join(f"{counts[name]:,} {name}" for name in ("train", *reversed(missing)))
     print(f"Split by {unit}, SEED = {seed}: {numbers} images.")

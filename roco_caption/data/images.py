@@ -5,14 +5,14 @@ import sys
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
-from roco_caption.core.errors import OutOfMemory, UserError
-from roco_caption.data.dicom import DicomError, is_dicom, read_dicom
+from roco_caption.core.errors import OutOfMemory
+from roco_caption.data.dicom import ImageError, is_dicom, read_dicom
 from roco_caption.data.levels import colour_to_uint8, limits, to_uint8
 
 # Decoding them takes at most 500 MB and 3 s; more pixels may be a bomb.
@@ -21,26 +21,19 @@ MAX_DEEP_PIXELS = 16_000_000  # with 16 bits in each of several channels
 MAX_JPEG_PIXELS = 100_000_000  # decoded at reduced size
 # Not all that Pillow supports: PostScript, for example, is a program that it runs in Ghostscript.
 FORMATS = ("JPEG", "PNG", "GIF", "TIFF", "BMP", "WEBP", "PPM")
-DEEP = ("RGB;16", "RGBA;16", "RGBX;16", "LA;16")  # Pillow reads only the upper 8 bits of these
+DEEP = ("RGB;16", "RGBA;16", "RGBX;16")  # Pillow reads only the upper 8 bits of these
+AHEAD = 4  # batches that are decoded while one is used
 ImageLike = str | os.PathLike | Image.Image | np.ndarray
-
-
-class ImageError(UserError):
-    """A file that does not contain an image, or one that cannot be decoded."""
 
 
 def read_image(image: ImageLike, size: int = 224) -> np.ndarray:
     """Decode a DICOM file or one of `FORMATS` to RGB, stretched to uint8 (size, size, 3).
 
     `image` may also be a PIL image or an array (height, width), with 1, 3 or 4 channels last, of
-    uint8, uint16, floats or bool. EXIF rotation is undone; of several frames the first one is
-    taken. More than 8 bits per channel are scaled to the range in use, without outliers, NaN and
-    infinity (see `levels`). Transparent parts become black, or white if the picture is too dark to
-    be seen on black. For DICOM see `read_dicom`.
-
-    Raises:
-        ImageError: the file is missing, not an image, truncated, or implausibly large; an array
-            of another shape or dtype.
+    uint8, uint16, floats or bool. EXIF rotation is undone; of several frames the first is taken.
+    More than 8 bits are scaled to the range in use (see `levels`), DICOM as in `read_dicom`. The
+    ground of transparent parts is black, or white if the picture is too dark to be seen on black.
+    Raises an ImageError for files that are missing, damaged or too large, and other arrays.
     """
     return read_with_note(image, size)[0]
 
@@ -48,26 +41,29 @@ def read_image(image: ImageLike, size: int = 224) -> np.ndarray:
 def read_with_note(image: ImageLike, size: int = 224) -> tuple[np.ndarray, str]:
     """Also return how a DICOM file was rendered, as "DICOM CT, window 40 ± 200", else ""."""
     if isinstance(image, ImageFile.ImageFile) and image.format in FORMATS and not image.tell():
-        # not decoded by Pillow yet
-        image = os.fsdecode(image.filename) if image.tile and image.filename else image
+        if image.tile and image.filename:  # not decoded by Pillow yet
+            image = os.fsdecode(image.filename)
     name = "The given image" if isinstance(image, Image.Image | np.ndarray) else str(image)
+    note = ""
     try:
         with warnings.catch_warnings():
             # Pillow and pydicom warn of odd metadata, which is harmless and may name a patient
             warnings.simplefilter("ignore")
             if isinstance(image, Image.Image):
-                return _to_array(_loaded(image), size), ""
-            if isinstance(image, np.ndarray):
-                return _to_array(_from_array(image), size), ""
-            if is_dicom(image):
+                picture = _loaded(image)
+            elif isinstance(image, np.ndarray):
+                picture = _from_array(image)
+            elif is_dicom(image):
                 array, note = read_dicom(image, MAX_PIXELS)
-                return _to_array(Image.fromarray(array), size), note
-            with open(image, "rb") as file:  # by its path, Pillow scrambles turned TIFF files
-                return _to_array(_decoded(file, size), size), ""
+                picture = Image.fromarray(array)
+            else:
+                with open(image, "rb") as file:  # by its path, Pillow scrambles turned TIFF files
+                    picture = _decoded(file, size)
+            return _to_array(picture, size), note
     except MemoryError as error:  # the image itself may be fine, so it must not be skipped
         remedy = "If it is only this image, remove it."
         raise OutOfMemory(f"decoding {name}", error, remedy) from error
-    except (ImageError, DicomError) as error:
+    except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
     except Exception as error:  # a damaged file can raise nearly anything inside its decoder
         reason = str(error).replace(f" '{image}'", "").split(" <_io")[0] or type(error).__name__
@@ -75,44 +71,31 @@ def read_with_note(image: ImageLike, size: int = 224) -> tuple[np.ndarray, str]:
 
 
 def _decoded(file: IO[bytes], size: int) -> Image.Image:
-    image, raw = _opened(file, size)
+    """Decode a file; of `DEEP` ones the upper bytes, then the lower ones as if in other order."""
+    upper, raw = _opened(file, size)
     if raw.rstrip("BLN") not in DEEP:
-        return image
-    values = np.asarray(image) * np.uint16(256)
-    del image
-    return Image.fromarray(colour_to_uint8(_with_lower_bytes(values, file, raw)))
+        return upper
+    values = np.asarray(upper) * np.uint16(256)
+    del upper
+    little = raw.endswith("L") or (raw.endswith("N") and sys.byteorder == "little")
+    values += np.asarray(_opened(file, size, raw[:-1] + ("B" if little else "L"))[0])
+    return Image.fromarray(colour_to_uint8(values))
 
 
-def _opened(file: IO[bytes], size: int) -> tuple[Image.Image, str]:
-    """Return an image, and Pillow's name of how its file arranges pixels, such as "RGB;16B"."""
+def _opened(file: IO[bytes], size: int, raw: str = "") -> tuple[Image.Image, str]:
+    """Return an image, and Pillow's name of how its file arranges pixels; `raw` replaces that."""
     with Image.open(file, formats=FORMATS) as image:
         pixels = image.width * image.height
         image.draft("RGB", (size, size))  # JPEG is decoded at the smallest size that covers this
-        raw: Any = image.tile[0][3] if image.tile else ""
-        raw = str(raw[0] if isinstance(raw, tuple) and raw else raw)
+        codecs = [tile[3] if isinstance(tile[3], tuple) else (tile[3],) for tile in image.tile]
+        if raw:
+            make: Any = getattr(type(image.tile[0]), "_make", tuple)  # named since Pillow 11
+            tiles = zip(image.tile, codecs, strict=True)
+            image.tile = [make((*tile[:3], (raw, *codec[1:]))) for tile, codec in tiles]
+        raw = str(codecs[0][0]) if codecs and codecs[0] else ""
         if pixels > (MAX_DEEP_PIXELS if raw.rstrip("BLN") in DEEP else MAX_JPEG_PIXELS):
             raise ImageError(f"{pixels:,} pixels are too many to decode safely.")
         return _loaded(image), raw
-
-
-def _with_lower_bytes(values: np.ndarray, file: IO[bytes], raw: str) -> np.ndarray:
-    """Add the lower bytes to the upper ones, uint16 (height, width, 3 or 4).
-
-    Told the other byte order, Pillow reads the lower bytes. It has no such order for grey with
-    alpha, but reads its four bytes as RGBA.
-    """
-    little = raw.endswith("L") or (raw.endswith("N") and sys.byteorder == "little")
-    other = "RGBA" if raw == "LA;16B" else raw[:-1] + ("B" if little else "L")
-    with Image.open(file, formats=FORMATS) as image:
-        codec, extents, offset, arguments = image.tile[0]
-        arguments = (other, *arguments[1:]) if isinstance(arguments, tuple) else other
-        image.tile = [(codec, extents, offset, arguments), *image.tile[1:]]  # type: ignore[list-item]
-        low = np.asarray(_loaded(image))
-    if raw == "LA;16B":
-        values[..., :3] += low[..., 1:2]
-    else:
-        values += low
-    return values
 
 
 def _loaded(image: Image.Image) -> Image.Image:
@@ -125,23 +108,19 @@ def _loaded(image: Image.Image) -> Image.Image:
 
 def _from_array(array: np.ndarray) -> Image.Image:
     plain = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
-    coloured = plain.ndim == 3 and plain.shape[2] in (3, 4)
-    known = plain.dtype.kind in "fb" or (plain.dtype.kind == "u" and plain.dtype.itemsize <= 2)
-    if not known or not plain.size or not (plain.ndim == 2 or coloured):
+    shaped = plain.ndim == 2 or (plain.ndim == 3 and plain.shape[2] in (3, 4))
+    known = plain.dtype.kind in "fb" or plain.dtype.kind + str(plain.itemsize) in ("u1", "u2")
+    if not (known and shaped and plain.size):
         raise ImageError(
             f"an array of {array.dtype} {array.shape} is not an image. It must be uint8, uint16, "
             "float or bool, of the shape (height, width), or with 1, 3 or 4 channels last."
         )
-    if plain.shape[0] * plain.shape[1] > MAX_PIXELS:
-        raise ImageError(f"{plain.shape[0] * plain.shape[1]:,} pixels are too many.")
     if plain.dtype == bool:
         plain = plain * np.uint8(255)
-    if plain.dtype == np.uint8:
-        return Image.fromarray(plain)
-    values = plain.astype(np.uint16 if plain.dtype.kind == "u" else np.float32)
-    return Image.fromarray(
-        colour_to_uint8(values) if coloured else to_uint8(values, *limits(values))
-    )
+    if plain.dtype != np.uint8:
+        values = plain.astype(np.uint16 if plain.dtype.kind == "u" else np.float32)
+        plain = to_uint8(values, *limits(values)) if plain.ndim == 2 else colour_to_uint8(values)
+    return Image.fromarray(plain)
 
 
 def _to_array(image: Image.Image, size: int) -> np.ndarray:
@@ -152,8 +131,7 @@ def _to_array(image: Image.Image, size: int) -> np.ndarray:
         image = _on_ground(image, size)
     elif image.mode != "L":
         image = image.convert("RGB")
-    array = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
-    return np.repeat(array[:, :, None], 3, axis=2) if array.ndim == 2 else array
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR).convert("RGB"))
 
 
 def _on_ground(image: Image.Image, size: int) -> Image.Image:
@@ -178,10 +156,9 @@ def image_batches(
     size: int = 224,
     batch_size: int = 32,
     workers: int | None = None,
-    ahead: int = 4,
     read: Callable[..., np.ndarray] | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, dict[int, str]]]:
-    """Decode images in `workers` threads (by default one per core), `ahead` batches ahead of use.
+    """Decode images in `workers` threads (by default one per core), `AHEAD` batches ahead of use.
 
     `read` replaces `read_image(path, size)`, for files stored elsewhere.
 
@@ -190,27 +167,21 @@ def image_batches(
         files of this batch that could not be decoded, {position: reason}. `n` may even be 0.
     """
     read = read or read_image
+
+    def decode(i: int) -> np.ndarray | str:
+        try:
+            return read(paths[i], size)
+        except ImageError as error:
+            return str(error)
+
     with ThreadPoolExecutor(workers or os.cpu_count(), thread_name_prefix="decode") as pool:
-        batches: deque[tuple[int, list[Future]]] = deque()
-        for start in range(0, len(paths), batch_size):
-            chunk = paths[start : start + batch_size]
-            batches.append((start, [pool.submit(_read_or_reason, read, p, size) for p in chunk]))
-            if len(batches) >= ahead:
-                yield _gather(*batches.popleft(), size)
-        while batches:
-            yield _gather(*batches.popleft(), size)
-
-
-def _read_or_reason(read: Callable, path: str | os.PathLike, size: int) -> np.ndarray | str:
-    try:
-        return read(path, size)
-    except ImageError as error:
-        return str(error)
-
-
-def _gather(start: int, futures: list[Future], size: int) -> tuple[np.ndarray, np.ndarray, dict]:
-    results = {start + i: future.result() for i, future in enumerate(futures)}
-    skipped = {i: result for i, result in results.items() if isinstance(result, str)}
-    images = {i: result for i, result in results.items() if i not in skipped}
-    pixels = np.stack(list(images.values())) if images else np.empty((0, size, size, 3), np.uint8)
-    return np.array(list(images), dtype=np.int64), pixels, skipped
+        waiting: deque[Iterator] = deque()
+        end = len(paths) + (AHEAD - 1) * batch_size  # empty batches, until the last one is used
+        for start in range(0, end, batch_size):
+            chunk = range(len(paths))[start : start + batch_size]
+            waiting.append(zip(chunk, pool.map(decode, chunk), strict=True))
+            if len(waiting) == AHEAD and (results := dict(waiting.popleft())):
+                skipped = {i: found for i, found in results.items() if isinstance(found, str)}
+                kept = [i for i in results if i not in skipped]
+                pixels = np.array([results[i] for i in kept], np.uint8)
+                yield np.array(kept, np.int64), pixels.reshape(-1, size, size, 3), skipped

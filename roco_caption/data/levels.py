@@ -6,11 +6,8 @@ import numpy as np
 def limits(values: np.ndarray) -> tuple[float, float]:
     """Return the lowest and the highest value of a picture, without NaN, infinity and outliers.
 
-    Outliers are further from the central 99 % of values than twice their range: hot pixels, say.
-    If these 99 % are one value, as with a small object on a black ground, nothing is an outlier.
-
-    Raises:
-        ValueError: no value is finite.
+    Outliers, such as hot pixels, are further from the central 99 % of values than twice their
+    range; if that is 0, nothing is an outlier. Raises a ValueError if no value is finite.
     """
     sample = values.reshape(-1)[:: values.size // 1_000_000 | 1]  # odd: not one column again
     sample = sample[np.isfinite(sample)]
@@ -40,18 +37,15 @@ def colour_to_uint8(values: np.ndarray) -> np.ndarray:
     that reach its upper half are scaled by it; others, such as 12 bits of 16, by their own limits.
     """
     colour, alpha = np.ascontiguousarray(values[..., :3]), values[..., 3:]
-    visible = alpha[..., 0] > 0 if alpha.size else np.bool_(True)
-    partly = visible.any() and not visible.all()
-    low, high = limits(colour[visible] if partly else colour)
+    visible = (alpha > 0).all(axis=-1)
+    low, high = limits(colour[visible] if visible.any() and not visible.all() else colour)
     full = _full(values, high)
     if low >= 0 and full < np.inf and (high > full / 2 or low == high):
         # 16 bits keep their upper 8, floats are rounded
         low = 0 if values.dtype == np.uint16 else -full / 510
         high = low + full
-    scaled = to_uint8(colour, low, high)
-    if not alpha.size:
-        return scaled
-    return np.concatenate([scaled, to_uint8(alpha, 0, _full(values, alpha.max()))], axis=-1)
+    full_alpha = _full(values, alpha.max(initial=0))
+    return np.concatenate([to_uint8(colour, low, high), to_uint8(alpha, 0, full_alpha)], axis=-1)
 
 
 def _full(values: np.ndarray, high: float) -> float:

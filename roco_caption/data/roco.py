@@ -42,12 +42,10 @@ def locate_dataset(
 ) -> Source:
     """Choose the data set, and download or draw it in `folder` where necessary.
 
-    Args:
-        data_dir: a folder that contains `all_data/`, or images and a table as `read_folder` takes
-            them; if empty, `source` decides.
-        source: `"kaggle"` (download), `"phantoms"`, or `"auto"`: the attached data set on Kaggle,
-            the download in Colab, phantoms elsewhere.
-        phantom_counts, seed: phantoms to draw per split, and their random seed.
+    `data_dir` is a folder that contains `all_data/`, or images and a table as `read_folder` takes
+    them. If it is empty, `source` decides: "kaggle" downloads ROCO, "phantoms" draws
+    `phantom_counts` images (training, validation, test), and "auto" is the attached data set on
+    Kaggle, the download in Colab, and phantoms elsewhere.
     """
     if source not in ("auto", "kaggle", "phantoms"):
         raise UserError(f"DATA_SOURCE must be one of 'auto', 'kaggle', 'phantoms', got {source!r}.")
@@ -59,14 +57,13 @@ def locate_dataset(
         default = "" if source == "kaggle" else ", the default in Colab"
         root = download_roco(Path(folder) / "roco")
         return Source(root, "roco", f"ROCO from Kaggle{default}. {OTHERWISE}")
+    name = "-".join(["phantoms", *map(str, phantom_counts), f"seed{seed}"])
     train, validation, test = phantom_counts
-    name = f"phantoms-{train}-{validation}-{test}-seed{seed}"
-    root = Path(folder) / name
-    make_phantoms(root, train=train, validation=validation, test=test, seed=seed)
+    make_phantoms(Path(folder) / name, train=train, validation=validation, test=test, seed=seed)
     reason = "the default outside Colab and Kaggle" if source == "auto" else "as DATA_SOURCE asks"
     why = f"PHANTOMS: synthetic images drawn by this notebook, {reason}. Set DATA_SOURCE = "
     why += "'kaggle' to download ROCO (6.2 GB), or DATA_DIR to use your own copy."
-    return Source(root, name, why, synthetic=True)
+    return Source(Path(folder) / name, name, why, synthetic=True)
 
 
 def _given(data_dir: str) -> Source:
@@ -104,13 +101,9 @@ def _containing_all_data(top: Path) -> Path | None:
 def read_dataset(
     root: str | os.PathLike, limit: int = 0, *, columns: str = "", seed: int = 1
 ) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
-    """Read the captions of ROCO's layout, or else of a folder of images with a table.
+    """Read the captions of ROCO's layout, or else of a folder as `read_folder` takes it.
 
-    Args:
-        root: the folder above `all_data`, or one as `read_folder` takes it.
-        limit: take the first images of each split; 0 takes all.
-        columns: as in `read_table`.
-        seed: of the split, where test or validation is missing.
+    `limit` takes the first images of each split, 0 all; `seed` is that of `complete_splits`.
 
     Returns:
         {split: DataFrame[id, image, caption]}: the id of `image_ids`, the image's path, and the
@@ -134,35 +127,21 @@ def read_dataset(
 
 def _frames(rows: pd.DataFrame, limit: int) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:
     used = rows[rows.reason == ""]
-    several = used.id.duplicated().any()
     columns = [name for name in ("id", "image", "caption", "case") if name in rows]
+    several = used.id.duplicated().any()
     frames, counts = {}, {}
     for split in TABLES:
-        frame, listed = used[used.split == split], rows[rows.split == split]
-        kept = frame[frame.id.isin(frame.id.unique()[: limit or None])]
+        listed, frame = rows[rows.split == split], used.loc[used.split == split, columns]
+        kept = frame[frame.id.isin(frame.id.unique()[: limit or None])].reset_index(drop=True)
         counts[split] = {"listed": len(listed), "used": kept.id.nunique()}
         counts[split] |= {"captions": len(kept)} if several else {}
         counts[split] |= listed.reason[listed.reason != ""].value_counts().to_dict()
         counts[split] |= {"over the limit": len(frame) - len(kept)} if limit else {}
-        frames[split] = kept[columns]
         if several:
-            references = kept.id.map(kept.groupby("id").caption.agg(list))
-            frames[split] = kept[columns].assign(references=references)
-        if split == "test":
-            frames[split] = frames[split].drop_duplicates("id")
+            kept["references"] = kept.id.map(kept.groupby("id").caption.agg(list))
+        frames[split] = kept.drop_duplicates("id") if split == "test" else kept
         frames[split] = frames[split].reset_index(drop=True)
     return frames, pd.DataFrame.from_dict(counts, orient="index").fillna(0).astype(int)
-
-
-def read_split(root: str | os.PathLike, split: str) -> tuple[pd.DataFrame, pd.Series]:
-    """Return a split of ROCO's layout, DataFrame[id, image, caption], one row per caption.
-
-    And, per row of its table, why it is left out, or "".
-    """
-    rows = _rows(Path(root), split)
-    used = rows[rows.reason == ""]
-    frame = used.assign(id=used.file.map(image_ids(used.file)))[["id", "image", "caption"]]
-    return frame.reset_index(drop=True), rows.reason
 
 
 def _rows(root: Path, split: str, columns: str = "") -> pd.DataFrame:

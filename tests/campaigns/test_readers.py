@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.splits import read_split
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +19,6 @@ from roco_caption.core.errors import UserError
 from roco_caption.core.files import read_json
 from roco_caption.core.pickles import read_pickle, write_pickle
 from roco_caption.data.images import ImageError, read_image
-from roco_caption.data.roco import read_split
 from roco_caption.features.cache import FeatureCache
 from roco_caption.features.given import read_features_file
 from roco_caption.text.tokenizer import CaptionTokenizer

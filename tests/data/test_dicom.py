@@ -253,11 +253,23 @@ def test_palettes_of_8_bits_whatever_is_declared(tmp_path, entries, declared):
     grey = np.arange(256) * 257 if entries == "256" else np.arange(256)
     data = grey.astype("<u2" if entries == "256" else entries).tobytes()
     palette = {}
-    for name in dicom.COLOURS:
+    for name in ("Red", "Green", "Blue"):
         palette[f"{name}PaletteColorLookupTableDescriptor"] = [256, 0, declared]
         palette[f"{name}PaletteColorLookupTableData"] = data
     path = write_dicom(tmp_path / "a", WIDE, PhotometricInterpretation="PALETTE COLOR", **palette)
     assert is_the_ramp(path) == "DICOM CT, in colour"
+
+
+def test_a_dark_picture_of_a_palette_stays_dark(tmp_path):
+    palette = {}
+    for name in ("Red", "Green", "Blue"):
+        palette[f"{name}PaletteColorLookupTableDescriptor"] = [256, 0, 16]
+        palette[f"{name}PaletteColorLookupTableData"] = (
+            (np.arange(256) * 257).astype("<u2").tobytes()
+        )
+    palette["PhotometricInterpretation"] = "PALETTE COLOR"
+    array, _ = dicom.read_dicom(write_dicom(tmp_path / "a", WIDE // 16, **palette), 10**6)
+    np.testing.assert_array_equal(array, np.stack([WIDE // 16] * 3, -1))
 
 
 def test_colours_of_12_bits_declared_as_16(tmp_path):
@@ -280,15 +292,11 @@ def test_files_without_preamble_or_meta_header(tmp_path, keep, name):
     assert is_the_ramp(bare(write_dicom(tmp_path / name, DEEP), keep)).startswith("DICOM CT")
 
 
-@pytest.mark.parametrize(("implicit", "little"), [(True, True), (False, False)])
-def test_bare_files_of_other_encodings(tmp_path, implicit, little):
+def test_a_bare_file_of_implicit_types(tmp_path):
     dataset = pydicom.dcmread(write_dicom(tmp_path / "a", DEEP))
-    dataset["PixelData"].VR = "OW"
-    if not little:
-        dataset.PixelData = DEEP.astype(">u2").tobytes()
     del dataset.file_meta
     bytes_ = pydicom.filebase.DicomBytesIO()
-    pydicom.dcmwrite(bytes_, dataset, implicit_vr=implicit, little_endian=little)
+    pydicom.dcmwrite(bytes_, dataset, implicit_vr=True, little_endian=True)
     (tmp_path / "b").write_bytes(bytes_.getvalue())
     is_the_ramp(tmp_path / "b")
 
@@ -339,14 +347,6 @@ def test_what_is_empty_or_absent(tmp_path, elements, absent):
             if not value:
                 delattr(dataset, name)
         dataset.save_as(path)
-    is_the_ramp(path)
-
-
-def test_the_size_of_a_value_is_known_from_the_length_of_the_pixels(tmp_path):
-    path = write_dicom(tmp_path / "a", DEEP)
-    allocated = b"\x28\0\0\1US"
-    path.write_bytes(path.read_bytes().replace(allocated, b"\x28\0\xfe\0US"))
-    assert "BitsAllocated" not in pydicom.dcmread(path)
     is_the_ramp(path)
 
 
@@ -414,7 +414,7 @@ def test_compression_without_its_decoder_names_the_package(monkeypatch):
     [
         ("test-SR.dcm", "without an image (Comprehensive SR Storage)"),
         ("DICOMDIR-bigEnd", "without an image (Media Storage Directory Storage)"),
-        ("MR_truncated.dcm", "damaged or cut short"),
+        ("MR_truncated.dcm", "damaged DICOM file"),
         ("badVR.dcm", "damaged DICOM file"),
     ],
 )
@@ -427,7 +427,7 @@ def test_files_without_a_whole_image_say_so(name, reason):
 
 def test_too_many_pixels_and_a_missing_pydicom(tmp_path, monkeypatch):
     path = write_dicom(tmp_path / "a.dcm", RAMP)
-    with pytest.raises(dicom.DicomError, match="256 pixels are too many"):
+    with pytest.raises(ImageError, match="256 pixels are too many"):
         dicom.read_dicom(path, 255)
     assert dicom.read_dicom(path, 256)
     monkeypatch.setitem(sys.modules, "pydicom", None)
@@ -506,7 +506,10 @@ def test_no_patient_data_is_shown(tmp_path, capfd, caplog, how):
         assert "damaged" in texts[0]
 
 
-def test_identifiers_are_not_even_read(tmp_path):
-    dataset, _, _ = dicom._read(write_dicom(tmp_path / "a.dcm", RAMP))
-    assert "Rows" in dataset and SECRET not in str(dataset)
+def test_identifiers_are_not_even_read(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(dicom, "_rendered", lambda dataset, _: read.append(dataset))
+    dicom.read_dicom(write_dicom(tmp_path / "a.dcm", RAMP), 999)
+    [dataset] = read
+    assert "Rows" in dataset and "PixelData" in dataset and SECRET not in str(dataset)
     assert "PatientName" not in dataset and "PatientID" not in dataset

@@ -231,7 +231,7 @@ def test_data_dir_may_be_such_a_folder(tmp_path, capsys):
         (["a.png", "x/b.jpg"], ["a", "b"]),
         (["train/001.png", "test/001.png"], ["train/001", "test/001"]),
         (["train/img1.png", "train/img1.jpg"], ["img1.png", "img1.jpg"]),
-        (["p1/1.png", "p1/1.jpg", "p2/1.png"], ["p1/1.png", "p1/1.jpg", "p2/1"]),
+        (["p1/1.png", "p1/1.jpg", "p2/1.png"], ["p1/1.png", "1.jpg", "p2/1"]),
         (["1.2.840.1.1", "1.2.840.1.2"], ["1.2.840.1.1", "1.2.840.1.2"]),
         (["x/a.png", "x/a.jpg", "x/a.png.png"], None),
         (["a/b.png", "x/b.png", "a/b.png.png", "y/a/b.png"], None),
