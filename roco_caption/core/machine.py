@@ -148,33 +148,29 @@ def detect() -> Runtime:
         memory_gb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
         cores = len(os.sched_getaffinity(0))  # those that this process may use
     platform = find_platform()
-    if not accelerators and (warning := _without_accelerator(platform, backend)):
-        print(f"WARNING: {warning}", file=sys.stderr)  # notebooks show it in red
+    if not accelerators:
+        _warn_without_accelerator(platform, backend)
     return Runtime(platform, accelerators, cores, memory_gb, _precision(accelerators), versions)
 
 
-def _without_accelerator(platform: str, backend: str) -> str:
-    """Return a warning if a GPU could be used and is not, else ""."""
+def _warn_without_accelerator(platform: str, backend: str) -> None:
+    """Print a warning if a GPU could be used; notebooks show standard error in red."""
     menus = {"colab": "Runtime, Change runtime type", "kaggle": "Settings, Accelerator"}
     if _has_nvidia_card() and os.environ.get("CUDA_VISIBLE_DEVICES", "0") not in ("", "-1"):
-        return (
-            f"This machine has an NVIDIA card, but {backend} does not see it: everything runs on "
-            'the CPU. Try pip install "tensorflow[and-cuda]", then a newer driver.'
-        )
-    if menu := menus.get(platform):
-        return (
-            f"No GPU. Choose one ({menu}) and run all cells again. On a CPU, features of ROCO's "
-            "82,000 images take 5 hours or more (VGG16: about 4 images/s on two cores)."
-        )
-    return ""
+        print(f"WARNING: This machine has an NVIDIA card, but {backend} does not see it: everything"
+              ' runs on the CPU. Try pip install "tensorflow[and-cuda]", then a newer driver.',
+              file=sys.stderr)  # fmt: skip
+    elif platform in menus:
+        print(f"WARNING: No GPU. Choose one ({menus[platform]}) and run all cells again. On a CPU, "
+              "features of ROCO's 82,000 images take 5 hours or more (VGG16: about 4 images/s on "
+              "two cores).", file=sys.stderr)  # fmt: skip
 
 
 def _has_nvidia_card() -> bool:
     with contextlib.suppress(OSError, subprocess.SubprocessError):  # no nvidia-smi
         done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20)
-        if "GPU 0" in done.stdout:
-            return True
-    return any(Path("/proc/driver/nvidia/gpus").glob("*"))
+        return "GPU 0" in done.stdout
+    return False
 
 
 def _accelerators(backend: str) -> tuple[str, ...]:

@@ -193,8 +193,8 @@ def image_counts(
 ) -> pd.DataFrame:
     """Return all that each image adds to the scores, except METEOR's counts; one row per image."""
     parts = [bleu_counts(references, hypotheses), image_scores(references, hypotheses)]
-    counts = pd.concat([*parts, wording(hypotheses, training)], axis=1).astype(float)
-    return counts.assign(images=1.0)
+    parts.append(wording(hypotheses, training))
+    return pd.concat(parts, axis=1).astype(float).assign(images=1.0)
 
 
 def scores(sums: pd.DataFrame) -> pd.DataFrame:

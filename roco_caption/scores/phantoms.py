@@ -35,17 +35,11 @@ _FINDINGS = {
     "solid adnexal mass": [_MASS, _ADNEXA],
     "dermoid": ["dermoids?|teratomas?"],
 }
-_TECHNIQUES = {
-    "chest radiograph": ["radiographs?|x ?rays?|cxr"],
-    "abdominal CT": ["ct|computed tomography"],
-    "brain MRI": ["mri?|magnetic resonance|t2"],
-    "pelvic ultrasound": ["ultrasound|sonograms?|(ultra)?sonograph(y|ic)"],
-}
-_REGIONS = {
-    "chest radiograph": ["chest(?! wall)|thora(x|cic)"],
-    "abdominal CT": ["abdom(en|inal)"],
-    "brain MRI": ["brain|head|cranial"],
-    "pelvic ultrasound": ["pelvi(s|c)"],
+_IMAGES = {  # technique and region
+    "chest radiograph": ["radiographs?|x ?rays?|cxr", "chest(?! wall)|thora(x|cic)"],
+    "abdominal CT": ["ct|computed tomography", "abdom(en|inal)"],
+    "brain MRI": ["mri?|magnetic resonance|t2", "brain|head|cranial"],
+    "pelvic ultrasound": ["ultrasound|sonograms?|(ultra)?sonograph(y|ic)", "pelvi(s|c)"],
 }
 _SIDES = {"right": ["right|bilateral"], "left": ["left|bilateral"]}
 _SIZES = {"small": ["small|minimal|limited|tiny"], "large": ["large|massive|extensive|huge|bulky"]}
@@ -58,7 +52,7 @@ def attributes_of(caption: str) -> dict[str, str]:
     What is not stated or negated is ""; two claims (two sides, a CT of the chest) are `AMBIGUOUS`.
     """
     text = _NEGATED.sub(" ", " ".join(re.findall(r"[^\W_]+", caption.lower())))
-    techniques, regions = _labels(_TECHNIQUES, text), _labels(_REGIONS, text)
+    techniques, regions = (_labels({k: [v[i]] for k, v in _IMAGES.items()}, text) for i in (0, 1))
     return {
         "modality": _single(techniques and techniques | regions),
         "finding": _single(_labels(_FINDINGS, text)),
@@ -106,14 +100,10 @@ def peaks_on_findings(
 ) -> pd.DataFrame:
     """Return for each phantom whether the map of the word that names its finding peaks on it.
 
-    Args:
-        maps: from `word_maps`, one per phantom.
-        truth: rows of the phantoms' `attributes.csv` in the same order.
-
-    Returns:
-        One row per phantom whose caption names its finding, with truth's index: `peak`, whether the
-        smooth map's maximum is in the finding's box; `cell`, whether the largest cell touches it;
-        `chance`, `cell_chance`: shares of the pixels in it, of the cells that touch it.
+    `maps` are from `word_maps`, `truth` has the rows of the phantoms' `attributes.csv`. There is
+    one row per phantom whose caption names its finding, with truth's index: `peak`, whether the
+    smooth map's maximum is in the finding's box; `cell`, whether the largest cell touches it;
+    `chance`, `cell_chance`: shares of the pixels in it, of the cells that touch it.
     """
     rows = {}
     for (words, weights), (index, row) in zip(maps, truth.iterrows(), strict=True):

@@ -296,8 +296,6 @@ def test_a_gpu_that_is_not_used_is_a_warning(monkeypatch, capsys, platform, card
     ],
 )
 def test_a_card_is_found_by_its_driver(tmp_path, monkeypatch, script, found):
-    if Path("/proc/driver/nvidia/gpus").exists():
-        pytest.skip("this machine has a card")
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin" if script else str(tmp_path))
     if script:
         (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
