@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from roco_caption.core.errors import UserError, first_line
-from roco_caption.core.files import gigabytes
+from roco_caption.core.files import atomic_path, remove_leftovers
 
 SECONDS = 600  # what a disconnect can cost: Drive keeps each replaced file in its trash
 SKIPPED = ".lock", ".tmp", ".previous."  # a copy needs neither locks nor an older state
@@ -28,11 +28,12 @@ def backed_up(
     if copy is None:
         yield
         return
-    backup, stop = _Backup(Path(folder), Path(copy)), threading.Event()
+    source, target, known = Path(folder), Path(copy), set[Path]()
+    stop = threading.Event()
 
     def run() -> None:
         while not stop.wait(seconds):
-            backup.update()
+            _update(source, target, known)
 
     thread = threading.Thread(target=run, daemon=True)
     bring_back(copy, folder)
@@ -42,49 +43,42 @@ def backed_up(
     finally:
         stop.set()
         thread.join()
-        backup.update()
+        _update(source, target, known)
 
 
 def bring_back(copy: str | os.PathLike, folder: str | os.PathLike) -> None:
     """Copy to a folder what is missing there, or older; UserError if that fails."""
-    source, target = Path(copy), Path(folder)
     try:
-        paths = [path for path in _files(source) if _newer(source, target, path)]
-        for path in paths:
-            _replace(source / path, target / path)
+        count = _copy_newer(Path(copy), Path(folder))
     except OSError as error:
         raise UserError(
             f"{copy} could not be copied to {folder} ({first_line(error)}). Check both, and run "
             "this cell again; on Colab, set DRIVE_DIR to '' to go without the copy."
         ) from error
-    if paths:
-        print(f"{len(paths)} files brought back from {copy}")
+    if count:
+        print(f"{count} files brought back from {copy}")
 
 
-class _Backup:
-    """A folder and its copy."""
+def _update(folder: Path, copy: Path, known: set[Path]) -> None:
+    """Bring the copy up to date; `known` files, those of the last update, may have gone since."""
+    try:
+        present = set(_files(folder))
+        for path in known - present:
+            _discard(copy / path)
+        known.clear()
+        known |= present
+        _copy_newer(folder, copy)
+    except (OSError, UserError) as error:
+        print(f"WARNING: {folder} could not be copied to {copy} ({first_line(error)}). It is tried "
+              "again later.")  # fmt: skip
 
-    def __init__(self, folder: Path, copy: Path) -> None:
-        self.folder, self.copy = folder, copy
-        self._copied: set[Path] = set()  # relative paths
 
-    def update(self) -> None:
-        """Copy what has changed in the folder, and remove copies of what is no longer there."""
-        try:
-            paths = _files(self.folder)
-            for path in paths:
-                if _newer(self.folder, self.copy, path):
-                    _replace(self.folder / path, self.copy / path)
-                self._copied.add(path)
-            for path in self._copied - set(paths):
-                _discard(self.copy / path)
-            self._copied &= set(paths)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                free = gigabytes(shutil.disk_usage(self.copy).free)
-                print(f"{free} are free in {self.copy}.")
-            print(f"WARNING: {self.folder} could not be copied to {self.copy} "
-                  f"({first_line(error)}). It is tried again later.")  # fmt: skip
+def _copy_newer(source: Path, target: Path) -> int:
+    """Copy the files that are missing in `target`, or older, and return their number."""
+    paths = [path for path in _files(source) if _newer(source, target, path)]
+    for path in paths:
+        _replace(source / path, target / path)
+    return len(paths)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -108,15 +102,10 @@ def _newer(source: Path, target: Path, path: Path) -> bool:
 
 def _replace(source: Path, target: Path) -> None:
     """Copy a file so that its target is complete or unchanged, and leave nothing in a trash."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}.tmp")
-    try:
+    remove_leftovers(target)
+    with contextlib.suppress(FileNotFoundError), atomic_path(target) as aside:  # removed meanwhile
         shutil.copy2(source, aside)
         _discard(target)
-        os.replace(aside, target)
-    except FileNotFoundError:  # removed meanwhile
-        with contextlib.suppress(OSError):
-            aside.unlink()
 
 
 def _discard(path: Path) -> None:

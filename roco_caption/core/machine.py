@@ -1,7 +1,7 @@
 """Where the notebook runs: platform, accelerators, precision, settings, folders, random seeds."""
 
 import contextlib
-import importlib.util
+import importlib
 import os
 import subprocess
 import sys
@@ -20,18 +20,17 @@ from roco_caption.core.files import make_folder
 
 Setting = TypeVar("Setting", bool, int, float, str)
 
+KAGGLE_INPUT, DRIVE = Path("/kaggle/input"), Path("/content/drive")
 KEPT = ("tensorflow", "keras", "numpy", "pandas")  # they match each other and the drivers
-NEWEST = (
-    "Choose the newest runtime (Colab: Runtime, Change runtime type; Kaggle: Settings, "
-    "Environment: latest), or let `make notebook` set up an environment."
-)
+NEWEST = "Choose the newest runtime (Colab: Runtime, Change runtime type; Kaggle: Settings, "
+NEWEST += "Environment: latest), or let `make notebook` set up an environment."
 
 
 def install_missing(requirements: str | os.PathLike) -> list[str]:
     """Install packages of a pip requirements file that are missing or too old; return their lines.
 
     Installed versions of `KEPT` never change. A folder `wheels` beside the file replaces the
-    network. Raises UserError if Python or a version of `KEPT` does not work, or if pip fails.
+    network. UserError if Python or one of these versions does not work, or pip fails.
     """
     lines = [line.split("#")[0].strip() for line in Path(requirements).read_text().splitlines()]
     needs = {line: Requirement(line) for line in lines if line}
@@ -63,8 +62,6 @@ def _installed_version(name: str) -> str:
     """Return the version of an installed package, "" if it is missing."""
     with contextlib.suppress(metadata.PackageNotFoundError):
         return metadata.version(name)
-    if importlib.util.find_spec(_module(name)) is None:
-        return ""
     others = metadata.packages_distributions().get(_module(name))  # such as tensorflow-cpu
     return metadata.version(others[0]) if others else ""
 
@@ -146,39 +143,34 @@ def detect() -> Runtime:
     accelerators = _accelerators(backend)
     version = importlib.import_module(backend).__version__
     versions = {"Python": python_version(), "Keras": keras.__version__, backend: version}
-    cores, memory_gb = os.cpu_count() or 1, float("nan")  # on Windows
-    if sys.platform != "win32":
+    cores, memory_gb = os.cpu_count() or 1, float("nan")
+    with contextlib.suppress(AttributeError):  # Windows has neither, macOS the first
         memory_gb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
-    if sys.platform == "linux":
         cores = len(os.sched_getaffinity(0))  # those that this process may use
-    precision, platform = _precision(accelerators), find_platform()
-    if not accelerators and (warning := _without_accelerator(platform, backend)):
-        print(f"WARNING: {warning}", file=sys.stderr)  # notebooks show it in red
-    return Runtime(platform, accelerators, cores, memory_gb, precision, versions)
+    platform = find_platform()
+    if not accelerators:
+        _warn_without_accelerator(platform, backend)
+    return Runtime(platform, accelerators, cores, memory_gb, _precision(accelerators), versions)
 
 
-def _without_accelerator(platform: str, backend: str) -> str:
-    """Return a warning if a GPU could be used and is not, else ""."""
+def _warn_without_accelerator(platform: str, backend: str) -> None:
+    """Print a warning if a GPU could be used; notebooks show standard error in red."""
     menus = {"colab": "Runtime, Change runtime type", "kaggle": "Settings, Accelerator"}
     if _has_nvidia_card() and os.environ.get("CUDA_VISIBLE_DEVICES", "0") not in ("", "-1"):
-        return (
-            f"This machine has an NVIDIA card, but {backend} does not see it: everything runs on "
-            'the CPU. Try pip install "tensorflow[and-cuda]", then a newer driver.'
-        )
-    if menu := menus.get(platform):
-        return (
-            f"No GPU. Choose one ({menu}) and run all cells again. On a CPU, features of ROCO's "
-            "82,000 images take 5 hours or more (VGG16: about 4 images/s on two cores)."
-        )
-    return ""
+        print(f"WARNING: This machine has an NVIDIA card, but {backend} does not see it: everything"
+              ' runs on the CPU. Try pip install "tensorflow[and-cuda]", then a newer driver.',
+              file=sys.stderr)  # fmt: skip
+    elif platform in menus:
+        print(f"WARNING: No GPU. Choose one ({menus[platform]}) and run all cells again. On a CPU, "
+              "features of ROCO's 82,000 images take 5 hours or more (VGG16: about 4 images/s on "
+              "two cores).", file=sys.stderr)  # fmt: skip
 
 
 def _has_nvidia_card() -> bool:
     with contextlib.suppress(OSError, subprocess.SubprocessError):  # no nvidia-smi
         done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20)
-        if "GPU 0" in done.stdout:
-            return True
-    return any(Path("/proc/driver/nvidia/gpus").glob("*"))
+        return "GPU 0" in done.stdout
+    return False
 
 
 def _accelerators(backend: str) -> tuple[str, ...]:
@@ -186,13 +178,9 @@ def _accelerators(backend: str) -> tuple[str, ...]:
         import tensorflow as tf
 
         gpus = tf.config.list_physical_devices("GPU")
-        try:  # take memory only as needed, and leave the rest to others
+        with contextlib.suppress(RuntimeError, ValueError):  # TensorFlow has used the card already
             for gpu in gpus:
-                tf.config.experimental.set_memory_growth(gpu, True)
-        except (RuntimeError, ValueError):  # TensorFlow has used the card, or divided it
-            if find_platform() == "local":  # in Colab and on Kaggle nobody shares the card
-                print("TensorFlow was used before this cell, so it holds all of the GPU's memory.")
-                print("If other programs need some of it, restart the kernel and begin here.")
+                tf.config.experimental.set_memory_growth(gpu, True)  # leave the rest to others
         details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
         tpus = tf.config.list_physical_devices("TPU")
         return (*(d.get("device_name", "GPU") for d in details), *(tpu.name for tpu in tpus))
@@ -205,8 +193,7 @@ def _accelerators(backend: str) -> tuple[str, ...]:
 
 def _precision(accelerators: tuple[str, ...]) -> str:
     if accelerators:
-        tpu = any("TPU" in name for name in accelerators)
-        return "mixed_bfloat16" if tpu else "mixed_float16"
+        return "mixed_bfloat16" if "TPU" in "".join(accelerators) else "mixed_float16"
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text() if cpuinfo.exists() else ""
     return "mixed_bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
@@ -217,10 +204,6 @@ def set_seeds(seed: int) -> None:
     import keras
 
     keras.utils.set_random_seed(seed)
-
-
-KAGGLE_INPUT = Path("/kaggle/input")
-DRIVE = Path("/content/drive")
 
 
 def attached(name: str) -> list[Path]:

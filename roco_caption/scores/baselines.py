@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from roco_caption.core.errors import UserError
-from roco_caption.scores.metrics import tokenized
+from roco_caption.scores.metrics import labels, tokenized
 from roco_caption.text.ngrams import Ngrams, similarities
 from roco_caption.text.words import clean
 
@@ -22,8 +21,8 @@ def neighbours(
 ) -> np.ndarray:
     """Return the k training images nearest to each image by cosine similarity, nearest first.
 
-    Of features (t, d) and (n, d), of any float precision, the result is row numbers of the first,
-    int64 (n, min(k, t)). Only (n, chunk) similarities are held in memory.
+    Of features (t, d) and (n, d) it is row numbers of the first, int64 (n, min(k, t)); (n, chunk)
+    similarities are held in memory.
     """
     k = min(k, len(train_features))
     queries = _unit(features)
@@ -40,7 +39,7 @@ def neighbours(
 
 
 def _unit(features: np.ndarray) -> np.ndarray:
-    """Return rows of length 1 in float32; a row of zeros is left as it is."""
+    """Return rows of length 1 in float32; a row of zeros stays."""
     rows = np.asarray(features, np.float32)
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
@@ -49,17 +48,14 @@ def _largest(values: np.ndarray, k: int) -> np.ndarray:
     """Return the columns of each row's k largest values, largest first; ties: the first column."""
     if k == 1:
         return values.argmax(axis=1)[:, None]
-    columns = np.arange(values.shape[1])[None].repeat(len(values), 0)
-    if k < values.shape[1]:
-        columns = np.sort(np.argpartition(-values, k - 1, axis=1)[:, :k], axis=1)
+    last = min(k, values.shape[1]) - 1
+    columns = np.sort(np.argpartition(-values, last, axis=1)[:, :k], axis=1)
     order = np.argsort(-np.take_along_axis(values, columns, 1), axis=1, kind="stable")
     return np.take_along_axis(columns, order, 1)
 
 
 def most_frequent_caption(train_captions: Sequence[str], n: int) -> list[str]:
     """Return the most frequent training caption n times (ties: the first)."""
-    if not len(train_captions):
-        raise UserError("There is no training caption to find the most frequent one.")
     return [Counter(train_captions).most_common(1)[0][0]] * n
 
 
@@ -67,7 +63,6 @@ def nearest_captions(
     train_features: np.ndarray, train_captions: Sequence[str], features: np.ndarray
 ) -> list[str]:
     """Return for each image the caption of its nearest training image (ties: the first)."""
-    _check(train_features, train_captions, features)
     return [train_captions[i] for i in neighbours(train_features, features, 1)[:, 0]]
 
 
@@ -81,20 +76,15 @@ def consensus_captions(
 ) -> list[str]:
     """Return for each image the caption that its nearest images' captions agree on most.
 
-    Devlin, Gupta, Girshick, Mitchell, Zitnick, 2015, "Exploring Nearest Neighbor Approaches for
-    Image Captioning" (arXiv:1505.04467). Similarity is CIDEr's: the cosine of tf-idf vectors of
-    n-grams, mean over n = 1 … 4. Equal captions, as images of one case share, have one vote.
-
-    Agreement is the mean similarity to the m most similar of the k captions. The default k is best
-    on MedPix 2.0's validation split (1,481 for training); Devlin et al. took 90 for COCO's 80,000.
+    Devlin et al., 2015, arXiv:1505.04467. Agreement is the mean similarity (see `similarities`) to
+    the m most similar of the k captions; equal ones, as images of one case share, have one vote.
+    The default k is best on MedPix 2.0 (1,481 for training); the paper has 90 for COCO's 80,000.
     """
-    _check(train_features, train_captions, features)
     texts = [text.split() for text in tokenized(train_captions, "coco")]
     owner = np.repeat(np.arange(len(texts)), [len(words) for words in texts])
     words = pd.factorize(np.array([word for words in texts for word in words], object))[0]
     vectors = Ngrams(words, owner, len(texts)).vectors(words, owner, len(texts))
-    first_with: dict[str, int] = {}
-    same = np.array([first_with.setdefault(text, i) for i, text in enumerate(train_captions)])
+    same = pd.Series(range(len(texts))).groupby(list(train_captions)).transform("min").to_numpy()
     chosen = []
     for rows in same[neighbours(train_features, features, k)]:
         candidates = np.array(list(dict.fromkeys(rows)))
@@ -106,33 +96,19 @@ def consensus_captions(
     return chosen
 
 
-def _check(train_features: np.ndarray, train_captions: Sequence[str], features: np.ndarray) -> None:
-    rows, captions = len(train_features), len(train_captions)
-    if rows != captions or not rows:
-        raise UserError(f"There are {rows} training features for {captions} captions: one per row.")
-    widths = train_features.shape[1], features.shape[1]
-    if widths[0] != widths[1]:
-        raise UserError(f"Features of {widths[0]} and {widths[1]} columns: use the same encoder.")
-
-
 def shuffled(n: int, seed: int, groups: Sequence | None = None) -> np.ndarray:
     """Return a random permutation, int64 (n,), in which no image keeps its place (if n > 1).
 
-    Captions of images shuffled so show what a model knows without looking at the image. With
-    `groups`, n labels that are equal for images of one case, each gets an image of another case;
-    if more than half are of one case, as many as possible.
+    With `groups`, n labels that are equal for images of one case, each gets an image of another
+    case; if more than half are of one case, as many as possible.
     """
-    labels = np.arange(n) if groups is None else np.asarray(groups)
-    if len(labels) != n:
-        raise UserError(f"There are {len(labels)} groups for {n} images: give one per image.")
-    case, sizes = np.unique(labels, return_inverse=True, return_counts=True)[1:]
+    case, sizes = np.unique(labels(groups, n), return_inverse=True, return_counts=True)[1:]
     largest = int(sizes.max(initial=0))
     rng = np.random.default_rng(seed)
     order = rng.permutation(n)
     order = order[np.argsort(rng.permutation(len(sizes))[case[order]], kind="stable")]
     result = np.empty(n, np.int64)
-    # Cases are contiguous in this order, so a step of the largest case's size leaves every case,
-    # or as many images as possible; a step of n would leave none.
+    # Cases are contiguous in this order, so a step of the largest one's size leaves every case.
     result[order] = np.roll(order, -largest if largest < n else -1)
     return result
 
@@ -140,15 +116,12 @@ def shuffled(n: int, seed: int, groups: Sequence | None = None) -> np.ndarray:
 def shuffled_captions(
     captions: Sequence[str], groups: Sequence | None = None, runs: int = 5
 ) -> list[list[str]]:
-    """Return the captions in `runs` orders of `shuffled`; of fewer than two captions, no run.
-
-    A printed NOTE says so, and if some images get a caption of their own case.
-    """
+    """Return the captions in `runs` orders of `shuffled`; of fewer than two captions, no run."""
     n = len(captions)
     if n < 2:
         print("NOTE: One test image cannot be shuffled: that row is left out.")
         return []
-    largest = pd.Series(np.arange(n) if groups is None else groups).value_counts().max()
+    largest = pd.Series(labels(groups, n)).value_counts().max()
     if 2 * largest > n:
         print(
             f"NOTE: {largest} of {n} test images are of one case: some of them get each other's "
@@ -161,16 +134,10 @@ def shuffled_captions(
 def find_leaks(
     frames: Mapping[str, pd.DataFrame], features: Mapping[str, np.ndarray], alike: float = 0.98
 ) -> pd.DataFrame:
-    """Count duplicates of training images (by features) and captions, which inflate test scores.
+    """Count images with duplicates in "train", which inflate test scores, one row per other split.
 
-    Args:
-        frames: split to DataFrame[id, image, caption]; one of them "train".
-        features: split to float (n, d), in the order of its frame.
-        alike: smallest cosine of nearly the same images' features, minus the training mean.
-
-    Returns:
-        One row per other split: "images", and how many of them have in training "the same image",
-        "nearly the same image" (or the same) and "the same caption" (case and punctuation aside).
+    `features` are float (n, d) in the order of the frames; images are `alike` from this cosine of
+    their features on, minus the training mean.
     """
     train_images = {row.tobytes() for row in features["train"]}
     train_captions = {tuple(clean(caption)) for caption in frames["train"].caption}

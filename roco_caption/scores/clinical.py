@@ -8,8 +8,6 @@ from decimal import Decimal
 import pandas as pd
 import regex as re
 
-from roco_caption.core.errors import UserError
-
 # Abbreviations that are words as well ("us", "pet", "Mr. Smith", "Oct. 3"): they count in capitals,
 # or beside a word that images are described with.
 _AMBIGUOUS = re.compile(r"\b(?:us|pet|mr|tee|oct|stir|swi|opt|lad)\b", re.I)
@@ -28,8 +26,9 @@ _OTHER = re.compile(
 )  # fmt: skip
 
 
-def _text(caption: str) -> str:
-    """Return a caption in lower case, without words that only look like abbreviations."""
+def _text(captions: str | Sequence[str]) -> str:
+    """Return captions in lower case, without words that only look like abbreviations."""
+    caption = captions if isinstance(captions, str) else " \n".join(captions)
     shouted = caption.isupper()
 
     def kept(match: re.Match[str]) -> str:
@@ -40,110 +39,88 @@ def _text(caption: str) -> str:
     return _OTHER.sub("-", _AMBIGUOUS.sub(kept, caption)).lower()
 
 
-def _pattern(terms: str) -> re.Pattern[str]:
-    """Return the pattern of a comma-separated list of terms, each as whole words.
+def _table(text: str) -> dict[str, re.Pattern[str]]:
+    """Return the pattern of each label's terms, as whole words.
 
     "*" matches any letters; a space matches a space, a hyphen, or nothing.
     """
-    escaped = [re.escape(term) for term in re.split(r",\s+", terms.strip())]
-    spelled = [term.replace(r"\ ", r"[\s‐-]?").replace(r"\*", r"\w*") for term in escaped]
-    return re.compile(rf"(?<!\w)(?:{'|'.join(spelled)})(?!\w)")
+    patterns = {}
+    for entry in re.split(r"\n {4}(?! )", text)[1:]:
+        label, terms = " ".join(entry.split()).split(": ")
+        spelled = terms.replace(", ", "|").replace(" ", r"[\s‐-]?").replace("*", r"\w*")
+        patterns[label] = re.compile(rf"(?<!\w)(?:{spelled})(?!\w)")
+    return patterns
 
 
-_MODALITIES = {
-    "CT": _pattern("""
-        ct, cts, cta, cect, ncct, hrct, cbct, tdm, scanner, *computed * tomogra*,
-        *computed tomogra*, computeri* tomogra*, computer tomogra*, cat scan, cone beam, ct angio*,
-        tomogram, tomography, tomodensitom*, mdct, msct"""),
-    "MR": _pattern("""
-        mr, mri, fmri, magnetic resonance, mra, mrv, mrcp, cmr, irm, t1, t2, t1w*, t2w*, flair,
-        stir, dwi, swi, gadolinium*, tractogra*, spin echo, gradient echo, diffusion weighted"""),
-    "ultrasound": _pattern("""
-        *ultrasoun*, ultrasono*, endoscopic ultraso*, sono*, *echocardio*, echo, echogra*, échogra*,
-        doppler, us, eus, uss, usg, ivus, tte, tee, b mode, m mode, duplex, hypoechoic, anechoic,
-        hyperechoic, parasternal, subcostal, apical * chamber, four chamber view, transesophageal,
-        transthoracic"""),
-    "nuclear": _pattern("""
-        pet, fdg, 18f, spect, positron emission, single photon, *scintigra*, bone scan"""),
-    "mammography": _pattern("mammogra*, tomosynthesis"),
-    "angiography": _pattern("""
-        *angiogra*, *angiogram*, arteriogra*, aortogra*, dsa, digital subtraction, *venogra*,
-        ventriculogra*, phlebogra*, portogra*, cavogra*, emboli*ation"""),
-    "fluoroscopy": _pattern("""
-        *fluoroscop*, barium, *esophagogra*, ercp, *cholangio*gra*, gastrografin, *urethrogra*,
-        *cystogra*, *pyelogra*, *urogra*, ivu, ivp, vcug, *salpingogra*, hsg, fistulogra*,
-        myelogra*, arthrogra*, sialogra*, enema, contrast swallow, pyelo*gra*"""),
-    "radiograph": _pattern("""
-        *radiogra*, x ray, x rays, xr, xray*, roentgen*, cxr, panoramic, opg, opt, orthopanto*,
-        pantomogra*, *cephalogra*, cephalometric, periapical, bitewing, iopa, kub, plain film,
-        chest film, ap view, pa view, anteroposterior view, lateral view"""),
-    "optical": _pattern("""
-        oct, optical coherence, fundus, photogra*, *microscop*, *endoscop*, *histolog*, colonoscop*,
-        laparoscop*, intraoperative view"""),
-}
+_MODALITIES = _table("""
+    CT: ct, cts, cta, cect, ncct, hrct, cbct, tdm, scanner, *computed * tomogra*,
+        computeri* tomogra*, computer tomogra*, cat scan, cone beam, ct angio*, tomogram,
+        tomography, tomodensitom*, mdct, msct
+    MR: mr, mri, fmri, magnetic resonance, mra, mrv, mrcp, cmr, irm, t1, t2, t1w*, t2w*, flair,
+        stir, dwi, swi, gadolinium*, tractogra*, spin echo, gradient echo, diffusion weighted
+    ultrasound: *ultrasoun*, ultrasono*, endoscopic ultraso*, sono*, *echocardio*, echo, echogra*,
+        échogra*, doppler, us, eus, uss, usg, ivus, tte, tee, b mode, m mode, duplex, hypoechoic,
+        anechoic, hyperechoic, parasternal, subcostal, apical * chamber, four chamber view,
+        transesophageal, transthoracic
+    nuclear: pet, fdg, 18f, spect, positron emission, single photon, *scintigra*, bone scan
+    mammography: mammogra*, tomosynthesis
+    angiography: *angiogra*, arteriogra*, aortogra*, dsa, digital subtraction, *venogra*,
+        ventriculogra*, phlebogra*, portogra*, cavogra*, emboli*ation
+    fluoroscopy: *fluoroscop*, barium, *esophagogra*, ercp, *cholangio*gra*, gastrografin,
+        *urethrogra*, *cystogra*, *pyelogra*, *urogra*, ivu, ivp, vcug, *salpingogra*, hsg,
+        fistulogra*, myelogra*, arthrogra*, sialogra*, enema, contrast swallow, pyelo*gra*
+    radiograph: *radiogra*, x ray, x rays, xr, xray*, roentgen*, cxr, panoramic, opg, opt,
+        orthopanto*, pantomogra*, *cephalogra*, cephalometric, periapical, bitewing, iopa, kub,
+        plain film, chest film, ap view, pa view, anteroposterior view, lateral view
+    optical: oct, optical coherence, fundus, photogra*, *microscop*, *endoscop*, *histolog*,
+        colonoscop*, laparoscop*, intraoperative view
+""")
 
-_REGIONS = {
-    "head": _pattern("""
-        brain, head, *cranial, *cranium, skull, *cereb*, frontal lobe, temporal, parietal,
+_REGIONS = _table("""
+    head: brain, head, *cranial, *cranium, skull, *cereb*, frontal lobe, temporal, parietal,
         occipital, *ventricles, hippocamp*, pituitary, thalam*, pons, basal ganglia, white matter,
         sella*, *orbit*, eye, ocular, retina*, sinus, sinuses, nasal, ear, petrous, carotid artery,
-        middle cerebral, basilar, corpus callosum, crani*, mening*, facial"""),
-    "teeth and jaws": _pattern("""
-        *mandib*, maxill*, tooth, teeth, molar*, premolar*, incisor*, canine*, dental, root, roots,
-        periapical, panoramic, *odontia, endodont*, orthodont*, periodont*, edentulous,
-        odontog*, odontom*, alveolar bone, jaw, tmj, temporomandibular, implant,
-        cephalogra*, opg, orthopanto*, condyle, apical"""),
-    "neck": _pattern("""
-        neck, *thyroid*, cervical lymph, laryn*, pharyn*, *pharyngeal, parotid, submandibular,
-        trachea*, carotid, jugular"""),
-    "spine": _pattern("""
-        spine, spinal, *vertebra*, lumbar, sacral, *lumbosacral, cervical, thoracolumbar, disc,
+        middle cerebral, basilar, corpus callosum, crani*, mening*, facial
+    teeth and jaws: *mandib*, maxill*, tooth, teeth, molar*, premolar*, incisor*, canine*, dental,
+        root, roots, periapical, panoramic, *odontia, endodont*, orthodont*, periodont*, edentulous,
+        odontog*, odontom*, alveolar bone, jaw, tmj, temporomandibular, implant, cephalogra*, opg,
+        orthopanto*, condyle, apical
+    neck: neck, *thyroid*, cervical lymph, laryn*, pharyn*, *pharyngeal, parotid, submandibular,
+        trachea*, carotid, jugular
+    spine: spine, spinal, *vertebra*, lumbar, sacral, *lumbosacral, cervical, thoracolumbar, disc,
         disk, l1, l2, l3, l4, l5, s1, t12, l4 l5, l5 s1, c1, c2, c5, c6, cord, odontoid, scolio*,
-        sacrum"""),
-    "heart": _pattern("""
-        heart, cardiac, *cardi*, coronary, atrial, atrium, ventricular, ventricle, aortic valve,
-        mitral, tricuspid, *septal, lad, rca, lvot, left main, echocardio*, circumflex"""),
-    "chest": _pattern("""
-        chest, lung, lungs, *thora*, pulmon*, *pleura*, mediastin*, rib, ribs, hilar, bronch*, lobe,
-        *pneumo*, esophag*, oesophag*, aortic arch, diaphragm*, sternum, cxr"""),
-    "breast": _pattern("breast, breasts, mammogra*, axilla*"),
-    "abdomen": _pattern("""
-        abdom*, liver, *hepat*, renal, kidney*, spleen, splenic, pancrea*, gallbladder, biliary,
-        bile, *bowel, colon, colonic, stomach, gastric, duoden*, jejun*, ileum, ileal, ileo*,
-        appendi*, mesenter*, *periton*, adrenal, celiac, cholangio*, mrcp, ureter*, portal vein,
-        ct kub, intestin*, cecum, caecum, sigmoid, adrenals, *abdominal"""),
-    "pelvis": _pattern("""
-        pelvi*, uterus, uterine, *ovar*, bladder, prostat*, rect*, adnex*, endometri*, vagin*,
+        sacrum
+    heart: heart, *cardi*, coronary, atrial, atrium, ventricular, ventricle, aortic valve, mitral,
+        tricuspid, *septal, lad, rca, lvot, left main, circumflex
+    chest: chest, lung, lungs, *thora*, pulmon*, *pleura*, mediastin*, rib, ribs, hilar, bronch*,
+        lobe, *pneumo*, esophag*, oesophag*, aortic arch, diaphragm*, sternum, cxr
+    breast: breast, breasts, mammogra*, axilla*
+    abdomen: abdom*, liver, *hepat*, renal, kidney*, spleen, splenic, pancrea*, gallbladder,
+        biliary, bile, *bowel, colon, colonic, stomach, gastric, duoden*, jejun*, ileum, ileal,
+        ileo*, appendi*, mesenter*, *periton*, adrenal, celiac, cholangio*, mrcp, ureter*,
+        portal vein, ct kub, intestin*, cecum, caecum, sigmoid, adrenals, *abdominal
+    pelvis: pelvi*, uterus, uterine, *ovar*, bladder, prostat*, rect*, adnex*, endometri*, vagin*,
         testic*, testis, scrot*, hysterosalp*, fetal, fetus, gestation*, iliac, pubic, cervix,
-        penile, *urethr*"""),
-    "arm": _pattern("""
-        hand, wrist, forearm, elbow, shoulder, humer*, radius, ulna*, finger*, thumb, scaph*,
+        penile, *urethr*
+    arm: hand, wrist, forearm, elbow, shoulder, humer*, radius, ulna*, finger*, thumb, scaph*,
         metacarp*, carpal, clavic*, scapul*, glenoid, rotator, supraspinatus, phalan*, arm, radial,
-        brachial"""),
-    "leg": _pattern("""
-        hip, hips, femur, femor*, knee*, tibia*, fibula*, ankle, foot, feet, calcan*, talus, talar,
+        brachial
+    leg: hip, hips, femur, femor*, knee*, tibia*, fibula*, ankle, foot, feet, calcan*, talus, talar,
         metatars*, patell*, thigh, leg, legs, acetabul*, menisc*, cruciate, popliteal, toe,
-        achilles, calf"""),
-}
-
-
-def _joined(captions: str | Sequence[str]) -> str:
-    return captions if isinstance(captions, str) else " \n".join(captions)
+        achilles, calf
+""")
 
 
 def modality_of(caption: str | Sequence[str]) -> str:
-    """Return the imaging modality that a caption names first, a key of `_MODALITIES`, or "".
-
-    Several captions of one image count as one text, here and in `region_of`.
-    """
-    text = _text(_joined(caption))
+    """Return the imaging modality that an image's captions name first, or ""."""
+    text = _text(caption)
     starts = {name: m.start() for name, p in _MODALITIES.items() if (m := p.search(text))}
     return min(starts, key=starts.__getitem__, default="")
 
 
 def region_of(caption: str | Sequence[str]) -> str:
-    """Return the body region with the most words in a caption (ties: the first named), or ""."""
-    text = _text(_joined(caption))
+    """Return the body region with the most words in captions (ties: the first named), or ""."""
+    text = _text(caption)
     starts = {name: [m.start() for m in p.finditer(text)] for name, p in _REGIONS.items()}
     ranked = [(-len(at), at[0], name) for name, at in starts.items() if at]
     return min(ranked)[2] if ranked else ""
@@ -189,33 +166,23 @@ _NUMBER = re.compile(
 )  # fmt: skip
 
 
-def _numbers(caption: str) -> set[str]:
-    """Return a caption's numbers, "1,000" and "1000" alike; those of 2D and 3D are names."""
-    return {("-" if sign else "") + _value(digits) for sign, digits in _NUMBER.findall(caption)}
-
-
-def _value(digits: str) -> str:
-    """Return a number in one spelling; a comma before three digits separates thousands."""
-    if re.fullmatch(r"[1-9]\d{0,2}(,\d{3})+(\.\d+)?", digits):
-        digits = digits.replace(",", "")
-    digits = digits.replace(",", ".")
-    return f"{Decimal(digits).normalize():f}" if digits.count(".") < 2 else digits
+def _numbers(caption: str) -> set[Decimal | str]:
+    """Return a caption's numbers, "1,000" and "1000.0" alike; those of 2D and 3D are names."""
+    numbers = set()
+    for sign, digits in _NUMBER.findall(caption):
+        thousands = re.fullmatch(r"[1-9]\d{0,2}(,\d{3})+(\.\d+)?", digits)
+        text = ("-" if sign else "") + digits.replace(",", "" if thousands else ".")
+        numbers.add(Decimal(text) if text.count(".") < 2 else text)
+    return numbers
 
 
 def slips(references: Sequence[str | Sequence[str]], hypotheses: Sequence[str]) -> pd.Series:
     """Return the shares of captions with a slip that would mislead a clinician.
 
-    Simple rules over words, for comparing systems; short captions have few slips. "modality": both
-    captions name one, but not the same. "side": one says only left, the other only right.
-    "negation": the hypothesis asserts a word that the reference only rules out ("no fracture").
-    "number": it has a number that the reference does not have. Of an image's several references,
-    one that supports what the hypothesis says is enough.
+    "modality": both captions name one, but not the same. "side": one says only left, the other only
+    right. "negation": the hypothesis asserts a word that the reference only rules out. "number": it
+    has a number that no reference has. One reference that supports the hypothesis is enough.
     """
-    if len(references) != len(hypotheses) or not len(references):
-        raise UserError(
-            f"There are {len(hypotheses)} hypotheses for {len(references)} references: "
-            "give one for each image, and at least one."
-        )
     rows = [_slips_of(*pair) for pair in zip(references, hypotheses, strict=True)]
     return pd.DataFrame(rows).mean().rename("slips")
 

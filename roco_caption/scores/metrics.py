@@ -35,20 +35,16 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 def coco_tokens(caption: str) -> list[str]:
     """Return the words of a caption as coco-caption's PTB tokenizer gives them, without Java.
 
-    Measured on ROCO's 16,359 validation and test captions, 97 % come out exactly as from the
-    Java tokenizer, brackets aside: coco-caption lists them among the punctuation to remove, but
-    by a slip keeps them as the words "-lrb-" and "-rrb-". Here they are removed, or systems that
-    copy captions would earn n-grams with brackets that a decoder without brackets cannot.
+    97 % of ROCO's 16,359 validation and test captions come out exactly as from Java, brackets
+    aside: coco-caption lists them among the punctuation to remove, but by a slip keeps them as
+    the words "-lrb-" and "-rrb-", n-grams that a decoder without brackets cannot earn.
     """
     text = _POSSESSIVE.sub(" 's", caption.lower())
     return [token for token in _COCO_TOKEN.findall(text) if token not in _PUNCTUATION]
 
 
 def imageclef_tokens(caption: str) -> list[str]:
-    """Return the words of a caption as the ImageCLEFmedical caption task's evaluator sees them.
-
-    Digits become the word "number" ("t2" "tnumber"), punctuation is removed ("x-ray" is "xray").
-    """
+    """Return the words of a caption as the ImageCLEFmedical caption task's evaluator sees them."""
     return re.sub(r"\d+", "number", caption.lower()).translate(_NO_PUNCTUATION).split()
 
 
@@ -73,14 +69,22 @@ def tokenized(captions: Iterable[str], protocol: str) -> list[str]:
 
 def as_lists(references: References) -> list[list[str]]:
     """Return each image's references as a list, also where it is one string."""
-    return [[texts] if isinstance(texts, str) else list(texts) for texts in references]
+    one = str | float | None  # the last two are missing texts
+    return [[texts] if isinstance(texts, one) else list(texts) for texts in references]
+
+
+def labels(groups: Sequence | None, n: int) -> np.ndarray:
+    """Return the labels of n images, without `groups` all different; UserError if n differs."""
+    values = np.arange(n) if groups is None else np.asarray(groups)
+    if len(values) != n:
+        raise UserError(f"There are {len(values)} groups for {n} images: give one per image.")
+    return values
 
 
 def bleu_counts(references: References, hypotheses: Sequence[str]) -> pd.DataFrame:
     """Return each image's words and n-grams, all and correct, n = 1 … 4, by pycocoevalcap.
 
-    Of several references the one closest in length counts (ties: the shorter), and an n-gram as
-    often as the reference with most of it has it.
+    Of several references the one closest in length counts (ties: the shorter).
     """
     scorer = BleuScorer(n=4)
     for texts, hypothesis in zip(as_lists(references), hypotheses, strict=True):
@@ -104,8 +108,7 @@ def bleu(sums: pd.DataFrame) -> pd.DataFrame:
 def meteor_counts(references: References, hypotheses: Sequence[str]) -> pd.DataFrame:
     """Return each image's 23 match counts of METEOR 1.5 with its best reference, one row per image.
 
-    pycocoevalcap's Java program takes some 8 seconds to start, then reads about 1,000 captions per
-    second. Without a working Java, a UserError says why.
+    Java takes some 8 s to start, then 1 s per 1,000 captions; without it, a UserError says why.
     """
     if shutil.which("java") is None:
         raise UserError("there is no Java runtime here")
@@ -149,12 +152,10 @@ class _Words(Tokenizer):
 def image_scores(references: References, hypotheses: Sequence[str]) -> pd.DataFrame:
     """Return the scores that are means over images, one row per image; an empty hypothesis: 0.
 
-    ROUGE-1: F-measure without stemming, by rouge-score, which splits words at every sign (Lin,
-    2004, W04-1013). ROUGE-L: pycocoevalcap's, β = 1.2 (Lin, 2004). CIDEr: pycocoevalcap's CIDEr-D,
-    0 to 10, idf from all the references given (Vedantam et al., 2015, arXiv:1411.5726).
-
-    Of several references: ROUGE-1, the largest value; ROUGE-L, the largest precision and the
-    largest recall, as in pycocoevalcap; CIDEr, the mean, idf over images.
+    ROUGE-1: F-measure without stemming, by rouge-score (Lin, 2004, W04-1013), of several references
+    the largest. ROUGE-L: pycocoevalcap's, β = 1.2, the largest precision and recall. CIDEr:
+    pycocoevalcap's CIDEr-D, 0 to 10, idf from all the references given (Vedantam et al., 2015,
+    arXiv:1411.5726), the mean.
     """
     lists = as_lists(references)
     if not any(map(any, lists)):
@@ -172,10 +173,10 @@ def image_scores(references: References, hypotheses: Sequence[str]) -> pd.DataFr
 
 
 def wording(hypotheses: Sequence[str], training: Collection[str] | None = None) -> pd.DataFrame:
-    """Return how each tokenized caption is written, whatever the reference says.
+    """Return each tokenized caption's length in words, and whether it repeats itself or training.
 
-    "words", its length; "repeated", the share of its bigrams that occur earlier in it or are one
-    word twice; "copied", 1 if it is one of the tokenized training captions (NaN without these).
+    "repeated": the share of its bigrams that occur earlier in it or are one word twice; "copied":
+    1 if it is one of the tokenized training captions (NaN without these).
     """
     words = [hypothesis.split() for hypothesis in hypotheses]
     repeated = []
@@ -192,8 +193,8 @@ def image_counts(
 ) -> pd.DataFrame:
     """Return all that each image adds to the scores, except METEOR's counts; one row per image."""
     parts = [bleu_counts(references, hypotheses), image_scores(references, hypotheses)]
-    counts = pd.concat([*parts, wording(hypotheses, training)], axis=1).astype(float)
-    return counts.assign(images=1.0)
+    parts.append(wording(hypotheses, training))
+    return pd.concat(parts, axis=1).astype(float).assign(images=1.0)
 
 
 def scores(sums: pd.DataFrame) -> pd.DataFrame:

@@ -22,50 +22,39 @@ _ADNEXA = r"adnexal?|ovar(y|ies|ian)"
 
 # patterns that must all match: the thing and, if it can occur elsewhere, the organ
 _FINDINGS = {
-    "pleural effusion": (r"effusions?",),
-    "pneumothorax": (r"pneumothora(x|ces)",),
-    "lung mass": (_MASS, r"lungs?|pulmonary"),
-    "renal cyst": (_CYST, _KIDNEY),
-    "renal mass": (_MASS, _KIDNEY),
-    "psoas abscess": (r"abscess(es)?", r"(ilio)?psoas"),
-    "glioma": (r"gliomas?|glioblastomas?",),
-    "infarct": (r"infarct(s|ed|ions?)?",),
-    "subdural hematoma": (r"subdurals?",),
-    "adnexal cyst": (_CYST, _ADNEXA),
-    "solid adnexal mass": (_MASS, _ADNEXA),
-    "dermoid": (r"dermoids?|teratomas?",),
+    "pleural effusion": ["effusions?"],
+    "pneumothorax": ["pneumothora(x|ces)"],
+    "lung mass": [_MASS, "lungs?|pulmonary"],
+    "renal cyst": [_CYST, _KIDNEY],
+    "renal mass": [_MASS, _KIDNEY],
+    "psoas abscess": ["abscess(es)?", "(ilio)?psoas"],
+    "glioma": ["gliomas?|glioblastomas?"],
+    "infarct": ["infarct(s|ed|ions?)?"],
+    "subdural hematoma": ["subdurals?"],
+    "adnexal cyst": [_CYST, _ADNEXA],
+    "solid adnexal mass": [_MASS, _ADNEXA],
+    "dermoid": ["dermoids?|teratomas?"],
 }
-_TECHNIQUES = {
-    "chest radiograph": (r"radiographs?|x ?rays?|cxr",),
-    "abdominal CT": (r"ct|computed tomography",),
-    "brain MRI": (r"mri?|magnetic resonance|t2",),
-    "pelvic ultrasound": (r"ultrasound|sonograms?|(ultra)?sonograph(y|ic)",),
+_IMAGES = {  # technique and region
+    "chest radiograph": ["radiographs?|x ?rays?|cxr", "chest(?! wall)|thora(x|cic)"],
+    "abdominal CT": ["ct|computed tomography", "abdom(en|inal)"],
+    "brain MRI": ["mri?|magnetic resonance|t2", "brain|head|cranial"],
+    "pelvic ultrasound": ["ultrasound|sonograms?|(ultra)?sonograph(y|ic)", "pelvi(s|c)"],
 }
-_REGIONS = {
-    "chest radiograph": (r"chest(?! wall)|thora(x|cic)",),
-    "abdominal CT": (r"abdom(en|inal)",),
-    "brain MRI": (r"brain|head|cranial",),
-    "pelvic ultrasound": (r"pelvi(s|c)",),
-}
-_SIDES = {"right": (r"right|bilateral",), "left": (r"left|bilateral",)}
-_SIZES = {
-    "small": ("small|minimal|limited|tiny",),
-    "large": ("large|massive|extensive|huge|bulky",),
-}
+_SIDES = {"right": ["right|bilateral"], "left": ["left|bilateral"]}
+_SIZES = {"small": ["small|minimal|limited|tiny"], "large": ["large|massive|extensive|huge|bulky"]}
 _NEGATED = re.compile(r"\b(no|not|without)\b( \w+){0,4}")
 
 
 def attributes_of(caption: str) -> dict[str, str]:
     """Read from any caption what it claims, in the words of the phantoms' labels.
 
-    What is not stated is "", two different claims (two sides, or a CT of the chest) are
-    `AMBIGUOUS`; neither equals a true label. Negated words are not counted.
+    What is not stated or negated is ""; two claims (two sides, a CT of the chest) are `AMBIGUOUS`.
     """
     text = _NEGATED.sub(" ", " ".join(re.findall(r"[^\W_]+", caption.lower())))
-    techniques, regions = _labels(_TECHNIQUES, text), _labels(_REGIONS, text)
-    contradictory = techniques and regions - techniques
+    techniques, regions = (_labels({k: [v[i]] for k, v in _IMAGES.items()}, text) for i in (0, 1))
     return {
-        "modality": AMBIGUOUS if contradictory else _single(techniques),
+        "modality": _single(techniques and techniques | regions),
         "finding": _single(_labels(_FINDINGS, text)),
         "side": _single(_labels(_SIDES, text)),
         "size": _single(_labels(_SIZES, text)),
@@ -73,13 +62,10 @@ def attributes_of(caption: str) -> dict[str, str]:
     }
 
 
-def _labels(patterns: Mapping[str, tuple[str, ...]], text: str) -> set[str]:
+def _labels(patterns: Mapping[str, list[str]], text: str) -> set[str]:
     """Return the labels whose patterns all occur in `text` as whole words."""
-    return {
-        label
-        for label, parts in patterns.items()
-        if all(re.search(rf"\b({part})\b", text) for part in parts)
-    }
+    found = {k: [re.search(rf"\b({p})\b", text) for p in parts] for k, parts in patterns.items()}
+    return {label for label, matches in found.items() if all(matches)}
 
 
 def _single(labels: set[str]) -> str:
@@ -114,14 +100,10 @@ def peaks_on_findings(
 ) -> pd.DataFrame:
     """Return for each phantom whether the map of the word that names its finding peaks on it.
 
-    Args:
-        maps: from `word_maps`, one per phantom.
-        truth: rows of the phantoms' `attributes.csv` in the same order.
-
-    Returns:
-        One row per phantom whose caption names its finding, with truth's index: `peak`, whether the
-        smooth map's maximum is in the finding's box; `cell`, whether the cell of the largest value
-        touches it; `chance`, `cell_chance`: shares of the pixels in it, of the cells that touch it.
+    `maps` are from `word_maps`, `truth` has the rows of the phantoms' `attributes.csv`. There is
+    one row per phantom whose caption names its finding, with truth's index: `peak`, whether the
+    smooth map's maximum is in the finding's box; `cell`, whether the largest cell touches it;
+    `chance`, `cell_chance`: shares of the pixels in it, of the cells that touch it.
     """
     rows = {}
     for (words, weights), (index, row) in zip(maps, truth.iterrows(), strict=True):
@@ -131,12 +113,12 @@ def peaks_on_findings(
             continue
         cells = weights[positions[-1]]
         x0, y0, x1, y1 = (int(row[name]) for name in BOX)
-        y, x = divmod(int(upsampled(cells, SIZE).argmax()), SIZE)
+        box = np.zeros((SIZE, SIZE), bool)
+        box[y0:y1, x0:x1] = True
         side = round(len(cells) ** 0.5)
         starts, ends = SIZE / side * np.arange(side), SIZE / side * np.arange(1, side + 1)
-        touches_y, touches_x = (starts < y1) & (ends > y0), (starts < x1) & (ends > x0)
-        touches = np.outer(touches_y, touches_x).ravel()
-        peak, chance = x0 <= x < x1 and y0 <= y < y1, (x1 - x0) * (y1 - y0) / SIZE**2
-        rows[index] = peak, touches[cells.argmax()], chance, touches.mean()
+        touches = np.outer((starts < y1) & (ends > y0), (starts < x1) & (ends > x0)).ravel()
+        peak = box.flat[upsampled(cells, SIZE).argmax()]
+        rows[index] = peak, touches[cells.argmax()], box.mean(), touches.mean()
     names = ["peak", "cell", "chance", "cell_chance"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=names)

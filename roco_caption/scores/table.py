@@ -10,17 +10,9 @@ import pandas as pd
 from roco_caption.core.errors import UserError
 from roco_caption.scores import metrics
 
-_ALIKE = (
-    "NOTE: All images have the same references, or there is only one image. Words that occur with "
-    "every image weigh nothing in CIDEr, so it is 0 for every caption, perfect ones included."
-)
-
 
 def bootstrap_weights(n: int, resamples: int, seed: int) -> np.ndarray:
-    """Return how often each of n units is drawn in each bootstrap resample (Efron, 1979).
-
-    float64 (resamples, n); the same seed gives the same resamples, so that systems stay paired.
-    """
+    """Return how often each of n units is drawn in a bootstrap resample, float64 (resamples, n)."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(float)
 
@@ -28,9 +20,8 @@ def bootstrap_weights(n: int, resamples: int, seed: int) -> np.ndarray:
 def randomisation_p(differences: np.ndarray, resamples: int, seed: int) -> float:
     """Return the two-sided p-value of a paired approximate randomisation test.
 
-    The share of random swaps of two systems' scores, unit by unit, with a difference at least as
-    large as the observed one (Noreen, 1989; preferred to the bootstrap by Riezler and Maxwell,
-    2005, W05-0908). `differences` (n,) are one score minus the other, for each image or case.
+    Noreen, 1989; preferred to the bootstrap by Riezler and Maxwell, 2005, W05-0908. `differences`
+    (n,) are one system's score minus the other's, for each image or case.
     """
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(resamples, len(differences)))
     as_large = np.abs(signs @ differences) >= abs(differences.sum()) - 1e-9
@@ -52,8 +43,7 @@ def score_table(
 
     Args:
         references: n captions, one per image; or n lists of an image's captions.
-        systems: name to n captions, or to several runs of n captions each, whose scores are
-            averaged in one row ("shuffled images"). The first system is the main one.
+        systems: name to n captions, or to several runs of n captions, whose scores are averaged.
         train_captions: the training captions, to find those copied word for word.
         groups: n labels, equal for images of one case; whole cases are then resampled.
         protocol: "coco" or "imageclef", see `metrics.PROTOCOLS`.
@@ -63,21 +53,21 @@ def score_table(
 
     Returns:
         One row per system. Columns: BLEU-1 … BLEU-4, METEOR if asked for, ROUGE-1, ROUGE-L, CIDEr
-        (0 to 10), "words", "repeated" and "copied" (means of `metrics.wording`), each followed by
-        its 95 % bootstrap interval, "…_low" and "…_high"; "distinct", the share of distinct
-        captions (no interval: resamples repeat captions); "p_vs_first", of CIDEr against the first
-        system by approximate randomisation, not corrected for multiple tests. `attrs["caption"]`
-        says how the table was made, and why METEOR is empty if it is. If all images have the same
-        references, CIDEr is 0 even for perfect captions: a printed NOTE says so.
+        (0 to 10), means of `metrics.wording`, each followed by its 95 % bootstrap interval,
+        "…_low" and "…_high"; "distinct", the share of distinct captions; "p_vs_first", of CIDEr
+        against the first system, not corrected for multiple tests. `attrs["caption"]` says how the
+        table was made, and why METEOR is empty if it is.
     """
     n = len(references)
-    units = _units(groups, n)
+    units = pd.factorize(metrics.labels(groups, n), use_na_sentinel=False)[0]
     if not systems:
         raise UserError("There is no system to score: give at least one in `systems`.")
-    references = _tokenized_references(references, protocol)
-    if len(set(map(tuple, metrics.as_lists(references)))) == 1:
-        print(_ALIKE)
-    hypotheses = {name: _tokenized_runs(name, systems[name], n, protocol) for name in systems}
+    references = _references(references, protocol)
+    if len(set(map(tuple, references))) == 1:
+        print("NOTE: All images have the same references, or there is only one image. Words that "
+              "occur with every image weigh nothing in CIDEr, so it is 0 for every caption, "
+              "perfect ones included.")  # fmt: skip
+    hypotheses = {name: _runs(name, systems[name], n, protocol) for name in systems}
     training = None if train_captions is None else set(metrics.tokenized(train_captions, protocol))
     meteor_parts, note = _meteor_parts(references, hypotheses) if meteor else ({}, "")
     weights = bootstrap_weights(units.max() + 1, resamples, seed)
@@ -98,48 +88,35 @@ def score_table(
     return table
 
 
-def _tokenized_references(references: metrics.References, protocol: str) -> list[str | list[str]]:
-    """Return each image's references, tokenized and checked to be one text or several."""
-    lists = [[r] if isinstance(r, str | float | None) else list(r) for r in references]
-    texts = sum(bool(r) and all(isinstance(text, str) for text in r) for r in lists)
-    if texts < len(lists):
-        raise UserError(
-            f"'references' has {texts} captions for {len(lists)} references: give one text per "
-            "image, or a list of them."
-        )
-    tokenized = (metrics.tokenized(texts, protocol) for texts in lists)
-    return [t[0] if isinstance(r, str) else t for r, t in zip(references, tokenized, strict=True)]
+def _references(references: metrics.References, protocol: str) -> list[list[str]]:
+    """Return each image's references, tokenized."""
+    lists = metrics.as_lists(references)
+    if not lists:
+        raise UserError("There is nothing to score: `references` is empty.")
+    _check("references", lists, len(lists))
+    return [metrics.tokenized(texts, protocol) for texts in lists]
 
 
-def _tokenized_runs(
+def _runs(
     name: str, captions: Sequence[str] | Sequence[Sequence[str]], n: int, protocol: str
 ) -> list[list[str]]:
-    """Return a system's captions as a list of tokenized runs, each checked to be n captions."""
+    """Return a system's captions as a list of tokenized runs."""
     captions = list(captions)
     one_run = not captions or any(isinstance(text, str | float | None) for text in captions)
     runs = [captions] if one_run else [list(run) for run in captions]
     for run in runs:
-        texts = sum(isinstance(caption, str) for caption in run)
-        if not texts == len(run) == n:
-            raise UserError(
-                f"{name!r} has {texts} captions for {n} references: give one text per image."
-            )
+        _check(name, [[text] for text in run], n)
     return [metrics.tokenized(run, protocol) for run in runs]
 
 
-def _units(groups: Sequence | None, n: int) -> np.ndarray:
-    """Return for each image the number of the unit that is resampled: itself, or its case."""
-    if n == 0:
-        raise UserError("There is nothing to score: `references` is empty.")
-    if groups is None:
-        return np.arange(n)
-    if len(groups) != n:
-        raise UserError(f"There are {len(groups)} groups for {n} references: give one per image.")
-    return pd.factorize(np.asarray(groups), use_na_sentinel=False)[0]
+def _check(name: str, lists: list[list], n: int) -> None:
+    texts = sum(bool(parts) and all(isinstance(t, str) for t in parts) for parts in lists)
+    if not texts == len(lists) == n:
+        raise UserError(f"{name!r} has {texts} captions for {n} references: one text per image.")
 
 
 def _meteor_parts(
-    references: list[str | list[str]], hypotheses: dict[str, list[list[str]]]
+    references: list[list[str]], hypotheses: dict[str, list[list[str]]]
 ) -> tuple[dict[str, list[pd.DataFrame]], str]:
     """Return METEOR's counts for each run, by one call of Java, and a note if they are missing."""
     n, texts = len(references), [t for runs in hypotheses.values() for run in runs for t in run]
@@ -189,10 +166,12 @@ def gain_in_words(table: pd.DataFrame, other: str) -> str:
 
 def caption_scores(references: metrics.References, hypotheses: Sequence[str]) -> np.ndarray:
     """Return each caption's own CIDEr, 0 to 10, idf from all the references, float64 (n,)."""
-    n = len(references)
-    references = _tokenized_references(references, "coco")
-    [hypotheses] = _tokenized_runs("hypotheses", hypotheses, n, "coco")
-    return metrics.image_scores(references, hypotheses)["CIDEr"].to_numpy(float)
+    return metrics.image_scores(*_words(references, hypotheses))["CIDEr"].to_numpy(float)
+
+
+def _words(references: metrics.References, hypotheses: Sequence[str]) -> tuple[list, list]:
+    [hypotheses] = _runs("hypotheses", hypotheses, len(references), "coco")
+    return _references(references, "coco"), hypotheses
 
 
 def breakdown(
@@ -200,17 +179,13 @@ def breakdown(
 ) -> pd.DataFrame:
     """Score one system separately for each kind of image, one row per label.
 
-    `groups` are n labels: modality, region, `length_quartiles`, …; "" is shown as "not stated".
-    Columns: "images", CIDEr (idf from all the references), ROUGE-L, BLEU-1. The most frequent label
-    is first; a pandas Categorical keeps its own order.
+    `groups` are n labels; "" is shown as "not stated". Columns: "images", CIDEr (idf from all the
+    references), ROUGE-L, BLEU-1. The most frequent label is first, unless they are a Categorical.
     """
-    n = len(references)
-    _units(groups, n)
-    references = _tokenized_references(references, "coco")
-    [hypotheses] = _tokenized_runs("hypotheses", hypotheses, n, "coco")
+    metrics.labels(groups, len(references))  # checks their number
     ordered = isinstance(groups, pd.Categorical)
     labels = groups if ordered else [label if label != "" else "not stated" for label in groups]
-    counts = metrics.image_counts(references, hypotheses)
+    counts = metrics.image_counts(*_words(references, hypotheses))
     sums = counts.groupby(pd.Series(labels, name="group"), observed=True).sum()
     table = metrics.scores(sums)[["CIDEr", "ROUGE-L", "BLEU-1"]]
     table.insert(0, "images", sums["images"].astype(int))

@@ -13,17 +13,11 @@ _LARGEST_CODE = np.iinfo(np.uint64).max
 
 @dataclass(frozen=True)
 class NgramVectors:
-    """Captions' tf-idf vectors of n-grams, n = 1 … 4, in sparse rows; each n's part has norm 1.
+    """Captions' tf-idf vectors of n-grams, n = 1 … 4, in sparse rows; each n's part has norm 1."""
 
-    Attributes:
-        starts: where each caption's entries begin, and where the last one's end, int64 (m + 1,).
-        codes: hashes of n-grams, uint64 (entries,).
-        weights: float32 (entries,).
-    """
-
-    starts: np.ndarray
-    codes: np.ndarray
-    weights: np.ndarray
+    starts: np.ndarray  # where each caption's entries begin, and the last one's end, int64 (m + 1,)
+    codes: np.ndarray  # hashes of n-grams, uint64 (entries,)
+    weights: np.ndarray  # float32 (entries,)
 
     def entries(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return all entries of these captions: position in `rows`, code and weight."""
@@ -36,10 +30,8 @@ class NgramVectors:
 class Ngrams:
     """Document frequencies of the n-grams of some captions.
 
-    Args:
-        words: their words one after the other, as numbers of at least 0, int (w,).
-        owner: index of the caption that each word belongs to, int (w,), ascending.
-        captions: number of captions.
+    `words` are all their words, as numbers of at least 0, int (w,); `owner` is the index of the
+    caption that each belongs to, int (w,), ascending; `captions` is their number.
     """
 
     def __init__(self, words: np.ndarray, owner: np.ndarray, captions: int) -> None:

@@ -28,23 +28,13 @@ _LONGEST_CAPTION = 100_000  # words; guards against corrupt files
 
 @dataclass(eq=False)
 class CaptionTokenizer:
-    """Maps captions to rows of token numbers and back.
+    """Maps captions to rows of token numbers and back, for every backend of Keras."""
 
-    Keras' TextVectorization would keep its strings in TensorFlow, out of other backends' reach.
-
-    Attributes:
-        words: the vocabulary in the order of its numbers, beginning with `SPECIAL`.
-        max_words: longer captions are truncated.
-        written: spelling of words with capitals, see `words.usual_forms`.
-        joints: text between words, see `words.usual_joints`.
-        as_sentences: whether captions begin with a capital and end with a full stop.
-    """
-
-    words: Sequence[str]
-    max_words: int
-    written: Mapping[str, str] = field(default_factory=dict)
-    joints: Mapping[str, str] = field(default_factory=dict)
-    as_sentences: bool = False
+    words: Sequence[str]  # the vocabulary in the order of its numbers, beginning with `SPECIAL`
+    max_words: int  # longer captions are truncated
+    written: Mapping[str, str] = field(default_factory=dict)  # see `words.usual_forms`
+    joints: Mapping[str, str] = field(default_factory=dict)  # see `words.usual_joints`
+    as_sentences: bool = False  # captions begin with a capital and end with a full stop
 
     def __post_init__(self) -> None:
         self._number = {word: i for i, word in enumerate(self.words)}
@@ -86,24 +76,19 @@ class CaptionTokenizer:
         return self.max_words + 2
 
     def encode(self, captions: Sequence[str]) -> np.ndarray:
-        """Return token numbers: `<start>`, the words, `<end>`, padded on the right.
+        """Return token numbers, int32 (n, max_words + 2): `<start>`, words, `<end>`, padding.
 
         A truncated caption gets no `<end>`, so that the model does not learn to stop early.
-
-        Returns:
-            int32 (len(captions), max_words + 2).
         """
         tokens = np.full((len(captions), self.length), PAD, np.int32)
         for row, caption in zip(tokens, captions, strict=True):
-            numbers = [self._token(name) for name in token_names(caption)]
+            known, names = self._number, token_names(caption)
+            # a sign that was never seen adjoining is taken as one apart
+            numbers = [known.get(n, known.get(n.strip(JOINER), UNKNOWN)) for n in names]
             ending = [END] if len(numbers) <= self.max_words else []
             numbers = [START, *numbers[: self.max_words], *ending]
             row[: len(numbers)] = numbers
         return tokens
-
-    def _token(self, name: str) -> int:
-        """Return a word's number; a sign that was never seen adjoining is taken as one apart."""
-        return self._number.get(name, self._number.get(name.strip(JOINER), UNKNOWN))
 
     def decode(self, tokens: np.ndarray | Sequence[int]) -> str:
         """Return one row up to `<end>` as text, written as the training captions are.

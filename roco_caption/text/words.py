@@ -7,15 +7,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import NamedTuple
 
 import regex  # as `re`, but letters keep their combining marks (Hindi, Thai, Arabic)
 
 JOINER = "\u2060"  # Unicode's "word joiner": no space on this side of a token
-_PREPARED: dict[int, int | str] = {
-    code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)
-}  # full width: "ＣＴ"
-_PREPARED |= dict.fromkeys(map(ord, f"{JOINER}\u00ad\ufeff"), "")  # invisible
+_PREPARED: dict[int, int | str] = dict.fromkeys(map(ord, f"{JOINER}\u00ad\ufeff"), "")  # invisible
+_PREPARED |= zip(range(0xFF01, 0xFF5F), range(0x21, 0x7F), strict=True)  # full width: "ＣＴ"
 _APOSTROPHE, _DASH = "['’´`]", "[-‐‑–—−]"
 _QUOTED = r"(?<!\w)['‘´`][^'’]*['’]"  # a quotation's beginning and end
 _STICKY = f"{JOINER}'’´`"  # at a word's edge: no space there
@@ -53,20 +50,8 @@ _MIN_PAIRS = 3  # occurrences of a word pair below which its joint is not learnt
 _MAX_BRACKETED = 4  # words in one pair of brackets
 
 
-class Token(NamedTuple):
-    """A word or sign of a caption: as the vocabulary has it, as written, and where."""
-
-    name: str
-    written: str
-    start: int
-    end: int
-
-
 def clean(caption: str) -> list[str]:
-    """Split a caption into lower-case words and signs, keeping numbers, sides and negations.
-
-    `"T2-weighted, 5mm"` → `["t2", "weighted", "5", "mm"]`; letters are normalised (NFKC).
-    """
+    """Split a caption into lower-case words and signs: "T2-weighted, 5mm" → t2 weighted 5 mm."""
     return [name.strip(JOINER) for name in token_names(caption)]
 
 
@@ -75,27 +60,21 @@ def token_names(caption: str) -> list[str]:
 
     "10-20 mm" and "-85 HU" differ in the joiners of "-", so that they come back as they were.
     """
-    return [token.name for token in _tokens(_prepared(caption))]
+    return [name for name, _ in _tokens(caption.translate(_PREPARED))]
 
 
-def _prepared(caption: str) -> str:
-    return caption.translate(_PREPARED)
-
-
-def _tokens(text: str) -> list[Token]:
-    tokens: list[Token] = []
-    last = -1
-    for match in _TOKEN.finditer(text):
-        written, (start, end) = match[0], match.span()
-        name = _name(written)
-        if start == last and tokens[-1].name[-1] not in _STICKY and name[0] not in _STICKY:
-            if match["word"] == written:
-                tokens[-1] = tokens[-1]._replace(name=tokens[-1].name + JOINER)
+def _tokens(text: str) -> list[tuple[str, regex.Match[str]]]:
+    """Return the name of each word and sign, and where it is."""
+    matches = list(_TOKEN.finditer(text))
+    names = [_name(match[0]) for match in matches]
+    for i, (left, right) in enumerate(pairwise(matches)):
+        sticky = names[i][-1] in _STICKY or names[i + 1][0] in _STICKY
+        if left.end() == right.start() and not sticky:
+            if right["word"] == right[0]:
+                names[i] += JOINER
             else:
-                name = JOINER + name
-        tokens.append(Token(name, written, start, end))
-        last = end
-    return tokens
+                names[i + 1] = JOINER + names[i + 1]
+    return list(zip(names, matches, strict=True))
 
 
 @lru_cache(maxsize=1 << 16)
@@ -110,24 +89,20 @@ def usual_forms(captions: Iterable[str], vocabulary: set[str]) -> dict[str, str]
     """Return the most frequent spelling of each word that differs from its name: `{"ct": "CT"}`."""
     counts: defaultdict[str, Counter] = defaultdict(Counter)
     for caption in captions:
-        for sentence in _SENTENCE_END.split(_prepared(caption)):
+        for sentence in _SENTENCE_END.split(caption.translate(_PREPARED)):
             last = ""
-            for i, token in enumerate(_tokens(sentence)):
-                form, before, last = token.written, last, token.name
-                if _is_times(before, token.name):
+            for i, (name, match) in enumerate(_tokens(sentence)):
+                form, before, last = match[0], last, name
+                if name not in vocabulary or _is_times(before, name):
                     continue
                 # "The" may have its capital for being first, "CT" does not
                 if i == 0 and form[1:] == form[1:].lower():
                     form = form[:1].lower() + form[1:]
-                    if form == token.name.strip(JOINER):
+                    if form == name.strip(JOINER):
                         continue
-                counts[token.name][form] += 1
-    usual = {word: max(forms, key=lambda f: (forms[f], f)) for word, forms in counts.items()}
-    return {
-        word: form
-        for word, form in sorted(usual.items())
-        if form != word.strip(JOINER) and word in vocabulary
-    }
+                counts[name][form] += 1
+    usual = {word: max(f, key=lambda form: (f[form], form)) for word, f in sorted(counts.items())}
+    return {word: form for word, form in usual.items() if form != word.strip(JOINER)}
 
 
 def _is_times(last: str, word: str) -> bool:
@@ -148,17 +123,13 @@ def usual_joints(captions: Iterable[str], vocabulary: set[str]) -> dict[str, str
             if right:
                 counts[f" {right}"][_STOP if _STOP in joint else " "] += 1
     usual: dict[str, str] = {}
-    for pair, joints in counts.items():
+    for pair, joints in sorted(counts.items()):  # " there" first, then "mass there"
         joint, count = joints.most_common(1)[0]
-        if 2 * count > joints.total() >= _MIN_PAIRS and not _NUMBERS.fullmatch(pair):
+        learnt = 2 * count > joints.total() >= _MIN_PAIRS and not _NUMBERS.fullmatch(pair)
+        needed = joint.strip() or f" {pair.partition(' ')[2]}" in usual
+        if learnt and needed and vocabulary.issuperset(pair.split()):
             usual[pair] = joint
-    openers = {pair for pair, joint in usual.items() if pair[0] == " " and joint == _STOP}
-    return {
-        pair: joint
-        for pair, joint in sorted(usual.items())
-        if vocabulary.issuperset(pair.split())
-        and (joint.strip() or f" {pair.partition(' ')[2]}" in openers)
-    }
+    return usual
 
 
 def is_sentence(caption: str) -> bool:
@@ -171,14 +142,15 @@ def is_sentence(caption: str) -> bool:
 def _joints(caption: str) -> Iterator[tuple[str, str, str]]:
     """Yield each word of a caption, what follows it, and the next word ("" after the last)."""
     last, joint = "", ""
-    for sentence in _SENTENCE_END.split(_prepared(caption)):
+    for sentence in _SENTENCE_END.split(caption.translate(_PREPARED)):
         tokens = _tokens(sentence)
         if tokens and last:
-            yield last, joint + _STOP, tokens[0].name
-        for left, right in pairwise(tokens):
-            yield left.name, _joint(sentence[left.end : right.start]), right.name
+            yield last, joint + _STOP, tokens[0][0]
+        for (left, match), (right, following) in pairwise(tokens):
+            yield left, _joint(sentence[match.end() : following.start()]), right
         if tokens:
-            last, joint = tokens[-1].name, ")" if ")" in sentence[tokens[-1].end :] else ""
+            last, match = tokens[-1]
+            joint = ")" if ")" in sentence[match.end() :] else ""
     if last:
         yield last, joint, ""
 

@@ -59,8 +59,8 @@ def test_nothing_is_copied_twice_and_the_newer_file_counts(places, monkeypatch):
 def test_it_copies_meanwhile_and_removes_what_is_gone(places, monkeypatch):
     folder, drive = places
     updated = threading.Event()
-    update = backup._Backup.update
-    monkeypatch.setattr(backup._Backup, "update", lambda self: (update(self), updated.set()))
+    update = backup._update
+    monkeypatch.setattr(backup, "_update", lambda *arguments: (update(*arguments), updated.set()))
     with backed_up(folder, drive, seconds=0.01):
         (folder / "part").write_text("x")
         updated.clear()

@@ -249,8 +249,7 @@ def test_gpus_are_named_and_take_memory_as_they_need_it(monkeypatch):
 
 
 @pytest.mark.tensorflow("its devices")
-@pytest.mark.parametrize(("platform", "said"), [("local", True), ("colab", False)])
-def test_a_gpu_that_is_in_use_already_stops_nothing(monkeypatch, capsys, platform, said):
+def test_a_gpu_that_is_in_use_already_stops_nothing(monkeypatch):
     import tensorflow as tf
 
     def refuse(device, on):
@@ -261,9 +260,7 @@ def test_a_gpu_that_is_in_use_already_stops_nothing(monkeypatch, capsys, platfor
     )
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: {})
     monkeypatch.setattr(tf.config.experimental, "set_memory_growth", refuse)
-    monkeypatch.setattr(machine, "find_platform", lambda: platform)
     assert machine._accelerators("tensorflow") == ("GPU",)
-    assert ("restart the kernel" in capsys.readouterr().out) == said
 
 
 @pytest.mark.parametrize(
@@ -299,8 +296,6 @@ def test_a_gpu_that_is_not_used_is_a_warning(monkeypatch, capsys, platform, card
     ],
 )
 def test_a_card_is_found_by_its_driver(tmp_path, monkeypatch, script, found):
-    if Path("/proc/driver/nvidia/gpus").exists():
-        pytest.skip("this machine has a card")
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin" if script else str(tmp_path))
     if script:
         (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")

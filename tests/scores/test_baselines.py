@@ -45,8 +45,6 @@ def test_large_half_precision_features_do_not_overflow():
 
 def test_most_frequent_caption():
     assert most_frequent_caption(["a", "b", "b", "a", "c"], 2) == ["a", "a"]
-    with pytest.raises(UserError, match="no training caption"):
-        most_frequent_caption([], 2)
 
 
 def test_nearest_is_by_angle_and_ties_go_to_the_first():
@@ -74,13 +72,6 @@ def test_equal_captions_have_one_vote_and_none_for_themselves():
 def test_consensus_of_next_to_nothing(captions):
     chosen = consensus_captions(np.ones((len(captions), 2)), captions, np.ones((2, 2)))
     assert len(chosen) == 2 and set(chosen) <= set(captions)
-
-
-def test_features_that_do_not_match_are_refused():
-    with pytest.raises(UserError, match="4 training features for 3"):
-        nearest_captions(TRAIN, CAPTIONS[:3], TRAIN)
-    with pytest.raises(UserError, match="same encoder"):
-        consensus_captions(TRAIN, CAPTIONS, np.ones((1, 2)))
 
 
 @pytest.mark.parametrize("n", [2, 3, 50])

@@ -1,8 +1,8 @@
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from roco_caption.core.errors import UserError
 from roco_caption.scores.clinical import _numbers, _sides, modality_of, region_of, slips
 
 ROCO = Path(__file__).parents[3] / "shared" / "roco_text"
@@ -85,7 +85,7 @@ def test_sides_are_whole_words(caption, sides):
     ],
 )
 def test_one_number_in_several_spellings(caption, numbers):
-    assert _numbers(caption) == set(numbers.split())
+    assert _numbers(caption) == set(map(Decimal, numbers.split()))
 
 
 @pytest.mark.parametrize(
@@ -165,8 +165,6 @@ def test_a_slip_is_supported_by_no_reference(slip, references, hypothesis, is_on
 def test_slips_are_shares_of_all_captions():
     rates = slips(["Chest CT", "Chest CT", "", "Left knee"], ["x-ray", "CT", "", "right knee"])
     assert (rates["modality"], rates["side"], rates["number"]) == (0.25, 0.25, 0)
-    with pytest.raises(UserError, match="1 hypotheses for 2"):
-        slips(["a", "b"], ["a"])
 
 
 @pytest.mark.skipif(not ROCO.exists(), reason="needs ROCO's captions")

@@ -201,13 +201,13 @@ def meteor_table(rows):
     return pd.DataFrame(rows, columns=[f"meteor_{i}" for i in range(23)], dtype=float)
 
 
-@pytest.mark.slow
 def test_meteor_is_javas_own_for_each_pair_and_for_the_corpus():
     counts = meteor_table(METEOR_COUNTS)
     assert meteor(counts).tolist() == pytest.approx(list(METEOR_PAIRS.values()))
     assert meteor(counts.sum().to_frame().T)[0] == pytest.approx(0.30549583538721253)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("java") is None, reason="needs Java")
 def test_meteor_counts_come_from_java():
     references, hypotheses = zip(*METEOR_PAIRS, strict=True)

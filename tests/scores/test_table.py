@@ -199,7 +199,7 @@ def test_meteor_of_every_run_lands_in_its_row(monkeypatch):
     def fake(references, hypotheses):
         rows = np.zeros((len(hypotheses), 23))
         words = [len(text.split()) for text in hypotheses]
-        rows[:, 0], rows[:, 1] = words, [len(text.split()) for text in references]
+        rows[:, 0], rows[:, 1] = words, [len(text.split()) for [text] in references]
         rows[:, 4] = rows[:, 5] = rows[:, 21] = rows[:, 22] = words
         return pd.DataFrame(rows, columns=[f"meteor_{i}" for i in range(23)])
 
