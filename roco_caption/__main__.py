@@ -52,23 +52,22 @@ def _caption(options: argparse.Namespace) -> int:
         if options.beams is not None:
             captioner.search = replace(captioner.search, beams=options.beams)
         captioner.encoder_model  # noqa: B018  what it lacks is noticed now
-    done = failed = 0
     make_folder(out.parent)
+    done = failed = 0
     try:
-        # rows are written as they are made, so that an interruption loses none
-        with open(out, "w", encoding="utf-8-sig", errors="backslashreplace", newline="") as file:
-            for table in caption_files(captioner, files, batch_size=BATCH):
-                table.to_csv(file, header=not done, index=False, float_format="%.5f")
-                file.flush()
-                done, failed = done + len(table), failed + int(table.error.count())
+        for table in caption_files(captioner, files, batch_size=BATCH):
+            # added batch by batch, so that an interruption loses no rows
+            table.to_csv(
+                out, mode="a" if done else "w", header=not done, index=False, float_format="%.5f",
+                encoding="utf-8-sig", errors="backslashreplace",
+            )  # fmt: skip
+            done, failed = done + len(table), failed + int(table.error.count())
     except OSError as error:
         raise cannot_write(out, error) from error
     finally:
         if done:
             print(f"{out} has {done:,} of {len(files):,} images, {failed:,} of them without a "
                   "caption (see the column error).")  # fmt: skip
-        elif out.is_file():
-            out.unlink()  # an empty table would have to be replaced next time
     return int(failed == done)
 
 

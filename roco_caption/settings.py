@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import math
 import os
 from collections.abc import Callable
+from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from roco_caption.core.errors import UserError, at_least
+from roco_caption.core.errors import UserError
 from roco_caption.core.machine import setting
 from roco_caption.data.images import read_with_note
 from roco_caption.features.encoder import ENCODERS
@@ -24,10 +28,6 @@ OTHER_NAMES = (
     "FOLDS", "FUZZ_SECONDS", "IMAGES", "KILLS", "PRECISION", "SECONDS", "SEEDS", "STAGES",
     "VARIANTS",
 )  # fmt: skip
-LEAST = {
-    "LIMIT": 0, "SEED": 0, "MIN_FREQUENCY": 1, "MAX_WORDS": 1, "MEMBERS": 1, "EPOCHS": 1,
-    "BATCH_SIZE": 1, "BEAMS": 1,
-}  # fmt: skip
 
 
 def read_settings(names: dict[str, Any]) -> None:
@@ -40,20 +40,15 @@ def read_settings(names: dict[str, Any]) -> None:
         UserError: settings are invalid; one line for each.
     """
     settings = [name for name in names if name.isupper() and not name.startswith("_")]
-    problems: dict[str, str] = {}
+    problems = []
     for name in settings:
         try:
-            value = setting(name, names[name])
-            if name in PATHS:
-                value = os.path.expanduser(value)
-            names[name] = value
-            CHECKS.get(name, _anything)(name, value)
+            names[name] = _checked(name, names[name])
         except UserError as error:
-            problems[name] = str(error)
-        except (TypeError, ValueError, OSError) as error:  # of another type, or no possible path
-            problems[name] = f"{name} is invalid, got {names[name]!r} ({error})."
-        if f"ROCO_{name}" in os.environ and name not in problems:
-            print(f"{name} = {value!r}, from ROCO_{name}")
+            problems.append(str(error))
+        else:
+            if f"ROCO_{name}" in os.environ:
+                print(f"{name} = {names[name]!r}, from ROCO_{name}")
     for variable in sorted(os.environ):
         name = variable.removeprefix("ROCO_")
         if name not in (variable, *settings, *OTHER_NAMES):
@@ -61,80 +56,68 @@ def read_settings(names: dict[str, Any]) -> None:
             hint = f" Did you mean ROCO_{close[0]}?" if close else ""
             print(f"WARNING: {variable} is ignored: there is no setting {name}.{hint}")
     if problems:
-        raise UserError("\n".join(problems.values()))
+        raise UserError("\n".join(problems))
 
 
-def _anything(name: str, value: Any) -> None:
-    """Check nothing: for settings that any value is valid for."""
+def _checked(name: str, value: Any) -> Any:
+    """Return a setting's value, overridden and expanded; a UserError says what it must be."""
+    valid, is_valid = CHECKS.get(name, ("a text", lambda value: True))
+    with contextlib.suppress(AttributeError, TypeError, ValueError, OSError):  # another type
+        value = setting(name, value)
+        value = os.path.expanduser(value) if name in PATHS else value
+        if is_valid(value):
+            return value
+    raise UserError(f"{name} must be {valid}, got {value!r}.")
 
 
-def _whole(name: str, value: Any) -> None:
-    at_least(LEAST[name], **{name: value})
-    if isinstance(value, bool) or value >= 2**32:
-        raise UserError(f"{name} must be a whole number below 4,294,967,296, got {value!r}.")
+def _is_whole(least: int, value: Any) -> bool:
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    return whole and least <= value < 2**32
 
 
-def _positive(name: str, value: Any) -> None:
-    at_least(0.0, **{name: value})
-    if value == 0:
-        raise UserError(f"{name} must be above 0, got {value!r}.")
+def _are_counts(value: str) -> bool:
+    counts = [int(count) for count in value.split(",")]
+    return len(counts) == 3 and min(counts) > 0
 
 
-def _switch(name: str, value: Any) -> None:
-    if value not in (True, False):
-        raise UserError(f"{name} must be True or False, got {value!r}.")
+def _exist(value: str) -> bool:
+    paths = [value] if os.path.exists(value) else value.split(",")
+    return not value or all(os.path.exists(path.strip()) for path in paths)
 
 
-def _phantoms(name: str, value: Any) -> None:
-    counts = str(value).split(",")
-    if len(counts) != 3 or not all(count.strip().isdigit() and int(count) for count in counts):
-        raise UserError(
-            f"{name} must be three whole numbers above 0 such as '768,48,300', got {value!r}."
-        )
-
-
-def _one_of(*choices: str) -> Callable[[str, Any], None]:
-    def check(name: str, value: Any) -> None:
-        if value not in choices:
-            raise UserError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
-
-    return check
-
-
-def _existing(name: str, value: Any) -> None:
-    paths = [value] if os.path.exists(value) else str(value).split(",")
-    for path in paths:
-        if value and not os.path.exists(path.strip()):
-            raise UserError(f"{name} names {path.strip()!r}, which does not exist.")
-
-
-def _weights(name: str, value: Any) -> None:
-    if value not in ("imagenet", "random") and not os.path.isfile(value):
-        raise UserError(
-            f"{name} must be 'imagenet', 'random' or the path of a weights file; there is no file "
-            f"{value!r}."
-        )
-
-
-def _folder_to_be(name: str, value: Any) -> None:
+def _is_writable(value: str) -> bool:
+    """Return whether this is a folder to write to, or one that can be made."""
     place = Path(value).absolute()
     while not os.path.lexists(place):
         place = place.parent
-    if value and not (place.is_dir() and os.access(place, os.W_OK)):
-        raise UserError(f"{name} is {str(value)!r}, but {place} is not a folder to write to.")
+    return not value or (place.is_dir() and os.access(place, os.W_OK))
 
 
-def _image(name: str, value: Any) -> None:
-    if value:
-        _existing(name, value)
-        read_with_note(value)
+def _is_image(value: str) -> bool:
+    return not value or (os.path.exists(value) and bool(read_with_note(value)))
 
 
-CHECKS: dict[str, Callable[[str, Any], None]] = {
-    **dict.fromkeys(LEAST, _whole),
-    **dict.fromkeys(("ATTENTION", "RETRAIN"), _switch),
-    **dict.fromkeys(("DATA_DIR", "FEATURES_FILE", "GRID_FILE"), _existing),
-    **dict.fromkeys(("CACHE_DIR", "CHECKPOINT_DIR"), _folder_to_be),
-    "DATA_SOURCE": _one_of(*SOURCES), "ENCODER": _one_of(*ENCODERS), "LEARNING_RATE": _positive,
-    "PHANTOMS": _phantoms, "ENCODER_WEIGHTS": _weights, "IMAGE": _image,
+LEAST = {
+    "LIMIT": 0, "SEED": 0, "MIN_FREQUENCY": 1, "MAX_WORDS": 1, "MEMBERS": 1, "EPOCHS": 1,
+    "BATCH_SIZE": 1, "BEAMS": 1,
+}  # fmt: skip
+SWITCH = "True or False", (True, False).__contains__
+FILES = "files that exist, separated by commas, or ''", _exist
+FOLDER = "a folder to write to", _is_writable
+# What a value must be, and its check, which may also raise an error
+CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **{name: (f"a whole number from {least} to 4,294,967,295", partial(_is_whole, least))
+       for name, least in LEAST.items()},
+    "ATTENTION": SWITCH, "RETRAIN": SWITCH, "FEATURES_FILE": FILES, "GRID_FILE": FILES,
+    "DATA_DIR": ("a folder that exists or ''", lambda value: not value or os.path.isdir(value)),
+    "CACHE_DIR": FOLDER, "CHECKPOINT_DIR": FOLDER,
+    "DATA_SOURCE": (f"one of {', '.join(SOURCES)}", SOURCES.__contains__),
+    "ENCODER": (f"one of {', '.join(ENCODERS)}", ENCODERS.__contains__),
+    "ENCODER_WEIGHTS": (
+        "'imagenet', 'random' or the path of a weights file",
+        lambda value: value in ("imagenet", "random") or os.path.isfile(value),
+    ),
+    "LEARNING_RATE": ("a number above 0", lambda value: 0 < value < math.inf),
+    "PHANTOMS": ("three whole numbers above 0 such as '768,48,300'", _are_counts),
+    "IMAGE": ("the path of an image file or ''", _is_image),
 }  # fmt: skip

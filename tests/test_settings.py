@@ -71,11 +71,19 @@ def test_an_invalid_setting_is_named_with_its_value(names, monkeypatch, name, va
 @pytest.mark.parametrize(
     ("name", "value"),
     [("EPOCHS", "30"), ("EPOCHS", 1.5), ("EPOCHS", None), ("BEAMS", True), ("ATTENTION", "False"),
-     ("PHANTOMS", (48, 8)), ("LEARNING_RATE", "2e-3"), ("IMAGE", 5), ("DATA_DIR", ["a"])],
+     ("PHANTOMS", (48, 8)), ("LEARNING_RATE", "2e-3"), ("IMAGE", 5), ("DATA_DIR", ["a"]),
+     ("DATA_DIR", None), ("DRIVE_DIR", None), ("IMAGE", None), ("PHANTOMS", [48, 8, 8]),
+     ("ENCODER", ["vgg16"]), ("BEAMS", 10**30), ("DATA_DIR", "a\0b"), ("DATA_DIR", __file__)],
 )  # fmt: skip
 def test_a_value_of_another_type_is_named(names, name, value):
     with pytest.raises(UserError, match=name):
         read_settings(names | {name: value})
+
+
+def test_a_setting_without_a_value_is_overridden_or_named(names, monkeypatch):
+    monkeypatch.setenv("ROCO_DATA_DIR", "/")
+    with pytest.raises(UserError, match="DATA_DIR must be a folder"):
+        read_settings(names | {"DATA_DIR": None})
 
 
 def test_all_problems_come_in_one_message(names, monkeypatch, tmp_path):

@@ -43,8 +43,8 @@ def write_bundle(captioner: Captioner, folder: Path) -> None:
     if captioner.consensus is not None:
         captioner.consensus.save(folder / CONSENSUS)
     encoder = dict(captioner.encoder)
-    if "requested" in encoder:  # it may be read from another working folder
-        encoder["requested"] = encoder["requested"] | {"weights": _whole_path(encoder)}
+    if requested := encoder.get("requested"):  # it may be read from another working folder
+        encoder["requested"] = requested | {"weights": _whole_path(requested["weights"])}
     bundle = {
         "sizes": captioner.decoder.members[0].sizes,
         "encoder": encoder,
@@ -88,63 +88,62 @@ def read_bundle(folder: Path) -> tuple[Any, ...]:
     return decoder, tokenizer, search, consensus, encoder
 
 
-def _whole_path(encoder: dict[str, Any]) -> str:
-    weights = os.path.expanduser(encoder["requested"]["weights"])
-    return weights if weights in ("imagenet", "random") else os.path.abspath(weights)
+def _whole_path(weights: str | os.PathLike) -> str:
+    path = os.path.expanduser(weights)
+    return path if path in ("imagenet", "random") else os.path.abspath(path)
 
 
-def verified_weights(encoder: dict[str, Any]) -> str:
-    """Return the requested weights, of which a file has an absolute path.
+def checked_encoder(encoder: dict[str, Any], weights: str | os.PathLike = "") -> dict[str, Any]:
+    """Return an encoder's description with the whole path of its weights file, `weights` if given.
 
     Raises:
-        UserError: they are missing, or not those of the training, by checksum.
+        UserError: there is no encoder; its weights are missing, or not those of the training.
     """
-    path, expected = _whole_path(encoder), encoder["weights"]
+    if "image_size" not in encoder or "grid_file" in encoder:
+        raise UserError(
+            f"This captioner was trained on precomputed features ({encoder.get('name')}) and has "
+            "no encoder. Compute your images' features alike, for caption_features."
+        )
+    path = _whole_path(weights or encoder["requested"]["weights"])
     remedy = "If the file was moved, name it: Captioner.load(folder, weights=...)."
     if os.path.isabs(path) and not os.path.isfile(path):
         raise UserError(f"The encoder's weights {path} are missing. {remedy}")
-    weights = describe(encoder["name"], **encoder["requested"] | {"weights": path})["weights"]
-    algorithm, digest = expected.split()[-2:]
-    if weights != expected and os.path.isabs(path) and algorithm in ("md5", "sha256"):
-        with open(path, "rb") as file:  # under another name it is the same
-            if hashlib.file_digest(file, algorithm).hexdigest() == digest:
-                return path
-    if weights != expected:
+    encoder = encoder | {"requested": encoder["requested"] | {"weights": path}}
+    algorithm, digest = encoder["weights"].split()[-2:]
+    if os.path.isabs(path) and algorithm in ("md5", "sha256"):  # under any name
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, algorithm).hexdigest()
+    else:
+        found = describe(encoder["name"], **encoder["requested"])["weights"]
+    if found.split()[-1] != digest:
         raise UserError(
-            f"The captioner was trained with encoder weights {expected}, but {path} holds "
-            f"{weights}. Restore the file used in training. {remedy}"
+            f"The encoder's weights must be those of the training, {encoder['weights']}, got "
+            f"{path} ({found}). Restore the file. {remedy}"
         )
-    return path
-
-
-def find_runs(folder: str | os.PathLike) -> list[Path]:
-    """Return the finished runs in a folder and up to two levels below it, the newest first."""
-    folder = Path(folder).expanduser()
-    files = [file for depth in range(3) for file in folder.glob("*/" * depth + BUNDLE)]
-    return [file.parent for file in sorted(files, key=lambda f: (-f.stat().st_mtime, f))]
+    return encoder
 
 
 def run_of(path: str | os.PathLike) -> Path:
-    """Return the run of a folder or of a file in it, or else the newest below; print which."""
+    """Return the run of a path in it, or else the newest up to two levels below; print which."""
     path = Path(path).expanduser()
     folder = path.parent if path.is_file() or path.name == BUNDLE else path
     if (folder / BUNDLE).exists():
         return folder
-    runs = find_runs(folder)
-    if not runs:
+    bundles = [file for below in ("*/", "*/*/") for file in folder.glob(below + BUNDLE)]
+    if not bundles:
         raise UserError(
             f"{folder / BUNDLE} is missing, and no folder below has one. Give the folder of a run "
             "whose notebook was run up to part 8, Captions."
         )
-    print(f"The newest of {len(runs)} runs in {folder}: {runs[0]}")
-    return runs[0]
+    newest = max(bundles, key=lambda file: file.stat().st_mtime).parent
+    print(f"The newest of {len(bundles)} runs in {folder}: {newest}")
+    return newest
 
 
 def plain_model(decoder: Decoder | Ensemble, view: str = "next_word") -> keras.Model:
     """Return the decoder's `view` in Keras' own layers, for captions of any length."""
     views = [getattr(member, view) for member in decoder.members]
-    *images, _ = views[0].inputs
-    inputs = [keras.Input(entry.shape[1:], name=entry.name) for entry in images]
+    inputs = [keras.Input(entry.shape[1:], name=entry.name) for entry in views[0].inputs[:-1]]
     inputs.append(keras.Input((None,), dtype="int32", name="input_txt"))
     copies = [_plain_copy(model, inputs) for model in views]
     if len(copies) == 1:
@@ -186,7 +185,7 @@ def export_keras(captioner: Captioner, path: str | os.PathLike) -> Path:
     It maps features and the words so far to probabilities of the next word, in the order of
     `words.json` in the zip archive. UserError if the file computes something else.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.suffix != ".keras":
         raise UserError(f"Keras' own format needs a path that ends in .keras, got {path}.")
     with chatter_left_out(), atomic_path(path, ending=".keras") as written:
@@ -214,7 +213,7 @@ def export_onnx(captioner: Captioner, path: str | os.PathLike) -> Path:
             f'ONNX needs {error.name}: pip install ".[onnx]" in a clone, or onnx, onnxruntime and '
             "tf2onnx."
         ) from error
-    path, model = Path(path), plain_model(captioner.decoder, "every_word")
+    path, model = Path(path).expanduser(), plain_model(captioner.decoder, "every_word")
     with atomic_path(path, ending=".onnx") as written:
         signature = [model.inputs]  # keeps their names, and any number of images and words
         model.export(written, format="onnx", verbose=False, input_signature=signature)

@@ -14,14 +14,14 @@ import numpy as np
 import pandas as pd
 
 from roco_caption.core.backend import compiled
-from roco_caption.core.errors import UserError, memory_for
+from roco_caption.core.errors import UserError, at_least, memory_for
 from roco_caption.data.images import ImageError
 from roco_caption.decoder.model import Decoder, Ensemble
 from roco_caption.features.encoder import build_encoder
 from roco_caption.features.extract import encode_files
 from roco_caption.features.table import arrays_of, to_float16
 from roco_caption.search.beam import Search, beam_candidates, beam_search, contrasted
-from roco_caption.search.bundle import read_bundle, run_of, verified_weights, write_bundle
+from roco_caption.search.bundle import checked_encoder, read_bundle, run_of, write_bundle
 from roco_caption.search.folder import caption_files, image_files
 from roco_caption.search.greedy import NARROWS, greedy_search, possible
 from roco_caption.search.rerank import Candidates, Consensus, image_vectors
@@ -45,10 +45,6 @@ class Caption(NamedTuple):
 
     def __str__(self) -> str:
         return self.text
-
-
-def _expanded(image: Any) -> Any:
-    return os.path.expanduser(image) if isinstance(image, (str, os.PathLike)) else image
 
 
 @dataclass(eq=False, repr=False)
@@ -79,14 +75,12 @@ class Captioner:
         """
         captioner = cls(*read_bundle(run_of(folder)))
         if weights is not None:
-            requested = captioner.encoder.get("requested", {}) | {"weights": os.fspath(weights)}
-            captioner.encoder["requested"] = requested
-            captioner._require_encoder()
+            captioner.encoder = checked_encoder(captioner.encoder, weights)
         return captioner
 
     def save(self, folder: str | os.PathLike) -> None:
         """Write what `load` needs to the run's folder, where `train` has saved the weights."""
-        write_bundle(self, Path(folder))
+        write_bundle(self, Path(folder).expanduser())
 
     def caption(self, image: Any, search: Search | None = None) -> Caption:
         """Caption one image; raises as `encode` does."""
@@ -127,7 +121,10 @@ class Captioner:
         """Return the features of images that can be decoded, and {position: reason} for others."""
         reasons: dict[int, str] = {}
         blocks, models = [], [self.encoder_model]
-        named = {str(i): _expanded(image) for i, image in enumerate(images)}
+        named = {
+            str(i): os.path.expanduser(image) if isinstance(image, (str, os.PathLike)) else image
+            for i, image in enumerate(images)
+        }
         with memory_for("encoding images", "If that is not enough, caption fewer at once."):
             for _, arrays, skipped in encode_files(models, named, min(BATCH, len(named))):
                 reasons |= {int(i): reason for i, reason in skipped.items()}
@@ -135,22 +132,13 @@ class Captioner:
         features = tuple(np.concatenate(parts) for parts in zip(*blocks, strict=True))
         return features if len(features) != 1 else features[0], reasons
 
-    def _require_encoder(self) -> None:
-        if "image_size" not in self.encoder or "grid_file" in self.encoder:
-            raise UserError(
-                f"This captioner was trained on precomputed features ({self.encoder.get('name')}) "
-                "and has no encoder. Compute your images' features alike, for caption_features."
-            )
-        path = verified_weights(self.encoder)
-        self.encoder["requested"] = self.encoder["requested"] | {"weights": path}
-
     @cached_property
     def encoder_model(self) -> Any:
         """The encoder, built when it is first used; raises as `encode` does."""
-        self._require_encoder()
-        name, requested = self.encoder["name"], self.encoder["requested"]
-        options = {"precision": self.encoder.get("precision", "float32")} | requested
-        return build_encoder(name, **options, with_grid="grid" in self.encoder)
+        self.encoder = checked_encoder(self.encoder)
+        options = {"precision": self.encoder.get("precision", "float32")}
+        options |= self.encoder["requested"]
+        return build_encoder(self.encoder["name"], **options, with_grid="grid" in self.encoder)
 
     def caption_features(self, features: Any, search: Search | None = None) -> list[Caption]:
         """Caption images by their features."""
@@ -164,8 +152,9 @@ class Captioner:
         self, features: Any, count: int = 3, search: Search | None = None
     ) -> list[list[Caption]]:
         """Return up to `count` captions per image, the best first, of at least as many beams."""
-        if count < 1:
-            raise UserError(f"count must be at least 1, got {count}.")
+        at_least(1, count=count)
+        if not len(arrays_of(features)[0]):
+            return []
         search = search or self.search
         search = replace(search, beams=max(count, search.beams))
         candidates = self.candidates(features, search)
@@ -205,8 +194,7 @@ class Captioner:
         penalty, arrays = np.asarray(search.end_penalty, np.float32), arrays_of(features)
         for start in range(0, len(arrays[0]), count):
             n = np.asarray(min(count, len(arrays[0]) - start), np.int32)
-            remedy = "If that is not enough, lower BEAMS."
-            with memory_for(f"captioning {count} images at once", remedy):
+            with memory_for(f"captioning {count} images at once", "Or lower BEAMS."):
                 block = tuple(np.zeros((count, *a.shape[1:]), np.float32) for a in arrays)
                 for padded, array in zip(block, arrays, strict=True):
                     padded[:n] = array[start : start + count]

@@ -24,8 +24,7 @@ def caption_test_images(
 ) -> pd.DataFrame:
     """Caption the test images, and write `captions.csv` into the run's folder.
 
-    Returns:
-        DataFrame[id, reference, caption, log_probability], one row per image.
+    Returns DataFrame[id, reference, caption, log_probability], one row per image.
     """
     captions = inputs.frames["test"][["id", "caption"]].rename(columns={"caption": "reference"})
     captions[["caption", "log_probability"]] = captioner.caption_features(inputs.features["test"])
@@ -36,15 +35,9 @@ def caption_test_images(
 def caption_by_baselines(
     captioner: Captioner, inputs: Inputs, captions: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the captions of the test images by the model and by what it is compared with.
+    """Return the model's `captions` of the test images and those that they are compared with.
 
-    Args:
-        captioner: the model.
-        inputs: the test images, and the training images that baselines copy from.
-        captions: the model's, of the test images.
-
-    Returns:
-        {system: n captions, or several runs of n captions}, the model first.
+    Returns {system: n captions, or several runs of n captions}, the model first.
     """
     captions, vectors, n = list(captions), inputs.vectors, len(captions)
     greedy = captioner.caption_features(inputs.features["test"], Search(beams=1, no_repeat=0))

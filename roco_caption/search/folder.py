@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from PIL import Image
 
-from roco_caption.core.errors import UserError
+from roco_caption.core.errors import UserError, at_least
 from roco_caption.core.progress import progress_bar
+from roco_caption.data.folder import HIDDEN
 from roco_caption.data.images import FORMATS, is_dicom
+from roco_caption.data.tables import EXTENSION
 
 if TYPE_CHECKING:
     from roco_caption.search.beam import Search
     from roco_caption.search.captioner import Captioner
 
-DICOM_NAMES = (".dcm", ".dicom", ".ima")
+SYSTEM = "thumbs.db", "desktop.ini", "dicomdir"
 COLUMNS = ["file", "caption", "log_probability", "error"]
 
 
@@ -34,12 +36,16 @@ def image_files(*places: str | os.PathLike) -> list[Path]:
     for place in (Path(place).expanduser() for place in places):
         if not place.exists():
             raise UserError(f"{place} is missing. Give an image file, or a folder with images.")
-        images |= {place} if place.is_file() else set()
-        files = [path for path in sorted(place.rglob("*")) if not path.is_dir()]
-        files = [path for path in files if not _is_hidden(path.relative_to(place))]
-        found = {path for path in files if _is_image(path)}
-        images |= found
-        others += [path for path in files if path not in found]
+        if place.is_file():
+            images.add(place)
+        for path in sorted(place.rglob("*")):
+            hidden = HIDDEN.search(path.relative_to(place).as_posix())
+            if hidden or path.name.lower() in SYSTEM or path.is_dir():
+                continue
+            if _is_image(path):
+                images.add(path)
+            else:
+                others.append(path)
     if others:
         more = f" and {len(others) - 1:,} more" if others[1:] else ""
         print(f"NOTE: not an image, so left out: {others[0]}{more}")
@@ -49,16 +55,10 @@ def image_files(*places: str | os.PathLike) -> list[Path]:
     return sorted(images)
 
 
-def _is_hidden(path: Path) -> bool:
-    system = path.name.lower() in ("thumbs.db", "desktop.ini", "dicomdir")
-    return system or any(part.startswith(".") for part in path.parts)
-
-
 def _is_image(path: Path) -> bool:
-    if not path.is_file():  # a pipe, or a link to nowhere
+    if not path.is_file():  # a folder, a pipe, or a link to nowhere
         return False
-    ending = path.suffix.lower()
-    if ending in DICOM_NAMES or Image.registered_extensions().get(ending) in FORMATS:
+    if EXTENSION.search(path.name):
         return True
     try:
         if not is_dicom(path):
@@ -72,8 +72,7 @@ def caption_files(
     captioner: Captioner, files: Sequence[Path], *, batch_size: int, search: Search | None = None
 ) -> Iterator[pd.DataFrame]:
     """Yield the table of `Captioner.caption_folder` batch by batch, with a progress bar."""
-    if batch_size < 1:
-        raise UserError(f"batch_size must be at least 1, got {batch_size}.")
+    at_least(1, batch_size=batch_size)
     captioner.encoder_model  # noqa: B018  what it lacks is an error of no single image
     with progress_bar(total=len(files), desc="captioning", unit="image") as bar:
         for start in range(0, len(files), batch_size):
@@ -89,11 +88,9 @@ def _rows(captioner: Captioner, files: Sequence[Path], search: Search | None) ->
         if len(files) > 1:
             return [row for file in files for row in _rows(captioner, [file], search)]
         features, reasons = None, {0: str(error)}
-    captions = iter(
-        captioner.caption_features(features, search) if len(reasons) < len(files) else []
-    )
+    some = len(reasons) < len(files)
+    captions = iter(captioner.caption_features(features, search) if some else [])
     return [
-        (str(file), None, math.nan, reasons[i]) if i in reasons
-        else (str(file), *next(captions), None)
+        (str(file), *((None, math.nan, reasons[i]) if i in reasons else (*next(captions), None)))
         for i, file in enumerate(files)
-    ]  # fmt: skip
+    ]

@@ -39,7 +39,8 @@ def folder(tmp_path):
     scan = write_dicom(tmp_path / "scan.dcm", np.arange(1600).reshape(40, 40))
     scan.replace(folder / "1.2.840.113619.2")
     (folder / "bad.png").write_bytes((folder / "b.png").read_bytes()[:50])
-    for name in ("._b.png", ".DS_Store", "Thumbs.db", "DICOMDIR", ".ipynb_checkpoints/b.png"):
+    hidden = ("._b.png", ".DS_Store", "Thumbs.db", "DICOMDIR", ".ipynb_checkpoints/b.png")
+    for name in (*hidden, "__MACOSX/b.png", "~$b.png"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes((folder / "b.png").read_bytes())
     (folder / "notes.txt").write_text("not an image")
@@ -125,8 +126,8 @@ def test_what_concerns_all_images_is_raised(folder, captioner):
         make({"name": "given.npz"}).caption_folder(folder)
     with pytest.raises(UserError, match="Reranking needs"):
         captioner.caption_folder(folder, search=Search(neighbours=3))
-    for size in (0, -1):
-        with pytest.raises(UserError, match=f"batch_size must be at least 1, got {size}"):
+    for size in (0, -1, 2.5):
+        with pytest.raises(UserError, match=f"BATCH_SIZE must be .* at least 1, got {size}"):
             captioner.caption_folder(folder, batch_size=size)
 
 
@@ -193,22 +194,29 @@ def test_what_was_captioned_before_a_stop_is_kept(run, folder, tmp_path, monkeyp
     tables = command_line.caption_files
 
     def stopped(*arguments, batch_size, **options):
-        yield next(tables(*arguments, batch_size=2, **options))
+        batches = tables(*arguments, batch_size=2, **options)
+        yield next(batches)
+        yield next(batches)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command_line, "caption_files", stopped)
     assert command(folder, "--run", run, "--out", tmp_path / "part.csv") == 130
-    assert len(pd.read_csv(tmp_path / "part.csv")) == 2
-    assert "2 of 6 images" in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "part.csv")
+    assert list(table.file) == [str(folder / name) for name in NAMES[:4]]
+    assert (tmp_path / "part.csv").read_bytes().count(b"\xef\xbb\xbf") == 1
+    assert "4 of 6 images" in capsys.readouterr().out
 
 
-def test_a_command_that_captions_nothing_leaves_no_table(run, folder, tmp_path, monkeypatch):
+def test_a_command_that_captions_nothing_writes_no_table(run, folder, tmp_path, monkeypatch):
     def fails(*_):
         raise UserError("out of order")
 
     monkeypatch.setattr(Captioner, "caption_features", fails)
     assert command(folder, "--run", run, "--out", tmp_path / "none.csv") == 1
     assert not (tmp_path / "none.csv").exists()
+    (tmp_path / "old.csv").write_text("precious")
+    assert command(folder, "--run", run, "--out", tmp_path / "old.csv", "--overwrite") == 1
+    assert (tmp_path / "old.csv").read_text() == "precious"
 
 
 @pytest.mark.skipif(os.name == "nt" or os.uname().sysname == "Darwin", reason="names are text")
