@@ -35,12 +35,8 @@ def atomic_path(path: str | os.PathLike, *, size: int = 0, ending: str = "") -> 
     If the disk is full, the UserError names the `size` in bytes; some writers require an `ending`.
     """
     path = Path(path)
-    token = f"{os.getpid()}-{secrets.token_hex(4)}"
-    aside = path.with_name(f".{path.name}.{token}.tmp{ending}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    aside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp{ending}")
+    make_folder(path.parent)
     try:
         yield aside
         os.replace(aside, path)
@@ -85,10 +81,10 @@ def set_aside(path: Path, reason: object, remedy: str) -> None:
     try:
         os.replace(path, aside_of(path))
     except OSError as error:
-        raise UserError(
-            f"{path} is damaged ({reason}) and could not be set aside "
-            f"({error.strerror or error}). Delete it, then run this cell again."
-        ) from error
+        remedy = (
+            f"It could not be set aside ({error.strerror}): delete it, then run this cell again."
+        )
+        raise DamagedFile(path, reason, remedy) from error
     print(f"{path} is damaged ({reason}). It was set aside as {aside_of(path).name}. {remedy}")
 
 
@@ -111,7 +107,7 @@ def cannot_write(path: str | os.PathLike, error: OSError, size: int = 0) -> User
 
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write `text` as UTF-8 to `path` atomically."""
-    content = text.encode("utf-8")
+    content = text.encode()
     with atomic_open(path, size=len(content)) as file:
         file.write(content)
 
@@ -160,8 +156,7 @@ except ImportError:  # no locking on Windows
 def lock(path: str | os.PathLike, purpose: str) -> Iterator[None]:
     """Hold a lock (flock) during a block; if another process has it, print its purpose, and wait.
 
-    It ends with its process, even a killed one; do not nest it. Nothing is locked where its file
-    cannot be written.
+    A killed process frees it. Do not nest it. Nothing is locked where its file cannot be written.
     """
     path = Path(path)
     with contextlib.ExitStack() as stack:
@@ -180,19 +175,11 @@ def _acquire(file: FileIO, path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        print(f"{path.parent} is in use by {_holder(file)}. Waiting for it to finish; stop this "
-              "cell to give up.", flush=True)  # fmt: skip
+        file.seek(0)
+        holder = file.read().decode("utf-8", "replace") or "another notebook"
+        print(f"{path.parent} is in use by {holder}. Waiting for it to finish; stop this cell to "
+              "give up.", flush=True)  # fmt: skip
         fcntl.flock(file, fcntl.LOCK_EX)
     except OSError as error:  # some network drives support no locks
         print(f"NOTE: {path.parent} cannot be locked ({error.strerror}): do not run another "
               "notebook on it at the same time.")  # fmt: skip
-
-
-def _holder(file: FileIO) -> str:
-    for _ in range(20):  # it may be about to write its name, unless its disk is full
-        file.seek(0)
-        with contextlib.suppress(OSError):
-            if name := file.read().decode("utf-8", "replace"):
-                return name
-        time.sleep(0.05)
-    return "another notebook"

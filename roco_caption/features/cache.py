@@ -6,7 +6,6 @@ import json
 import shutil
 import time
 import zlib
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,30 +18,29 @@ from roco_caption import __version__
 from roco_caption.core.errors import DamagedFile, UserError
 from roco_caption.core.files import aside_of, atomic_open, remove_leftovers, set_aside
 from roco_caption.core.pickles import read_pickle, write_pickle
-from roco_caption.features.files import UNKNOWN, FileMark
+from roco_caption.features.files import FileMark
 from roco_caption.features.table import GRID_BLOCK, Features, LazyRows, concatenated, to_float16
 
 FLUSH_SECONDS = 5  # what a kill can cost
-EMPTY = np.empty((0, 0), np.float16)  # the features of no images
+NO_ROWS = np.empty((0, 0), np.float16)
 CHECKSUMS = "grid_crc32"  # the pickle's key of the checksums that `write_grid` returns
 
 
 class FeatureCache:
     """One pickle, and beside it a folder of parts that are not yet joined.
 
-    If `header`, of `describe`, names a grid, an .npy of its grids is written before each pickle.
+    If `header`, of `describe`, names a grid, an .npy of grids is written before each pickle.
     """
 
     def __init__(self, path: Path, header: dict[str, Any], precision: str = "float32") -> None:
         self.path, self.header = path, header | {"precision": precision}
         self.folder = path.with_suffix(".parts")
-        self.files: dict[str, FileMark] = {}  # of images whose features are reused
+        self.files: dict[str, FileMark] = {}  # of images that were encoded or looked for
         self._identity = json.dumps(header, sort_keys=True)
         self._clear()
 
     def _clear(self) -> None:
         self._ids: list[str] = []
-        self._marks: list[FileMark] = []
         self._arrays: list[list[np.ndarray]] = []
         self._skipped: dict[str, str] = {}
         self._flushed = time.monotonic()
@@ -56,22 +54,17 @@ class FeatureCache:
                     pieces.append(self._read(path, verify))
             except DamagedFile as error:
                 set_aside(path, error.why, "Its images are encoded again.")
-        if len(pieces) == 1:
-            return pieces[0]
+        if len(pieces) < 2:
+            return pieces[0] if pieces else Features([], NO_ROWS, self.header, {})
         features = concatenated(pieces, self.header)
-        pieces.clear()  # `drain` releases their arrays
-        rows = features.matrix
-        features.matrix = rows.values.drain(rows.rows) if rows else EMPTY
-        features.files = features.files if rows else np.empty((0, 3), np.int64)
+        features.matrix = features.matrix.values[features.matrix.rows]
         return features
 
     def add(
-        self, ids: list[str], *arrays: np.ndarray, skipped: dict[str, str] | None = None,
-        files: Sequence[FileMark] = (),
-    ) -> None:  # fmt: skip
+        self, ids: list[str], *arrays: np.ndarray, skipped: dict[str, str] | None = None
+    ) -> None:
         """Add features, grids if any, and {id: reason} for images without; flush in time."""
         self._ids += ids
-        self._marks += files or [UNKNOWN] * len(ids)
         self._skipped |= skipped or {}
         if arrays:
             self._arrays.append([to_float16(array) for array in arrays])
@@ -82,9 +75,8 @@ class FeatureCache:
         """Write what was added since the last part as a new part."""
         if self._ids or self._skipped:
             arrays: list[Any] = [np.concatenate(parts) for parts in zip(*self._arrays, strict=True)]
-            rows, *grids = arrays or [EMPTY]
+            rows, *grids = arrays or [NO_ROWS]
             part = Features(self._ids, rows, self.header, self._skipped, *grids)
-            part.files = np.array(self._marks, np.int64).reshape(-1, 3)
             self._write(self.folder / f"{time.time_ns()}.pkl", part)
         self._clear()
 
@@ -93,12 +85,10 @@ class FeatureCache:
         features = self.load(verify=True)
         versions = {"keras": keras.__version__, "roco_caption": __version__}
         features.encoder = features.encoder | versions
-        self._mark(features)
         remove_leftovers(self.path.with_suffix(".*"))  # .pkl and .npy
         checksums = self._write(self.path, features)
         if checksums is not None:
-            grids = GridFile(self.path.with_suffix(".npy"), checksums)
-            features.grid = LazyRows(grids, np.arange(len(features.ids)), identity=self._identity)
+            features.grid = self._grids(self.path.with_suffix(".npy"), checksums)
         shutil.rmtree(self.folder, ignore_errors=True)
         return features
 
@@ -110,15 +100,17 @@ class FeatureCache:
                 self._write(self.path, features, getattr(grids, "checksums", None))
 
     def _mark(self, features: Features) -> bool:
-        """Enter `self.files`; return whether any that were known have changed."""
+        """Enter `self.files`; return whether any were different."""
         before = features.files
         marks = [self.files.get(name, before[i]) for i, name in enumerate(features.ids)]
         features.files = np.array(marks, np.int64).reshape(-1, 3)
-        return bool((before != features.files)[before[:, 0] != UNKNOWN[0]].any())
+        return not np.array_equal(before, features.files)
 
     def _write(
         self, path: Path, features: Features, checksums: np.ndarray | None = None
     ) -> np.ndarray | None:
+        """Write features and, unless their checksums are given, grids; return the checksums."""
+        self._mark(features)
         value = {
             "encoder": features.encoder, "ids": features.ids, "features": features.matrix,
             "skipped": features.skipped, "files": features.files,
@@ -131,6 +123,10 @@ class FeatureCache:
         write_pickle(path, value, size=features.matrix.nbytes)
         return checksums
 
+    def _grids(self, path: Path, checksums: np.ndarray) -> LazyRows:
+        rows = np.arange(len(checksums))
+        return LazyRows(GridFile(path, checksums), rows, identity=self._identity)
+
     def _read(self, path: Path, verify: bool) -> Features:
         value = read_pickle(path)
         piece = _checked(value, path)
@@ -138,38 +134,41 @@ class FeatureCache:
         if "grid" not in self.header:
             return piece
         checksums = value.get(CHECKSUMS)
-        shape, kind = getattr(checksums, "shape", None), getattr(checksums, "dtype", None)
-        if (shape, kind) != ((len(piece.ids),), np.uint32):
+        if np.shape(checksums) != (len(piece.ids),):
             raise DamagedFile(path, "its grids have no checksums", "")
         grid_path = path.with_suffix(".npy")
         if not grid_path.exists() and aside_of(grid_path).exists():  # set aside by `GridFile`
             grid_path, verify = aside_of(grid_path), True
-        grids, rows = GridFile(grid_path, checksums), np.arange(len(piece.ids))
-        if verify and len(damaged := grids.damaged(rows)):
+        piece.grid = self._grids(grid_path, checksums)
+        if verify and len(damaged := piece.grid.values.damaged(piece.grid.rows)):
             print(f"{len(damaged):,} grids in {grid_path} are damaged; they are encoded again.")
-            rows = np.setdiff1d(rows, damaged)
-            ids = [piece.ids[row] for row in rows]
-            piece = replace(piece, ids=ids, matrix=piece.matrix[rows], files=piece.files[rows])
-        return replace(piece, grid=LazyRows(grids, rows, identity=self._identity))
+            rows = np.setdiff1d(piece.grid.rows, damaged)
+            ids, files, grid = (
+                [piece.ids[i] for i in rows],
+                piece.files[rows],
+                piece.grid.take(rows),
+            )
+            return replace(piece, ids=ids, matrix=piece.matrix[rows], files=files, grid=grid)
+        return piece
 
 
 def _checked(value: Any, path: Path) -> Features:
     try:
         ids, matrix, encoder, skipped = map(value.get, ("ids", "features", "encoder", "skipped"))
-        unknown = np.array([UNKNOWN] * len(ids), np.int64).reshape(-1, 3)
-        files = value.get("files", unknown)  # older caches do not have them
         valid = (
             (type(ids), type(encoder), type(skipped)) == (list, dict, dict)
             and all(isinstance(name, str) for name in ids)
             and len(set(ids)) == len(ids) == len(matrix)
             and (matrix.dtype, matrix.ndim) == (np.float16, 2)
-            and (files.dtype, files.shape) == (np.int64, unknown.shape)
         )
+        features = Features(ids, matrix, {"precision": "float32"} | encoder, skipped)
+        files = value.get("files", features.files)  # older caches do not have them
+        valid = valid and (files.dtype, files.shape) == (np.int64, features.files.shape)
     except (TypeError, AttributeError):
         valid = False
     if not valid:
         raise UserError(f"{path} is not a feature cache. Delete it, then run this cell again.")
-    return Features(ids, matrix, {"precision": "float32"} | encoder, skipped, files=files)
+    return replace(features, files=files)
 
 
 class GridFile:
@@ -182,10 +181,9 @@ class GridFile:
         self.path, self.checksums = path, checksums
         try:
             self._values = np.load(path, mmap_mode="r", allow_pickle=False)
-            if self._values.dtype != np.float16 or self._values.ndim != 3:
-                raise ValueError("it must hold float16 (images, cells, channels)")
-            if len(self._values) < len(checksums):
-                raise ValueError("it lacks grids")
+            kind = self._values.dtype, self._values.ndim
+            if kind != (np.float16, 3) or len(self._values) < len(checksums):
+                raise ValueError(f"it must hold float16 ({len(checksums)}, cells, channels)")
         except (OSError, ValueError, EOFError) as error:
             remedy = "Delete it and the pickle beside it, then run this cell again."
             raise DamagedFile(path, error, remedy) from error

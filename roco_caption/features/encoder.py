@@ -1,6 +1,5 @@
 """Image encoders from `keras.applications`; to add one, add a line to `ENCODERS`."""
 
-import hashlib
 import importlib
 import os
 from collections.abc import Sequence
@@ -67,9 +66,8 @@ def imagenet_weights(name: str) -> str:
     architecture = ENCODERS[name]
     file, digest = architecture.file, architecture.digest
     for path in attached(file):  # a data set attached on Kaggle works offline
-        with open(path, "rb") as stream:
-            if hashlib.file_digest(stream, architecture.algorithm).hexdigest() == digest:
-                return str(path)
+        if checksum(path, architecture.algorithm) == digest:
+            return str(path)
         print(f"{path} is ignored: its checksum differs from that of Keras' file.")
     base = "https://storage.googleapis.com/tensorflow/keras-applications"
     url = f"{os.environ.get('ROCO_WEIGHTS_SERVER', base)}/{architecture.module}/{file}"

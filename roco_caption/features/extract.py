@@ -38,11 +38,10 @@ def extract_features(
 ) -> Features:
     """Return the features of `images`, {id: file}, or more; encode only those not yet in `folder`.
 
-    The cache is one pickle per encoder, such as `vgg16-fc2-imagenet.pkl`; with grids another one,
-    and an .npy beside it. Finished parts are saved every few seconds, so a stopped run continues
-    where it was. Damaged files are set aside, their images encoded again. A second process waits.
-    Images whose files changed are encoded again; undecodable ones are tried again in each run.
-    Each precision has a file of its own, but one that has all images is used in any precision.
+    The cache is one pickle per encoder and precision, such as `vgg16-fc2-imagenet.pkl`; with grids
+    another one, and an .npy beside it. One that has all images is used in any precision. A stopped
+    run continues where it was; a second process waits. Images whose files or features changed are
+    encoded again; undecodable ones are tried again in each run.
 
     Args:
         encoder, weights, seed, precision, with_grid: as in `build_encoder`.
@@ -76,10 +75,10 @@ def extract_features(
         print(f"NOTE: {error}\nContinuing with RANDOM weights, which are fine for phantoms only.")
         options |= {"encoder": encoder, "weights": "random", "batch_size": batch_size}
         return extract_features(images, folder, precision=precision, **options)
-    # lets a captioner build the same encoder again
-    requested = {"weights": weights, "seed": seed}
-    precision = features.encoder["precision"]
-    features.encoder = header | {"precision": precision, "requested": requested}
+    features.encoder = header | {
+        "precision": features.encoder["precision"],
+        "requested": {"weights": weights, "seed": seed},  # a captioner builds it again with these
+    }
     return features
 
 
@@ -98,12 +97,10 @@ def _extract(
         if not cache.folder.exists():
             cache.remember(features)
             return features
-    models: list[Any] = []
     for _ in range(2):  # the second round is for what proves damaged when it is joined
         del features  # `join` reads them again
         if missing:
-            models = models or on_each_device(lambda: build(cache.header["precision"]))
-            _encode(models, {name: images[name] for name in missing}, cache, build, batch_size)
+            _encode({name: images[name] for name in missing}, cache, build, batch_size)
         features = cache.join()
         if not (missing := features.untried(images)):
             return features
@@ -131,7 +128,7 @@ def _most_complete(
 def _to_encode(images: dict[str, Path], cache: FeatureCache, features: Features) -> list[str]:
     """Return the ids of images that are new, changed, or decoded for the first time."""
     known = [name for name in images if name in features]
-    marks = features.files[features.places(known)].tolist() if known else []
+    marks = features.files[features.places(known)].tolist()
     present = present_marks(marks, [images[name] for name in known])
     cache.files = {name: mark for name, mark in zip(known, present, strict=True) if mark}
     changed = set(known) - set(cache.files)
@@ -140,7 +137,7 @@ def _to_encode(images: dict[str, Path], cache: FeatureCache, features: Features)
     skipped = {name: path for name, path in images.items() if name in features.skipped}
     reasons = undecodable(skipped, cache.header["image_size"])
     features.skipped |= reasons
-    missing = changed | (set(skipped) - set(reasons)) | set(features.untried(images))
+    missing = changed.union(set(skipped).difference(reasons), features.untried(images))
     return [name for name in images if name in missing]
 
 
@@ -155,12 +152,9 @@ def _left_out(count: int) -> str:
 
 
 def _encode(
-    models: Sequence[Any],
-    images: dict[str, Path],
-    cache: FeatureCache,
-    build: Callable[[str], Any],
-    batch_size: int,
+    images: dict[str, Path], cache: FeatureCache, build: Callable[[str], Any], batch_size: int
 ) -> None:
+    models = on_each_device(lambda: build(cache.header["precision"]))
     smaller = f"If that is not enough, give extract_features batch_size={max(1, batch_size // 2)}"
     remedy = f"{smaller}; what was encoded before is kept, and used."
     marks: dict[Any, FileMark] = {}
@@ -170,16 +164,15 @@ def _encode(
         marks[path] = file_mark(path)
         return read_image(path, size)
 
-    half = cache.header["precision"] != "float32"
-    options: dict[str, Any] = {"rescue": (lambda: build("float32")) if half else None, "read": read}
+    options: dict[str, Any] = {"rescue": lambda: build("float32"), "read": read}
     with (
         memory_for(f"encoding {batch_size} images at once", remedy),
         progress_bar(total=len(images), desc="encoding", unit="image", smoothing=0.05) as bar,
     ):
         try:
             for ids, arrays, skipped in encode_files(models, images, batch_size, **options):
-                files = [marks[images[name]] for name in ids]
-                cache.add(ids, *arrays, skipped=skipped, files=files)
+                cache.files |= {name: marks[images[name]] for name in ids}
+                cache.add(ids, *arrays, skipped=skipped)
                 bar.update(len(ids) + len(skipped))
                 made += len(ids)
         finally:
@@ -200,11 +193,9 @@ def on_each_device(build: Callable[[], Any]) -> list[Any]:
 
 def _devices() -> list[Any]:
     """Return a context per accelerator, such as Kaggle's two T4s; of a single one, Keras' own."""
-    if keras.backend.backend() in ("tensorflow", "jax"):
-        names = keras.distribution.list_devices()
-        if len(names) > 1:
-            return [keras.device(name) for name in names]
-    return [nullcontext()]
+    known = keras.backend.backend() in ("tensorflow", "jax")
+    names = keras.distribution.list_devices() if known else []
+    return [keras.device(name) for name in names] if len(names) > 1 else [nullcontext()]
 
 
 def encode_files(
@@ -219,8 +210,8 @@ def encode_files(
 
     Yields the ids of n images, in the order of `images` whatever the number of devices; each output
     of the encoder for them, float (n, ...), none if n is 0; and {id: reason} for undecodable files.
-    A batch with NaN or inf is encoded again by the float32 model that `rescue` builds, if any;
-    raises a UserError if there is still one. `reading` is as in `image_batches`.
+    A batch with NaN or inf is encoded again by the float32 model that `rescue` builds; raises a
+    UserError if there is still one. `reading` is as in `image_batches`.
     """
     ids, paths, size = list(images), list(images.values()), models[0].input_shape[1]
     batches = image_batches(paths, size=size, batch_size=batch_size, **reading)

@@ -3,22 +3,16 @@
 import os
 import zlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 FileMark = Sequence[int]  # size in bytes, time of change in ns, CRC-32
 UNKNOWN: FileMark = (-1, -1, -1)
-BLOCK = 64  # files per task
 
 
 def file_mark(path: str | os.PathLike) -> FileMark:
     """Return a file's mark, UNKNOWN if it cannot be read."""
-    try:
-        status = os.stat(path)
-        return status.st_size, status.st_mtime_ns, zlib.crc32(Path(path).read_bytes())
-    except OSError:
-        return UNKNOWN
+    return _present_mark(UNKNOWN, path) or UNKNOWN
 
 
 def present_marks(
@@ -26,16 +20,11 @@ def present_marks(
 ) -> list[FileMark | None]:
     """Return each file's present mark, None if its content is not that of the given mark.
 
-    Only files of the same size and another time are read. A file without a mark, or one that is
-    gone, counts as unchanged.
+    Files of the same size and time are not read. A file without a mark, or one that is gone, counts
+    as unchanged.
     """
-
-    def block(start: int) -> list[FileMark | None]:
-        places = slice(start, start + BLOCK)
-        return [_present_mark(*each) for each in zip(marks[places], paths[places], strict=True)]
-
-    with ThreadPoolExecutor(8) as pool:  # network drives answer slowly
-        return list(chain.from_iterable(pool.map(block, range(0, len(marks), BLOCK))))
+    with ThreadPool(8) as pool:  # network drives answer slowly
+        return pool.starmap(_present_mark, zip(marks, paths, strict=True), chunksize=64)
 
 
 def _present_mark(mark: FileMark, path: str | os.PathLike) -> FileMark | None:
@@ -46,7 +35,7 @@ def _present_mark(mark: FileMark, path: str | os.PathLike) -> FileMark | None:
             return mark
         if mark[0] not in (size, UNKNOWN[0]):
             return None
-        crc = zlib.crc32(Path(path).read_bytes()) if mark[0] == size else UNKNOWN[2]
+        crc = zlib.crc32(Path(path).read_bytes())
     except OSError:
         return mark
     return (size, time, crc) if mark[2] in (crc, UNKNOWN[2]) else None

@@ -1,29 +1,23 @@
 """Precomputed features and grids: FEATURES_FILE and GRID_FILE."""
 
 import os
-import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 
 from roco_caption.core.errors import UserError, first_line
 from roco_caption.core.pickles import checksum
+from roco_caption.data.tables import without_extension
 from roco_caption.features.shards import read_shards
-from roco_caption.features.table import (
-    SPREAD_SAMPLE,
-    Features,
-    LazyRows,
-    blocks,
-    sampled,
-    to_float16,
-)
+from roco_caption.features.table import Features, LazyRows, sampled, to_float16
 
 AXES = {"features": ("n", "d"), "grid": ("n", "cells", "channels"), "scale": ("channels",)}
 MAX_LOST = 1e-4  # of the features' variance, by rounding to half precision
-IMAGE_FILE = re.compile(r"\.(bmp|dcm|dicom|gif|jpe?g|p[bgnp]m|png|tiff?|webp)$", re.IGNORECASE)
+SAMPLE = 4096  # images that suffice to estimate how much features vary
 
 
 def read_named(
@@ -33,8 +27,7 @@ def read_named(
     try:
         with np.load(path, allow_pickle=False) as file:
             names = [str(name) for name in file["names"]]
-            keys = [required, *(key for key in optional if key in file)]
-            arrays = {key: file[key] for key in keys}
+            arrays = {key: file[key] for key in (required, *optional) if key in {required, *file}}
         if len(set(names)) != len(names):
             raise ValueError("`names` holds a name twice")
         _check_arrays(arrays, len(names))
@@ -49,15 +42,13 @@ def read_named(
 
 def _conversion(path: Path) -> str:
     """Return how to convert a pickle of {name: array (d,) or (1, d)}, "" for another file."""
-    with suppress(OSError), open(path, "rb") as file:
-        if file.read(1) == b"\x80":
-            return (
-                "It is a pickle, which may run any program. If it is yours, convert it:\n"
-                f"import pickle, numpy as np; d = pickle.load(open({str(path)!r}, 'rb')); "
-                f"np.savez({str(path.with_suffix('.npz'))!r}, names=list(d), "
-                "features=np.vstack(list(d.values())))"
-            )
-    return ""
+    if not path.is_file() or not path.read_bytes().startswith(b"\x80"):
+        return ""
+    return (
+        "It is a pickle, which may run any program. If it is yours, convert it:\n"
+        f"import pickle, numpy as np; d = pickle.load(open({str(path)!r}, 'rb')); np.savez("
+        f"{str(path.with_suffix('.npz'))!r}, names=list(d), features=np.vstack(list(d.values())))"
+    )
 
 
 def matched(names: Sequence[str], ids: Iterable[str], source: str) -> list[str]:
@@ -67,18 +58,17 @@ def matched(names: Sequence[str], ids: Iterable[str], source: str) -> list[str]:
     UserError, which names `source`, if a name means several images or several names mean one.
     """
     ids = set(ids)
-    by_stem: dict[str, list[str]] = {}
-    for image in ids.difference(names):
-        by_stem.setdefault(_parts(image)[0][-1], []).append(image)
+    by_stem = defaultdict(list)
+    for image in sorted(ids.difference(names)):
+        by_stem[_parts(image)[0][-1]].append(image)
     name_of: dict[str, str] = {}
     for name in names:
-        alike = by_stem.get(_parts(name)[0][-1], [])
-        fitting = [] if name in ids else [image for image in alike if _fits(name, image)]
-        image = fitting[0] if fitting else name
-        problem = f"both {name_of.get(image)!r} and {name!r} mean {image!r}"
-        if len(fitting) > 1:
-            problem = f"{name!r} may mean {' or '.join(map(repr, sorted(fitting)[:2]))}"
-        if len(fitting) > 1 or image in name_of:
+        alike = [] if name in ids else by_stem[_parts(name)[0][-1]]
+        image, *others = [image for image in alike if _fits(name, image)] or [name]
+        problem = f"{name!r} may mean {image!r} or {others[0]!r}" if others else ""
+        if image in name_of:
+            problem = f"both {name_of[image]!r} and {name!r} mean {image!r}"
+        if problem:
             raise UserError(f"{source}: {problem}. Use the images' ids as names.")
         name_of[image] = name
     return list(name_of)
@@ -93,22 +83,18 @@ def _fits(name: str, image: str) -> bool:
 
 def _parts(name: str) -> tuple[list[str], str]:
     """Return a name's folders with its stem, and its extension if it is an image's, else ""."""
-    path = name.replace("\\", "/")
-    match = IMAGE_FILE.search(path)
-    end = match[0].lower() if match else ""
-    return path.removesuffix(match[0] if match else "").split("/"), end
+    path = normalize("NFC", name.replace("\\", "/"))
+    stem = without_extension(path)
+    return stem.split("/"), path.removeprefix(stem).lower()
 
 
 def _check_arrays(arrays: dict[str, np.ndarray], count: int) -> None:
-    sizes = {"n": count}
+    sizes, largest = {"n": count}, np.finfo(np.float32).max
     for key, array in arrays.items():
-        axes = AXES[key]
-        sizes = dict(zip(axes, array.shape, strict=False)) | sizes
-        if array.shape != tuple(map(sizes.get, axes)):
-            raise ValueError(
-                f"`{key}` must be ({', '.join(axes)}), {count} names, not {array.shape}"
-            )
-        largest = np.finfo(np.float32).max
+        axes = ", ".join(AXES[key])
+        sizes = dict(zip(AXES[key], array.shape, strict=False)) | sizes
+        if array.shape != tuple(map(sizes.get, AXES[key])):
+            raise ValueError(f"`{key}` must be ({axes}), {count} names, not {array.shape}")
         if not -largest <= array.min(initial=0) <= array.max(initial=0) <= largest:
             raise ValueError(f"`{key}` contains NaN, inf or numbers beyond single precision")
 
@@ -139,7 +125,7 @@ def _read_features(path: str | os.PathLike, with_grid: bool) -> Features:
     if Path(path).is_dir():
         features = read_shards(path)
         print(f"Features of {len(features.ids):,} images read from the shards in {path}")
-        return replace(features, matrix=features.matrix.values.drain(features.matrix.rows))
+        return replace(features, matrix=features.matrix.values[features.matrix.rows])
     grids = ("grid", "scale") if with_grid else ()
     names, arrays = read_named(path, "FEATURES_FILE", "features", grids)
     matrix, identity = compact(arrays["features"]), f"sha256 {checksum(path)}"
@@ -164,8 +150,7 @@ def side_by_side(parts: Sequence[Features]) -> Features:
     ids = [name for name in first.ids if all(name in part for part in others)]
     if not ids:
         raise UserError(f"No image has features in all of {', '.join(names)}. Compare their ids.")
-    matrices = [part.select(ids) for part in parts]
-    sample = sampled(len(ids), SPREAD_SAMPLE)
+    matrices, sample = [part.select(ids) for part in parts], sampled(len(ids), SAMPLE)
     variances = [float(m[sample].astype(np.float64).var(axis=0).sum()) for m in matrices]
     for i in range(1, len(parts)):
         factor = np.float32((variances[0] / (variances[i] or 1)) ** 0.5)
@@ -173,28 +158,24 @@ def side_by_side(parts: Sequence[Features]) -> Features:
     weights = "; ".join(part.encoder["weights"] for part in parts)
     encoder = {"name": "+".join(names), "layer": "given", "weights": weights}
     left_out = {name: "not in every file of FEATURES_FILE" for name in set(first.ids) - set(ids)}
-    grid = None if first.grid is None else first.select_grid(ids)
+    grid = first.grid and first.select_grid(ids)
     return Features(ids, np.hstack(matrices), encoder, first.skipped | left_out, grid)
 
 
 def compact(rows: np.ndarray) -> np.ndarray:
     """Return rows (n, d) in half precision, or in float32 if that would blur their differences."""
     rows = np.asarray(rows, np.float32)
-    half, centre = to_float16(rows), rows.sum(axis=0, dtype=np.float64) / max(len(rows), 1)
-    lost = varied = 0.0
-    for places in blocks(np.arange(len(rows))):
-        block = rows[places].astype(np.float64)
-        lost += np.square(block - half[places]).sum()
-        varied += np.square(block - centre).sum()
-    return half if lost <= MAX_LOST * varied else rows
+    half, sample = to_float16(rows), sampled(len(rows), SAMPLE)
+    exact = rows[sample].astype(np.float64)
+    varied = np.square(exact - exact.sum(axis=0) / max(len(exact), 1)).sum()
+    return half if np.square(exact - half[sample]).sum() <= MAX_LOST * varied else rows
 
 
 def with_grid_file(features: Features, path: str | os.PathLike) -> Features:
     """Add the grids of `read_grid_file`, and leave out images that have none."""
     path = Path(path).expanduser()
     names, grid = read_grid_file(path)
-    names = matched(names, features.ids, f"GRID_FILE {path}")
-    row = {name: i for i, name in enumerate(names)}
+    row = {name: i for i, name in enumerate(matched(names, features.ids, f"GRID_FILE {path}"))}
     ids = [name for name in features.ids if name in row]
     left_out = {name: "not in GRID_FILE" for name in features.ids if name not in row}
     grid = grid.take(np.array([row[name] for name in ids], np.int64))

@@ -67,17 +67,15 @@ def read_shards(
     with ThreadPoolExecutor(16) as pool:  # object stores answer slowly
         opened = list(pool.map(lambda path: _opened(fs, path, mend), paths))
     shards = {path: shard for path, shard in zip(paths, opened, strict=True) if shard}
-    expected = encoder or next((shard.encoder for shard in shards.values()), {})
+    expected = next((shard.encoder for shard in shards.values()), {}) | (encoder or {})
+    if len({shard.encoder.get("precision") for shard in shards.values()}) > 1:  # machines differed
+        expected.pop("precision", None)
     fixed = {k: v for k, v in expected.items() if k not in ("precision", "requested")}
     encoded = {name for shard in shards.values() for name in shard.ids}
     for path, shard in shards.items():
         shard.require_encoder(path, fixed, "Choose another folder")
         # another shard may have what could not be decoded at first
         shard.skipped = {k: why for k, why in shard.skipped.items() if k not in encoded}
-    precisions = {shard.encoder.get("precision") for shard in shards.values()} - {None}
-    expected = {k: v for k, v in expected.items() if k != "precision"}
-    if len(precisions) == 1:  # else machines differed
-        expected["precision"] = precisions.pop()
     return concatenated(list(shards.values()), expected)
 
 
@@ -88,8 +86,7 @@ def _opened(fs: Any, path: str, mend: bool) -> Features | None:
     local = is_local(fs)
     try:
         with pa.memory_map(path) if local else fs.open(path, block_size=1 << 16) as source:
-            ids_only = pa.ipc.IpcReadOptions(included_fields=[0])  # as little as can be fetched
-            options = pa.ipc.IpcReadOptions() if local else ids_only
+            options = pa.ipc.IpcReadOptions(included_fields=None if local else [0])  # only the ids
             table = pa.ipc.open_file(source, options=options).read_all()
         notes = json.loads(table.schema.metadata[KEY])
         arrays: dict[str, Any] = {}

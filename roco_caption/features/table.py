@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -14,9 +14,9 @@ import pandas as pd
 
 from roco_caption.core.errors import UserError
 from roco_caption.data.folder import cases_of
+from roco_caption.features.files import UNKNOWN
 
 Frames = dict[str, pd.DataFrame]  # {split: DataFrame[id, image, caption]}
-SPREAD_SAMPLE = 4096  # images that suffice to estimate how much features vary
 GRID_BLOCK = 256  # grids in memory at once: 13 MB of VGG16's
 
 
@@ -29,10 +29,12 @@ class Features:
     encoder: dict[str, Any]  # as `describe` returns it
     skipped: dict[str, str]  # {id: reason} for images that could not be decoded
     grid: LazyRows | None = None  # (n, cells, channels) of the same images
-    files: Any = None  # int64 (n, 3) of `file_mark`, if known: the images' files
+    files: Any = None  # the images' files, int64 (n, 3) of `file_mark`
 
     def __post_init__(self) -> None:
         self._row = {name: i for i, name in enumerate(self.ids)}
+        if self.files is None:
+            self.files = np.full((len(self.ids), 3), UNKNOWN, np.int64)
 
     def __contains__(self, name: str) -> bool:
         return name in self._row
@@ -56,9 +58,8 @@ class Features:
         return self.matrix[self.places(ids)]
 
     def select_rows(self, ids: Sequence[str]) -> LazyRows:
-        """Return as `LazyRows` what `select` returns."""
-        rows, lazy = self.places(ids), isinstance(self.matrix, LazyRows)
-        return self.matrix.take(rows) if lazy else LazyRows(self.matrix, rows)
+        """Return what `select` returns, without reading it, if the matrix is `LazyRows`."""
+        return self.matrix.take(self.places(ids))
 
     def select_grid(self, ids: Sequence[str]) -> LazyRows:
         """Return the grids of these images in this order, without reading them."""
@@ -104,9 +105,8 @@ class LazyRows:
 
     def mean(self, axis: int = 0, keepdims: bool = True) -> np.ndarray:
         """Return the average row, float32 (1, ...), reading block by block."""
-        starts = range(0, len(self), GRID_BLOCK)
-        sums = (self[i : i + GRID_BLOCK].sum(axis=0, keepdims=True) for i in starts)
-        return sum(sums) / len(self)
+        blocks = (self[i : i + GRID_BLOCK] for i in range(0, len(self), GRID_BLOCK))
+        return sum(block.sum(axis=0, keepdims=True) for block in blocks) / len(self)
 
     def digest(self) -> bytes:
         """Return a digest of the rows' checksums where they have some, else of their identity."""
@@ -138,16 +138,6 @@ class Stacked:
             rows[mask] = array[places[mask] - start]
         return rows
 
-    def drain(self, rows: np.ndarray) -> np.ndarray:
-        """Return these rows, and release each array once it is copied: memory for one is enough."""
-        values = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        for i, end in enumerate(self.ends):
-            start = end - len(self.arrays[i])
-            for places in blocks(np.flatnonzero((start <= rows) & (rows < end))):
-                values[places] = self.arrays[i][rows[places] - start]
-            self.arrays[i] = np.empty(0)
-        return values
-
 
 def concatenated(parts: Sequence[Features], encoder: dict[str, Any]) -> Features:
     """Concatenate features of one encoder without reading them; of an id in several, the last."""
@@ -172,8 +162,7 @@ def concatenated(parts: Sequence[Features], encoder: dict[str, Any]) -> Features
 
     matrix = lazy("features", [part.matrix for part in parts])
     grid = lazy("grid", [part.grid for part in parts])
-    known = bool(parts) and all(part.files is not None for part in parts)
-    files = np.concatenate([part.files for part in parts])[rows] if known else None
+    files = np.concatenate([part.files for part in parts])[rows] if parts else None
     return Features(list(row), matrix, encoder, skipped, grid, files)
 
 
@@ -186,11 +175,6 @@ def to_float16(rows: np.ndarray) -> np.ndarray:
     """Return the values in half precision, clipped to its range."""
     limit = np.finfo(np.float16).max
     return np.clip(np.asarray(rows, np.float32), -limit, limit).astype(np.float16)
-
-
-def blocks(places: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield `places` in blocks of GRID_BLOCK."""
-    return (places[i : i + GRID_BLOCK] for i in range(0, len(places), GRID_BLOCK))
 
 
 def arrays_of(features: Any) -> tuple[Any, ...]:
@@ -208,8 +192,7 @@ class Inputs:
     """What the decoder sees of each image, by split."""
 
     frames: Frames  # of the images that have features
-    # {split: float16 (n, d), or with attention a pair of it and the grids (n, cells, channels)}
-    features: dict[str, Any]
+    features: dict[str, Any]  # {split: (n, d), or with attention also grids (n, cells, channels)}
     encoder: dict[str, Any]  # as in `Features`
     missing: list[str]  # one line per image without features: its id and the reason
 
@@ -251,10 +234,8 @@ def select_inputs(
     arrays: dict[str, Any] = {}
     for split, frame in frames.items():
         mask = frame.id.isin(features.ids)
-        missing += [
-            f"{name}: {features.skipped.get(name, 'not among the features')}"
-            for name in frame.id[~mask].unique()
-        ]
+        for name in frame.id[~mask].unique():
+            missing.append(f"{name}: {features.skipped.get(name, 'not among the features')}")
         if not mask.any():
             raise UserError(
                 f"No image of the {split} split has features ({'; '.join(missing[-1:])}). Check "

@@ -40,7 +40,7 @@ def test_leftovers_of_killed_processes_are_removed_and_nothing_else(tmp_path):
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     for write in (lambda path: write_json(path, 1), make_folder):
-        with pytest.raises(UserError, match=r"file/below could not .*Choose a writable folder"):
+        with pytest.raises(UserError, match=r"file(/below)? could not .*Choose a writable"):
             write(tmp_path / "file" / "below")
 
 

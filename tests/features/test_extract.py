@@ -187,7 +187,7 @@ def test_a_cache_of_another_encoder_is_refused_with_the_reason(tmp_path, tiny):
         *(
             {"encoder": {}, "ids": ["a"], "features": np.zeros((1, 3), np.float16), "skipped": {}}
             | {"files": files}
-            for files in ([1], None, np.zeros((1, 3)), np.zeros((2, 3), np.int64))
+            for files in ([1], 7, np.zeros((1, 3)), np.zeros((2, 3), np.int64))
         ),
     ],
 )

@@ -24,6 +24,7 @@ from roco_caption.search.captioner import Captioner
 from roco_caption.training.loop import CaptionData, train
 
 ENCODER = {"name": "vgg16", "layer": "fc2", "weights": "random seed 0"}
+ASKED = {"weights": "random", "seed": 0}
 
 
 def some(n: int, seed: int) -> list[np.ndarray]:
@@ -233,7 +234,7 @@ def test_two_images_of_one_id_are_refused(tmp_path):
 
 def test_a_captioner_is_trained_from_shards(tmp_path, capsys):
     ids = [f"image{i:02d}" for i in range(60)]
-    write_shard(str(tmp_path / "shards"), ids, some(60, 0), ENCODER | {"requested": {}}, {})
+    write_shard(str(tmp_path / "shards"), ids, some(60, 0), ENCODER | {"requested": ASKED}, {})
     words = [f"chest film number {i % 3} of many" for i in range(60)]
     splits = ["train"] * 50 + ["validation"] * 10
     table = pd.DataFrame({"id": ids, "caption": words, "split": splits})
