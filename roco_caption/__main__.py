@@ -61,7 +61,7 @@ def _caption(options: argparse.Namespace) -> int:
                 out, mode="a" if done else "w", header=not done, index=False, float_format="%.5f",
                 encoding="utf-8-sig", errors="backslashreplace",
             )  # fmt: skip
-            done, failed = done + len(table), failed + int(table.error.count())
+            done, failed = done + len(table), failed + int((table.caption.fillna("") == "").sum())
     except OSError as error:
         raise cannot_write(out, error) from error
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from decimal import Decimal
 
@@ -182,9 +183,14 @@ def slips(references: Sequence[str | Sequence[str]], hypotheses: Sequence[str]) 
     "modality": both captions name one, but not the same. "side": one says only left, the other only
     right. "negation": the hypothesis asserts a word that the reference only rules out. "number": it
     has a number that no reference has. One reference that supports the hypothesis is enough.
+    NaN where no reference names a modality or a side, as in other languages than English.
     """
     rows = [_slips_of(*pair) for pair in zip(references, hypotheses, strict=True)]
-    return pd.DataFrame(rows).mean().rename("slips")
+    shares = pd.DataFrame(rows).mean().rename("slips")
+    texts = [text for each in references for text in ([each] if isinstance(each, str) else each)]
+    shares["modality"] = shares["modality"] if any(map(modality_of, texts)) else math.nan
+    shares["side"] = shares["side"] if any(map(_sides, texts)) else math.nan
+    return shares
 
 
 def _slips_of(references: str | Sequence[str], hypothesis: str) -> dict[str, bool]:

@@ -160,7 +160,8 @@ def gain_in_words(table: pd.DataFrame, other: str) -> str:
         return f"CIDEr is {score:.3f}, and 0 with the images shuffled."
     said = f"CIDEr is {score / baseline:.1f} times what it is with the images shuffled."
     if table.p_vs_first[other] > 0.05:
-        said += "\nWARNING: that may be chance: these captions hardly depend on their images."
+        said += "\nWARNING: that may be chance: these captions hardly depend on their images, or "
+        said += "there are too few test cases to tell."
     return said
 
 

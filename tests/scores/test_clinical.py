@@ -162,6 +162,12 @@ def test_a_slip_is_supported_by_no_reference(slip, references, hypothesis, is_on
     assert share(references, hypothesis, slip) == is_one
 
 
+def test_what_no_reference_names_is_not_assessed():
+    rates = slips(["Läsion links", "Thorax"], ["Läsion rechts", "Right CT"])
+    assert rates.isna()[["modality", "side"]].all() and rates["number"] == 0
+    assert slips([["CT left"], ["MRI"]], ["CT right", "CT"]).tolist()[:2] == [0.5, 0.5]
+
+
 def test_slips_are_shares_of_all_captions():
     rates = slips(["Chest CT", "Chest CT", "", "Left knee"], ["x-ray", "CT", "", "right knee"])
     assert (rates["modality"], rates["side"], rates["number"]) == (0.25, 0.25, 0)
