@@ -41,8 +41,8 @@ def read_image(image: ImageLike, size: int = 224) -> np.ndarray:
 def read_with_note(image: ImageLike, size: int = 224) -> tuple[np.ndarray, str]:
     """Also return how a DICOM file was rendered, as "DICOM CT, window 40 ± 200", else ""."""
     if isinstance(image, ImageFile.ImageFile) and image.format in FORMATS and not image.tell():
-        if image.tile and image.filename:  # not decoded by Pillow yet
-            image = os.fsdecode(image.filename)
+        # not decoded by Pillow yet
+        image = os.fsdecode(image.filename) if image.tile and image.filename else image
     name = "The given image" if isinstance(image, Image.Image | np.ndarray) else str(image)
     note = ""
     try:
