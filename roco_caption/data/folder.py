@@ -29,11 +29,8 @@ WORDS = {
 def tables_in(folder: Path) -> list[Path]:
     """Return the files in a folder, or up to two folders below, that may be tables."""
     paths = (path for level in ("*", "*/*", "*/*/*") for path in sorted(folder.glob(level)))
-    return [
-        path for path in paths
-        if path.suffix.lower() in READERS and path.is_file()
-        and not HIDDEN.search(path.relative_to(folder).as_posix())
-    ]  # fmt: skip
+    named = [path for path in paths if path.suffix.lower() in READERS and path.is_file()]
+    return [path for path in named if not HIDDEN.search(path.relative_to(folder).as_posix())]
 
 
 def _is_image(path: Path) -> bool:
@@ -43,18 +40,13 @@ def _is_image(path: Path) -> bool:
 
 
 def read_folder(folder: Path, columns: str = "") -> pd.DataFrame:
-    """Read the one table in a folder that names its images.
-
-    Returns:
-        As `list_rows`, with `split`, "" where the table does not say it.
-    """
+    """Return `list_rows` of the one table in a folder that names its images, with `split` or ""."""
     paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
     files = [name for name in paths if not HIDDEN.search(name) and _is_image(paths[name])]
     table = _best_table(folder, files, columns)
     print(table)
     rows = list_rows(table, folder, files)
-    unlisted = len(set(files) - set(rows.file))
-    if unlisted:
+    if unlisted := len(set(files) - set(rows.file)):
         print(f"{unlisted:,} of the {len(files):,} images have no row in the table.")
     rows["split"] = _known_splits(table, rows)
     return rows
@@ -86,12 +78,11 @@ def _best_table(folder: Path, files: list[str], columns: str) -> Table:
 
 
 def list_rows(table: Table, folder: Path, files: list[str]) -> pd.DataFrame:
-    """Return what a table says of the `files` in `folder`, one row per row of it.
+    """Return DataFrame[file, image, caption, reason], one row per row of a table.
 
-    Returns:
-        DataFrame[file, image, caption, reason]: the file, relative and as a path; the caption in
-        one line; and why the row is left out, or "". And `case`, if a column names the patients.
-        Raises a UserError if all rows are left out.
+    They are one of `files`, which are in `folder`, and its path; the caption in one line; and why
+    the row is left out, or "". And `case`, if a column names the patients. Raises a UserError if
+    all rows are left out.
     """
     names = table.rows[table.roles["image"][0]]
     found = match_files(names, files)
@@ -185,8 +176,8 @@ def complete_splits(rows: pd.DataFrame, seed: int) -> pd.Series:
     sizes = cases.value_counts()
     if len(sizes) <= len(missing):
         raise UserError(
-            f"{len(sizes)} {unit}s are too few to train on{' and to hold out ' if missing else ''}"
-            f"{' and '.join(missing)}. Give {len(missing) + 1} at least, or name their split."
+            f"{len(sizes)} {unit}s are too few to train on and to hold out images for test and "
+            f"validation. Give {len(missing) + 1} at least, or name their split."
         )
     if not missing:
         return split

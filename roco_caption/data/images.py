@@ -40,9 +40,9 @@ def read_image(image: ImageLike, size: int = 224) -> np.ndarray:
 
 def read_with_note(image: ImageLike, size: int = 224) -> tuple[np.ndarray, str]:
     """Also return how a DICOM file was rendered, as "DICOM CT, window 40 ± 200", else ""."""
-    lazy = isinstance(image, ImageFile.ImageFile) and image.format in FORMATS
-    if lazy and image.tile and image.filename and not image.tell():  # type: ignore[union-attr]
-        image = os.fsdecode(image.filename)  # type: ignore[union-attr]  # not decoded yet
+    if isinstance(image, ImageFile.ImageFile) and image.format in FORMATS and not image.tell():
+        # not decoded by Pillow yet
+        image = os.fsdecode(image.filename) if image.tile and image.filename else image
     name = "The given image" if isinstance(image, Image.Image | np.ndarray) else str(image)
     note = ""
     try:

@@ -33,8 +33,8 @@ def to_uint8(values: np.ndarray, low: float, high: float) -> np.ndarray:
 def colour_to_uint8(values: np.ndarray) -> np.ndarray:
     """Scale RGB or RGBA values, uint16 or float32 (height, width, 3 or 4), to uint8.
 
-    The full range is 65535, for floats the least of 1, 255 and 65535 that holds all values. Colours
-    that reach its upper half are scaled by it; others, such as 12 bits of 16, by their own limits.
+    Colours that reach the upper half of the full range (65535, of floats 1, 255 or 65535) are
+    scaled by it; others, such as 12 bits of 16, by their own limits.
     """
     colour, alpha = np.ascontiguousarray(values[..., :3]), values[..., 3:]
     visible = (alpha > 0).all(axis=-1)

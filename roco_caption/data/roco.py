@@ -81,21 +81,20 @@ def _given(data_dir: str) -> Source:
 
 
 def _attached() -> Source:
-    root = _containing_all_data(machine.KAGGLE_INPUT)
-    if root is None:
-        raise UserError(
-            f"No ROCO under {machine.KAGGLE_INPUT}. Attach it (Add Input, search for "
-            "'virajbagal/roco-dataset') and run this cell again; or set DATA_SOURCE to 'kaggle' "
-            "(downloads 6.2 GB, internet on) or to 'phantoms' (a small synthetic set)."
-        )
-    return Source(root, "roco", f"Chosen because this notebook has it attached. {OTHERWISE}")
+    if root := _containing_all_data(machine.KAGGLE_INPUT):
+        return Source(root, "roco", f"Chosen because this notebook has it attached. {OTHERWISE}")
+    raise UserError(
+        f"No ROCO under {machine.KAGGLE_INPUT}. Attach it (Add Input, search for "
+        "'virajbagal/roco-dataset') and run this cell again; or set DATA_SOURCE to 'kaggle' "
+        "(downloads 6.2 GB, internet on) or to 'phantoms' (a small synthetic set)."
+    )
 
 
 def _containing_all_data(top: Path) -> Path | None:
     """Return the nearest folder at or below `top` that contains `all_data/train/radiology`."""
-    patterns = ["*/" * level + "all_data/train/radiology" for level in range(4)]
-    paths = (path for pattern in patterns for path in sorted(top.glob(pattern)) if path.is_dir())
-    return next((path.parents[2] for path in paths), None)
+    patterns = ["*/" * level + f"{TREE}/train/radiology" for level in range(4)]
+    paths = (path for pattern in patterns for path in sorted(top.glob(pattern)))
+    return next((path.parents[2] for path in paths if path.is_dir()), None)
 
 
 def read_dataset(
@@ -104,13 +103,10 @@ def read_dataset(
     """Read the captions of ROCO's layout, or else of a folder as `read_folder` takes it.
 
     `limit` takes the first images of each split, 0 all; `seed` is that of `complete_splits`.
-
-    Returns:
-        {split: DataFrame[id, image, caption]}: the id of `image_ids`, the image's path, and the
-        caption in one line. If an image has several captions, train and validation have a row for
-        each, test has the first, and a column `references` lists all; `case` is the patient if
-        the table names one. And a table with one row per split: how many images are listed, used,
-        and left out for which reason, and how many captions they have if that differs.
+    Returns {split: DataFrame[id, image, caption]}, and `case` if the table names patients. Of an
+    image with several captions, train and validation have a row for each, test has the first, and
+    `references` lists all. And a table with one row per split: how many images are listed, used,
+    and left out for which reason, and how many captions they have if that differs.
     """
     root = Path(root)
     if (root / TREE).is_dir():

@@ -49,7 +49,7 @@ class Table:
     how: str  # it was read, such as "separator ';', encoding cp1252"
     rows: pd.DataFrame  # str, one row per caption
     roles: dict[str, list[str]]  # "image": columns that may name it; the others: the column, if any
-    misfits: pd.Series  # int, the line of a row that has more fields than the header, else 0
+    misfits: pd.Series  # int, as in MISFIT
 
     def __str__(self) -> str:
         used = {role: columns[0] for role, columns in self.roles.items() if columns}
@@ -58,13 +58,18 @@ class Table:
 
 
 def read_table(path: Path, columns: str = "") -> Table:
-    """Read a table by its extension, one of `READERS`; nothing in it is executed.
+    """Read a table by its extension, one of `READERS`; lists of captions become a row each.
 
     `columns` names columns as in "image=scan, caption=befund"; the others are found by `USUAL`.
-    Lists of captions become a row each. Raises a UserError if the file is not such a table, or has
-    no column for images or captions.
+    Raises a UserError if the file is not such a table, or has no column for images or captions.
     """
-    named = _named(columns)
+    pairs = [pair.partition("=") for pair in columns.split(",") if pair.strip()]
+    named = {role.strip().lower(): column.strip() for role, _, column in pairs}
+    if not set(named) <= set(USUAL) or not all(named.values()):
+        raise UserError(
+            f"COLUMNS must be like 'image=scan, caption=report', of {', '.join(USUAL)}; "
+            f"got {columns!r}."
+        )
     try:
         rows, how = READERS[path.suffix.lower()](path, named)
         rows.columns = [str(column).strip() for column in rows.columns]
@@ -89,30 +94,21 @@ def read_table(path: Path, columns: str = "") -> Table:
     return Table(path, how, rows, roles, misfits)
 
 
-def _named(columns: str) -> dict[str, str]:
-    pairs = [pair.partition("=") for pair in columns.split(",") if pair.strip()]
-    named = {role.strip().lower(): column.strip() for role, _, column in pairs}
-    if not set(named) <= set(USUAL) or not all(named.values()):
-        raise UserError(
-            f"COLUMNS must be like 'image=scan, caption=report', of {', '.join(USUAL)}; "
-            f"got {columns!r}."
-        )
-    return named
-
-
 def find_columns(header: Sequence[str], named: dict[str, str]) -> dict[str, list[str]]:
     """Return for each role the columns that may have it, the best first; of most roles only one."""
-    plain = {re.sub(r"[\W_]", "", c).casefold(): c for c in reversed(header)}
-    roles: dict[str, list[str]] = {}
+    columns = {_plain(column): column for column in reversed(header)}
+    taken = set(map(_plain, named.values()))
+    roles = {}
     for role, usual in USUAL.items():
-        if wanted := named.get(role):
-            found = [column for column in header if column.casefold() == wanted.casefold()]
-            found.sort(key=lambda column: column != wanted)
-        else:
-            found = [plain[name] for name in usual.split() if name in plain]
-            found = [column for column in found if column not in named.values()]
+        free = [name for name in usual.split() if name not in taken]
+        names = [_plain(named[role])] if role in named else free
+        found = [columns[name] for name in names if name in columns]
         roles[role] = found if role == "image" else found[:1]
     return roles
+
+
+def _plain(column: str) -> str:
+    return re.sub(r"[\W_]", "", column).casefold()
 
 
 def _recognised(header: Sequence[str], named: dict[str, str]) -> int:
@@ -141,8 +137,8 @@ def decode(path: Path) -> tuple[str, str]:
     encoding = _detected(b"".join(odd))
     if len(odd) >= sum(not line.isascii() for line in lines) / 2:
         return content.decode(encoding), encoding
-    parts = zip(lines, valid, strict=True)
-    text = "".join(line.decode("utf-8" if is_utf8 else encoding) for line, is_utf8 in parts)
+    encodings = ["utf-8" if is_utf8 else encoding for is_utf8 in valid]
+    text = "".join(map(bytes.decode, lines, encodings))
     return text.removeprefix("\ufeff"), f"UTF-8, but {len(odd)} lines {encoding}"
 
 
@@ -161,21 +157,18 @@ def _read_text(path: Path, named: dict[str, str]) -> tuple[pd.DataFrame, str]:
     file = io.StringIO(f"{text}\n{END}", newline=None)
     lines = (line for line in file if line.strip() and not line.startswith(HINT))
     first = next(lines).removesuffix(END)
-    headers = {
-        separator: [c.strip() for c in next(csv.reader([first], delimiter=separator))]
-        for separator in ",;\t|"
-    }
-    separator = max(headers, key=lambda s: (_recognised(headers[s], named), len(headers[s])))
-    header = headers[separator]
-    while header and not header[-1]:
-        header.pop()
-    width, caption_last = len(header), find_columns(header, named)["caption"] == header[-1:]
+    cells = {separator: next(csv.reader([first], delimiter=separator)) for separator in ",;\t|"}
+    separator = max(cells, key=lambda s: (_recognised(cells[s], named), len(cells[s])))
     file.seek(0)
     spaced = f'{separator} "' in first  # quotes after a space are quotes
     reader = csv.reader(file, delimiter=separator, skipinitialspace=spaced)
     numbered = [(reader.line_num, row) for row in reader if row and not row[0].startswith(HINT)]
+    header = [column.strip() for column in numbered[0][1] if column != END]
     if numbered.pop()[1] != [END]:
         raise ValueError("a quote is never closed")
+    while header and not header[-1]:
+        header.pop()
+    width, caption_last = len(header), find_columns(header, named)["caption"] == header[-1:]
     rows = []
     for line, row in numbered[1:]:
         misfit = any(cell.strip() for cell in row[width:])

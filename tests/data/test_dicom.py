@@ -260,6 +260,27 @@ def test_palettes_of_8_bits_whatever_is_declared(tmp_path, entries, declared):
     assert is_the_ramp(path) == "DICOM CT, in colour"
 
 
+@pytest.mark.parametrize("groups", [1, 3])
+def test_a_shared_window_and_a_rescaling_per_frame(tmp_path, groups):
+    center = 2048 if groups == 1 else 1500  # frame 2 has no group of its own, or one
+    shared = item(FrameVOILUTSequence=[item(WindowCenter=center, WindowWidth=4096)])
+    rescaled = [item(RescaleSlope=1, RescaleIntercept=i) for i in (0, -548, 0)]
+    each = [item(PixelValueTransformationSequence=[rescale]) for rescale in rescaled]
+    is_the_ramp(write_dicom(
+        tmp_path / "a", np.stack([DEEP] * 3), SharedFunctionalGroupsSequence=[shared],
+        PerFrameFunctionalGroupsSequence=each[:groups],
+    ))  # fmt: skip
+
+
+def test_a_palette_that_begins_at_a_later_value(tmp_path):
+    palette = {}
+    for name in ("Red", "Green", "Blue"):
+        palette[f"{name}PaletteColorLookupTableDescriptor"] = [256, 16, 8]
+        palette[f"{name}PaletteColorLookupTableData"] = np.arange(256, dtype=np.uint8).tobytes()
+    palette["PhotometricInterpretation"] = "PALETTE COLOR"
+    is_the_ramp(write_dicom(tmp_path / "a", WIDE + 16, **palette))
+
+
 def test_a_dark_picture_of_a_palette_stays_dark(tmp_path):
     palette = {}
     for name in ("Red", "Green", "Blue"):

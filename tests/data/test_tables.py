@@ -67,6 +67,9 @@ def test_one_foreign_line_does_not_spoil_a_table_in_utf8(tmp_path):
         ("caption,image\none,a.png\n", "a.png|one"),
         ("\tname\tcaption\n0\ta.png\tone\n", "a.png|one"),
         ("name,caption\ra.png,one\r", "a.png|one"),
+        ('name,"caption"," of\nwhat"\na.png,one,x\n', "a.png|one"),
+        ("image_path,label,caption\na.png,3,left, right\n\n", "a.png|left, right"),
+        ("sep=\t\nFILE NAME\tFINDINGS\na.png\t5 µm; 3,5\n", "a.png|5 µm; 3,5"),
         ('"name", "caption"\n"a.png", "one, two"\n', "a.png|one, two"),
     ],
 )  # fmt: skip
