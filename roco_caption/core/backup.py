@@ -75,27 +75,24 @@ def _update(folder: Path, copy: Path, known: set[Path]) -> None:
 
 def _copy_newer(source: Path, target: Path) -> int:
     """Copy the files that are missing in `target`, or older, and return their number."""
-    paths = [path for path in _files(source) if _newer(source, target, path)]
+    ours, theirs = _files(source), _files(target)
+    paths = [path for path in ours if path not in theirs or _newer(ours[path], theirs[path])]
     for path in paths:
         _replace(source / path, target / path)
     return len(paths)
 
 
-def _files(folder: Path) -> list[Path]:
+def _files(folder: Path) -> dict[Path, os.stat_result]:
     """Return the files below a folder that are copied, relative to it."""
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return [p.relative_to(folder) for p in paths if not any(s in p.name for s in SKIPPED)]
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+            if path.is_file() and not any(part in path.name for part in SKIPPED):
+                files[path.relative_to(folder)] = path.stat()
+    return files
 
 
-def _newer(source: Path, target: Path, path: Path) -> bool:
-    """Return whether a file differs in size or time, and is not older, in `source`."""
-    try:
-        ours = (source / path).stat()
-    except FileNotFoundError:  # replaced meanwhile
-        return False
-    if not (target / path).exists():
-        return True
-    theirs = (target / path).stat()
+def _newer(ours: os.stat_result, theirs: os.stat_result) -> bool:
     whole_seconds = int(ours.st_mtime) - int(theirs.st_mtime)  # all that some drives keep
     return whole_seconds > 0 or (whole_seconds == 0 and ours.st_size != theirs.st_size)
 

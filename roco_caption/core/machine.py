@@ -29,8 +29,7 @@ NEWEST += "Environment: latest), or let `make notebook` set up an environment."
 def install_missing(requirements: str | os.PathLike) -> list[str]:
     """Install packages of a pip requirements file that are missing or too old; return their lines.
 
-    Installed versions of `KEPT` never change. A folder `wheels` beside the file replaces the
-    network. UserError if Python or one of these versions does not work, or pip fails.
+    Installed versions of `KEPT` never change. A folder `wheels` beside it replaces the network.
     """
     lines = [line.split("#")[0].strip() for line in Path(requirements).read_text().splitlines()]
     needs = {line: Requirement(line) for line in lines if line}
@@ -194,8 +193,7 @@ def _accelerators(backend: str) -> tuple[str, ...]:
 def _precision(accelerators: tuple[str, ...]) -> str:
     if accelerators:
         return "mixed_bfloat16" if "TPU" in "".join(accelerators) else "mixed_float16"
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = cpuinfo.read_text() if cpuinfo.exists() else ""
+    flags = Path("/proc/cpuinfo").read_text() if sys.platform == "linux" else ""
     return "mixed_bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
 
 

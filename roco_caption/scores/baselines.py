@@ -21,8 +21,7 @@ def neighbours(
 ) -> np.ndarray:
     """Return the k training images nearest to each image by cosine similarity, nearest first.
 
-    Of features (t, d) and (n, d) it is row numbers of the first, int64 (n, min(k, t)); (n, chunk)
-    similarities are held in memory.
+    Of features (t, d) and (n, d) the result is rows of the first, int64 (n, min(k, t)).
     """
     k = min(k, len(train_features))
     queries = _unit(features)
@@ -30,9 +29,8 @@ def neighbours(
     index = np.empty((len(queries), 0), np.int64)
     for start in range(0, len(train_features), chunk):
         part = _unit(train_features[start : start + chunk])
-        rows = np.arange(start, start + len(part))
-        best = np.hstack([best, queries @ part.T])
-        index = np.hstack([index, np.broadcast_to(rows, (len(queries), len(rows)))])
+        rows = np.tile(np.arange(start, start + len(part)), (len(queries), 1))
+        best, index = np.hstack([best, queries @ part.T]), np.hstack([index, rows])
         top = _largest(best, k)
         best, index = np.take_along_axis(best, top, 1), np.take_along_axis(index, top, 1)
     return index
@@ -123,10 +121,8 @@ def shuffled_captions(
         return []
     largest = pd.Series(labels(groups, n)).value_counts().max()
     if 2 * largest > n:
-        print(
-            f"NOTE: {largest} of {n} test images are of one case: some of them get each other's "
-            "captions when shuffled, so that row scores too high."
-        )
+        print(f"NOTE: {largest} of {n} test images are of one case: some of them get each other's "
+              "captions when shuffled, so that row scores too high.")  # fmt: skip
     orders = (shuffled(n, seed, groups) for seed in range(runs))
     return [[captions[i] for i in order] for order in orders]
 
@@ -136,8 +132,7 @@ def find_leaks(
 ) -> pd.DataFrame:
     """Count images with duplicates in "train", which inflate test scores, one row per other split.
 
-    `features` are float (n, d) in the order of the frames; images are `alike` from this cosine of
-    their features on, minus the training mean.
+    `features` (n, d) are in the frames' order, `alike` is a cosine of them minus training's mean.
     """
     train_images = {row.tobytes() for row in features["train"]}
     train_captions = {tuple(clean(caption)) for caption in frames["train"].caption}

@@ -138,9 +138,7 @@ _END = re.compile(
 
 def _findings(caption: str) -> tuple[set[str], set[str]]:
     """Return the words that a caption asserts, and those that it only rules out."""
-    asserted: set[str] = set()
-    negated: set[str] = set()
-    reach = 0
+    asserted, negated, reach = set[str](), set[str](), 0
     for word in _WORD.findall(caption.lower()):
         if word in _NEGATIONS:
             reach = 4  # words that are ruled out, unless a sign or an end comes first

@@ -29,15 +29,13 @@ _COCO_TOKEN = re.compile(rf"\d+(?:[.,:]\d+)+|{_LETTERS}(?:[-‐'’/.&]{_LETTERS
 _POSSESSIVE = re.compile(r"(?<=\w)['’]s\b")
 _PUNCTUATION = frozenset("()[]{}.?!,:;'`\"-–—…“”‘’")
 References = Sequence[str | Sequence[str]]  # one or several captions per image
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def coco_tokens(caption: str) -> list[str]:
     """Return the words of a caption as coco-caption's PTB tokenizer gives them, without Java.
 
-    97 % of ROCO's 16,359 validation and test captions come out exactly as from Java, brackets
-    aside: coco-caption lists them among the punctuation to remove, but by a slip keeps them as
-    the words "-lrb-" and "-rrb-", n-grams that a decoder without brackets cannot earn.
+    97 % of ROCO's 16,359 validation and test captions come out exactly as from Java, except for
+    brackets, which coco-caption keeps by a slip as the words "-lrb-" and "-rrb-".
     """
     text = _POSSESSIVE.sub(" 's", caption.lower())
     return [token for token in _COCO_TOKEN.findall(text) if token not in _PUNCTUATION]
@@ -45,7 +43,8 @@ def coco_tokens(caption: str) -> list[str]:
 
 def imageclef_tokens(caption: str) -> list[str]:
     """Return the words of a caption as the ImageCLEFmedical caption task's evaluator sees them."""
-    return re.sub(r"\d+", "number", caption.lower()).translate(_NO_PUNCTUATION).split()
+    text = re.sub(r"\d+", "number", caption.lower())
+    return text.translate(str.maketrans("", "", string.punctuation)).split()
 
 
 # name: function, and what a table's caption says about it
@@ -68,9 +67,8 @@ def tokenized(captions: Iterable[str], protocol: str) -> list[str]:
 
 
 def as_lists(references: References) -> list[list[str]]:
-    """Return each image's references as a list, also where it is one string."""
-    one = str | float | None  # the last two are missing texts
-    return [[texts] if isinstance(texts, one) else list(texts) for texts in references]
+    """Return each image's references as a list, also where it is one string, or missing."""
+    return [[r] if isinstance(r, str | float | None) else list(r) for r in references]
 
 
 def labels(groups: Sequence | None, n: int) -> np.ndarray:
@@ -82,15 +80,13 @@ def labels(groups: Sequence | None, n: int) -> np.ndarray:
 
 
 def bleu_counts(references: References, hypotheses: Sequence[str]) -> pd.DataFrame:
-    """Return each image's words and n-grams, all and correct, n = 1 … 4, by pycocoevalcap.
-
-    Of several references the one closest in length counts (ties: the shorter).
-    """
+    """Return each image's words and n-grams, all and correct, n = 1 … 4, by pycocoevalcap."""
     scorer = BleuScorer(n=4)
     for texts, hypothesis in zip(as_lists(references), hypotheses, strict=True):
         scorer += (hypothesis, texts)
     rows = []
     for c in scorer.ctest:
+        # of several references the one closest in length, and of these the shorter
         length = min((abs(length - c["testlen"]), length) for length in c["reflen"])[1]
         rows.append([c["testlen"], length, *c["guess"], *c["correct"]])
     return pd.DataFrame(rows, columns=["testlen", "reflen", *_GUESS, *_CORRECT], dtype=float)
@@ -152,10 +148,9 @@ class _Words(Tokenizer):
 def image_scores(references: References, hypotheses: Sequence[str]) -> pd.DataFrame:
     """Return the scores that are means over images, one row per image; an empty hypothesis: 0.
 
-    ROUGE-1: F-measure without stemming, by rouge-score (Lin, 2004, W04-1013), of several references
-    the largest. ROUGE-L: pycocoevalcap's, β = 1.2, the largest precision and recall. CIDEr:
-    pycocoevalcap's CIDEr-D, 0 to 10, idf from all the references given (Vedantam et al., 2015,
-    arXiv:1411.5726), the mean.
+    ROUGE-1: rouge-score's F-measure without stemming (Lin, 2004, W04-1013), of several references
+    the largest. ROUGE-L: pycocoevalcap's, β = 1.2, the largest precision and recall. CIDEr: its
+    CIDEr-D, 0 to 10, idf from all references (Vedantam et al., 2015, arXiv:1411.5726), the mean.
     """
     lists = as_lists(references)
     if not any(map(any, lists)):

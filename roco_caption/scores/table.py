@@ -18,10 +18,9 @@ def bootstrap_weights(n: int, resamples: int, seed: int) -> np.ndarray:
 
 
 def randomisation_p(differences: np.ndarray, resamples: int, seed: int) -> float:
-    """Return the two-sided p-value of a paired approximate randomisation test.
+    """Return the two-sided p-value of a paired approximate randomisation test (Noreen, 1989).
 
-    Noreen, 1989; preferred to the bootstrap by Riezler and Maxwell, 2005, W05-0908. `differences`
-    (n,) are one system's score minus the other's, for each image or case.
+    `differences` (n,) are one system's score minus the other's, for each image or case.
     """
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(resamples, len(differences)))
     as_large = np.abs(signs @ differences) >= abs(differences.sum()) - 1e-9
@@ -48,8 +47,7 @@ def score_table(
         groups: n labels, equal for images of one case; whole cases are then resampled.
         protocol: "coco" or "imageclef", see `metrics.PROTOCOLS`.
         meteor: whether to add METEOR, which is slow and needs Java.
-        resamples: number of bootstrap resamples, and of randomisations for the test.
-        seed: random seed of both.
+        resamples, seed: number and random seed of bootstrap resamples, and of randomisations.
 
     Returns:
         One row per system. Columns: BLEU-1 … BLEU-4, METEOR if asked for, ROUGE-1, ROUGE-L, CIDEr

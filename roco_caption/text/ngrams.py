@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 MAX_N = 4
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # odd multiplier of a hash: equal codes are a rare accident
-_LARGEST_CODE = np.iinfo(np.uint64).max
 
 
-@dataclass(frozen=True)
-class NgramVectors:
+class NgramVectors(NamedTuple):
     """Captions' tf-idf vectors of n-grams, n = 1 … 4, in sparse rows; each n's part has norm 1."""
 
     starts: np.ndarray  # where each caption's entries begin, and the last one's end, int64 (m + 1,)
@@ -38,7 +36,7 @@ class Ngrams:
         self.captions = captions
         known, counts = np.unique(_ngrams(words, owner)[1], return_counts=True)
         # with a sentinel, so that `searchsorted` always finds an entry
-        self._known, self._frequencies = np.append(known, _LARGEST_CODE), np.append(counts, 1)
+        self._known, self._frequencies = np.append(known, ~np.uint64(0)), np.append(counts, 1)
 
     def vectors(self, words: np.ndarray, owner: np.ndarray, captions: int) -> NgramVectors:
         """Return the vectors of these or other captions; arguments as for the class."""

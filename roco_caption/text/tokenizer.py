@@ -10,20 +10,12 @@ from itertools import takewhile
 
 import numpy as np
 
-from roco_caption.core.errors import UserError
+from roco_caption.core.errors import UserError, at_least
 from roco_caption.core.files import read_json, write_json
-from roco_caption.text.words import (
-    JOINER,
-    is_sentence,
-    join_words,
-    token_names,
-    usual_forms,
-    usual_joints,
-)
+from roco_caption.text import words as spelling
 
 PAD, START, END, UNKNOWN = range(4)
 SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
-_LONGEST_CAPTION = 100_000  # words; guards against corrupt files
 
 
 @dataclass(eq=False)
@@ -40,8 +32,7 @@ class CaptionTokenizer:
         self._number = {word: i for i, word in enumerate(self.words)}
         if tuple(self.words[:4]) != SPECIAL or len(self._number) < len(self.words):
             raise UserError(f"a vocabulary begins with {' '.join(SPECIAL)} and has no duplicates")
-        if not 1 <= self.max_words <= _LONGEST_CAPTION:
-            raise UserError(f"max_words must be 1 to {_LONGEST_CAPTION:,}, got {self.max_words}")
+        at_least(1, max_words=self.max_words)
 
     @classmethod
     def fit(
@@ -52,7 +43,7 @@ class CaptionTokenizer:
         Words rarer than `min_frequency` become `<unk>`; if all are, a UserError says so.
         """
         captions = list(captions)
-        counts = Counter(word for caption in captions for word in token_names(caption))
+        counts = Counter(word for caption in captions for word in spelling.token_names(caption))
         # by frequency, then alphabet, so that the numbers do not depend on the captions' order
         ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         words = [word for word, count in ranked if count >= min_frequency]
@@ -61,9 +52,10 @@ class CaptionTokenizer:
                 f"No word occurs {min_frequency} times in the training captions. Lower "
                 "MIN_FREQUENCY, or check that the captions were read, with spaces between words."
             )
-        written, joints = usual_forms(captions, set(words)), usual_joints(captions, set(words))
-        sentences = sum(map(is_sentence, captions))
-        return cls([*SPECIAL, *words], max_words, written, joints, 2 * sentences > len(captions))
+        known = set(words)
+        writing = spelling.usual_forms(captions, known), spelling.usual_joints(captions, known)
+        sentences = sum(map(spelling.is_sentence, captions))
+        return cls([*SPECIAL, *words], max_words, *writing, 2 * sentences > len(captions))
 
     @property
     def vocab_size(self) -> int:
@@ -82,9 +74,9 @@ class CaptionTokenizer:
         """
         tokens = np.full((len(captions), self.length), PAD, np.int32)
         for row, caption in zip(tokens, captions, strict=True):
-            known, names = self._number, token_names(caption)
+            known, names = self._number, spelling.token_names(caption)
             # a sign that was never seen adjoining is taken as one apart
-            numbers = [known.get(n, known.get(n.strip(JOINER), UNKNOWN)) for n in names]
+            numbers = [known.get(n, known.get(n.strip(spelling.JOINER), UNKNOWN)) for n in names]
             ending = [END] if len(numbers) <= self.max_words else []
             numbers = [START, *numbers[: self.max_words], *ending]
             row[: len(numbers)] = numbers
@@ -97,7 +89,7 @@ class CaptionTokenizer:
         """
         row = takewhile(lambda token: token != END, tokens)
         words = [self.words[token] for token in row if token > UNKNOWN]
-        text = join_words(words, self.written, self.joints, self.as_sentences)
+        text = spelling.join_words(words, self.written, self.joints, self.as_sentences)
         return f"{text}." if text and END in tokens and self.as_sentences else text
 
     def save(self, path: str | os.PathLike) -> None:
@@ -113,8 +105,8 @@ class CaptionTokenizer:
             words, max_words = value["words"], value["max_words"]
             written, joints = value.get("written", {}), value.get("joints", {})  # not in old files
             texts = [*words, *written, *written.values(), *joints, *joints.values()]
-            if not all(isinstance(text, str) for text in texts) or not isinstance(max_words, int):
-                raise TypeError("words must be strings, max_words an int")
+            if not all(isinstance(text, str) for text in texts):
+                raise TypeError("words must be strings")
             return cls(words, max_words, written, joints, value.get("as_sentences") is True)
         except (KeyError, TypeError, AttributeError, UserError) as error:
             raise UserError(

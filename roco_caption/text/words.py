@@ -27,8 +27,8 @@ _TOKENS = (
     # a number with its decimals and letters: "1.6", ".5", "1,000", "3d", "10³"
     rf"(?P<word>(?:(?<![\w.,])\.)?\d+(?:[.,]\d+)*(?:(?!{_UNIT}|{_TIMES})(?:[^\W_]|[\p{{No}}⁺⁻])+)?)",
     rf"(?<=[^\W_]){_SUFFIX}",  # "Crohn's"
-    # a word with its digits ("t2", "l3"), or with the apostrophe of "l'abdomen"
-    r"(?P<word>(?:[^\W\d_]|\p{No})(?:[^\W_]|\p{No})*)"
+    # a word with its digits ("t2", "l3"), Hebrew's double mark, or the apostrophe of "l'abdomen"
+    r"(?P<word>(?:[^\W\d_]|\p{No})(?:[^\W_]|\p{No}|(?<=\p{Hebrew})[\"״](?=\p{Hebrew}))*)"
     rf"(?:(?!{_SUFFIX}){_APOSTROPHE}(?=[^\W_]|{_AT_END}))?",
     r"(?![®©™−´`])[\p{Sm}\p{Sc}\p{So}%‰^*#&@′″†‡§।॥۔。]",  # a sign that carries meaning
     rf"(?<=\d\s*)(?:{_DASH}|[/:])(?=\s*\.?\d|[).]*$)",  # "10-20", "L4/5"
@@ -172,13 +172,15 @@ def join_words(
     text, capital, last = "", as_sentences, ""
     for word, joint in zip(words, _balanced(after), strict=True):
         form = word if _is_times(last, word) else forms.get(word, word.strip(JOINER))
-        text += (_capitalised(form) if capital else form) + joint
+        first = form[:1].upper()
+        if capital and first.lower() == form[:1]:  # not "ß", "µ": cleaning would not undo that
+            form = first + form[1:]
+        text += form + joint
         capital, last = as_sentences and _STOP in joint, word
     return text
 
 
 def _usual(left: str, right: str, joints: Mapping[str, str]) -> str:
-    """Return what is written between two words."""
     if left[-1] in _STICKY or right[0] in _STICKY:
         return ""
     default = joints.get(f" {right}", " ") if left[-1].isalnum() else " "  # "–" ends no sentence
@@ -199,9 +201,3 @@ def _balanced(joints: list[str]) -> list[str]:
         if "(" in joint:
             opened = i
     return result
-
-
-def _capitalised(word: str) -> str:
-    """Return the word with a capital first, unless cleaning would not undo that ("ß", "µ")."""
-    first = word[:1].upper()
-    return first + word[1:] if first.lower() == word[:1] else word
