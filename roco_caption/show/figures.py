@@ -7,8 +7,6 @@ import io
 import textwrap
 import warnings
 from base64 import b64encode
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 from unicodedata import category
 
@@ -39,12 +37,9 @@ class DescribedFigure(Figure):
     alt = ""
 
     def draw(self, renderer: Any) -> None:
-        with _quiet():
+        with warnings.catch_warnings():  # one per letter that no font has, though drawn as a box
+            warnings.filterwarnings("ignore", "Glyph .* missing from|Matplotlib currently does not")
             super().draw(renderer)
-
-    def get_tightbbox(self, *args: Any, **options: Any) -> Any:
-        with _quiet():
-            return super().get_tightbbox(*args, **options)
 
     def _repr_html_(self) -> str:
         buffer = io.BytesIO()
@@ -59,28 +54,24 @@ class DescribedFigure(Figure):
         return f'{FIGURE_CSS}<div class="described-figure" style="{width}">{image}</div>'
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence a warning per letter that no font has: it is drawn as a box, and in the alt text."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from|Matplotlib currently does not")
-        yield
-
-
 def new_figure(
-    rows: int, columns: int, width: float, height: float, note: str = ""
+    count: int, columns: int, width: float, height: float, note: str = ""
 ) -> tuple[DescribedFigure, np.ndarray]:
-    """Return a figure (width and height in inches, `note` above) and its axes (rows, columns)."""
+    """Return a figure of `count` panels, each of so many inches, `note` above, and its axes."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
     figure: Any
     # white even on a notebook's dark page, so that the labels stay readable
     figure, axes = plt.subplots(
-        rows, columns, figsize=(width, height), squeeze=False, facecolor="white",
+        rows, columns, figsize=(width * columns, height * rows), squeeze=False, facecolor="white",
         layout=ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.07), FigureClass=DescribedFigure,
     )  # fmt: skip
     plt.close(figure)  # otherwise the cell shows it twice
+    for axis in axes.flat[count:]:
+        axis.remove()
     if note:
         figure.suptitle(note, color=ORANGE, fontsize=11, parse_math=False)
-    return figure, axes
+    return figure, axes.ravel()[:count]
 
 
 def plain(text: str) -> str:
@@ -95,37 +86,19 @@ def brief(text: str, letters: int = 120) -> str:
     return f"{text[: letters - 2]} …" if short == "…" and text != short else short
 
 
-class PlainTable:
-    """A table with its caption below, used where jinja2 is missing, which pandas' Styler needs."""
-
-    def __init__(self, table: pd.DataFrame, caption: str = "") -> None:
-        self.table, self.caption = table.round(3), caption
-
-    def __repr__(self) -> str:
-        return f"{self.table.to_string()}\n{self.caption}"
-
-    def _repr_html_(self) -> str:
-        return f"{self.table.to_html(na_rep='')}<p>{html.escape(self.caption)}</p>"
-
-
 def styled(table: pd.DataFrame, form: str | None = None, *, caption: str = "") -> Any:
     """Return a table as a pandas Styler, numbers in a `form` such as "{:.1%}", caption below.
 
-    Texts are shown as they are: HTML and formulas ("$x$") in them are not interpreted. Without
-    jinja2 it is a `PlainTable`.
+    Texts are shown as they are: HTML and formulas ("$x$") in them are not interpreted.
     """
     table = table.map(lambda cell: plain(cell) if isinstance(cell, str) else cell)
-    try:
-        styler = table.style
-    except (ImportError, AttributeError):  # versions of pandas differ
-        return PlainTable(table, caption)
-    styler = styler.format(form, precision=3, thousands=",", na_rep="", escape="html")
+    styler = table.style.format(form, precision=3, thousands=",", na_rep="", escape="html")
     styler = styler.format_index(escape="html").format_index(escape="html", axis="columns")
-    right = {"selector": "td, th.col_heading", "props": "text-align: right"}
-    long = {"selector": "td", "props": "overflow-wrap: anywhere"}
+    right = "text-align: right; overflow-wrap: anywhere"
+    cells = {"selector": "td, th.col_heading", "props": right}
     below = {"selector": "caption", "props": CAPTION_CSS}
     styler = styler.set_table_attributes('class="tex2jax_ignore mathjax_ignore"')
-    return styler.set_caption(html.escape(plain(caption))).set_table_styles([right, long, below])
+    return styler.set_caption(html.escape(plain(caption))).set_table_styles([cells, below])
 
 
 def style_scores(table: pd.DataFrame) -> Any:
@@ -137,17 +110,13 @@ def style_scores(table: pd.DataFrame) -> Any:
         best = table[name].min() if name == "repeated" else table[name].max()
         bold.loc[table[name] == best, name] = "font-weight: bold"
     styler = styled(cells, caption=table.attrs.get("caption", ""))
-    if isinstance(styler, PlainTable):
-        return PlainTable(table[names], styler.caption)
     return styler.format(None).apply(lambda _: bold, axis=None)  # the cells are HTML: no escaping
 
 
 def _cells(table: pd.DataFrame, name: str) -> list[str]:
     """Return a column as HTML: each value above its interval, "" for NaN."""
-    columns, number = [name], "{:.1f}" if name == "words" else "{:.3f}"
-    pattern = number
-    if f"{name}_low" in table:
-        columns += [f"{name}_low", f"{name}_high"]
-        pattern = f"{number}<br><small>[{number}, {number}]</small>"
+    number = "{:.1f}" if name == "words" else "{:.3f}"
+    columns = [column for column in (name, f"{name}_low", f"{name}_high") if column in table]
+    interval = f"<br><small>[{number}, {number}]</small>" if columns[1:] else ""
     rows = table[columns].to_numpy()
-    return ["" if np.isnan(row[0]) else pattern.format(*row) for row in rows]
+    return ["" if np.isnan(row[0]) else (number + interval).format(*row) for row in rows]

@@ -61,20 +61,15 @@ def write_model_card(
         "# Model card: captions for radiology images",
         f"Written by roco_caption {__version__} from the files of the run in this folder.",
         "## Model",
-        "\n".join(
-            [
-                f"- Decoder: {_decoder(bundle['sizes'], histories)}.",
-                f"- Features: {_features(bundle['encoder'])}.",
-                f"- Search: {_search(bundle['search'])}.",
-            ]
-        ),
+        f"- Decoder: {_decoder(bundle['sizes'], histories)}.\n"
+        f"- Features: {_features(bundle['encoder'])}.\n- Search: {_search(bundle['search'])}.",
         "## Data and licence",
         licence,
         _markdown(counts.rename_axis("split")),
         "## Scores on the test split",
         "Each with its 95 % bootstrap interval; `p` tests CIDEr against this model's.",
         _markdown(table),
-        USE + (SYNTHETIC_LIMIT if synthetic else ""),
+        USE + SYNTHETIC_LIMIT * synthetic,
     ]
     write_text(folder / "model_card.md", "\n\n".join(parts) + "\n")
     return folder / "model_card.md"
@@ -83,13 +78,11 @@ def write_model_card(
 def _decoder(sizes: dict[str, Any], histories: list[pd.DataFrame]) -> str:
     regions = f", attention over {sizes['grid_size'][0]} regions" if sizes.get("attention") else ""
     limit = f" (captions of at most {sizes['max_len'] - 1})" if "max_len" in sizes else ""
-    trained = []
-    for history in histories:
-        best = history.val_loss.idxmin()
-        trained.append(
-            f"trained for {len(history)} epochs, weights of epoch {best} kept (validation loss "
-            f"{history.val_loss[best]:.3f} nats per word)"
-        )
+    trained = [
+        f"trained for {len(losses)} epochs, weights of epoch {losses.idxmin()} kept (validation "
+        f"loss {losses.min():.3f} nats per word)"
+        for losses in (history.val_loss for history in histories)
+    ]
     if len(trained) > 1:
         members = "; ".join(f"member {k}, {text}" for k, text in enumerate(trained, 1))
         trained = [f"an ensemble of {len(trained)} with averaged probabilities: {members}"]
@@ -100,12 +93,10 @@ def _decoder(sizes: dict[str, Any], histories: list[pd.DataFrame]) -> str:
 
 
 def _features(encoder: dict[str, Any]) -> str:
-    text = f"{encoder['name']}, {encoder['layer']}, weights {encoder['weights']}"
-    if encoder["layer"] == "given":
-        text = f"precomputed (FEATURES_FILE), without an encoder: {encoder['name']}"
-        text += f", {encoder['weights']}"
-    else:
-        text += f", in {encoder.get('precision', 'float32')}"
+    name, layer, weights = encoder["name"], encoder["layer"], encoder["weights"]
+    text = f"{name}, {layer}, weights {weights}, in {encoder.get('precision', 'float32')}"
+    if layer == "given":
+        text = f"precomputed (FEATURES_FILE), without an encoder: {name}, {weights}"
     grid = encoder.get("grid_file") or encoder.get("grid")
     return f"{text}; regions from {grid}" if grid else text
 

@@ -17,7 +17,7 @@ from roco_caption.decoder.word_maps import word_maps
 from roco_caption.features.table import arrays_of
 from roco_caption.scores.baselines import neighbours
 from roco_caption.search.captioner import Caption, Captioner
-from roco_caption.show.figures import PlainTable, styled
+from roco_caption.show.figures import styled
 from roco_caption.show.plots import image_beside, word_map_figure
 from roco_caption.text.tokenizer import END
 
@@ -47,7 +47,7 @@ def explain(
     nearest = train.iloc[neighbours(train_features, arrays_of(features)[0], 3)[0]]
     images = "images" if reference else "training images"  # a reference: from the same data set
     note = f"Synthetic {images}, drawn by this notebook" if synthetic else ""
-    shown: list[Any] = [image_beside(str(image), best, reference, rendering, nearest, note)]
+    shown = [image_beside(str(image), best, reference, rendering, nearest, note)]
     if captioner.decoder.rates_cells:
         ((words, weights),) = word_maps(captioner.decoder, captioner.tokenizer, features, [best])
         note = "The parts of the image that support each word"
@@ -63,10 +63,7 @@ def _caption_table(captioner: Captioner, captions: list[Caption], synthetic: boo
     note = "For research and teaching. Not for clinical use."
     if synthetic:
         note = f"Trained only on synthetic images: captions of real images are meaningless. {note}"
-    styler = styled(table.drop(columns="log_p"), caption=note)
-    if isinstance(styler, PlainTable):
-        return styler
-    styler = styler.hide(axis="index")
+    styler = styled(table.drop(columns="log_p"), caption=note).hide(axis="index")
     left = {"selector": "td.col0, th.col0", "props": "text-align: left; white-space: normal"}
     bold = {"selector": "caption", "props": "font-weight: bold"}
     styler = styler.format({"probability": _percent, "per word": _percent}, escape="html")
@@ -81,15 +78,13 @@ def upload_button(show: Callable[[Path], Iterable[Any]]) -> Any:
     """Return a button that uploads an image file and displays what `show` returns for its path.
 
     For privacy, an upload is a file only while `show` runs, and the button is replaced after it, as
-    notebooks save widgets' state. None without ipywidgets or if `ROCO_PROGRESS` is `text`.
+    notebooks save widgets' state. None if `ROCO_PROGRESS` is `text`.
     """
-    try:
-        import ipywidgets
-        from IPython.display import display
-    except ImportError:
-        return None
     if os.environ.get("ROCO_PROGRESS") == "text":
         return None
+    import ipywidgets
+    from IPython.display import display
+
     output = ipywidgets.Output()
     box = ipywidgets.VBox([output])
 

@@ -62,16 +62,17 @@ def gallery(
     """
     order = np.argsort(-scores, kind="stable")
     middle = max(0, len(order) // 2 - each // 2)
-    groups = {"best": 0, "typical": middle, "worst": max(0, len(order) - each)}
-    cells, shown = [], set()
-    for group, start in groups.items():
+    groups: dict[int, str] = {}  # of a few images, each is shown once
+    for group, start in (("best", 0), ("typical", middle), ("worst", max(0, len(order) - each))):
         for i in order[start : start + each]:
-            if i in shown:  # of a few images, each once
-                continue
-            shown.add(i)
-            heading = f"{group}: CIDEr {scores[i]:.2f}"
-            lines = _caption_lines(heading, captions.caption.iloc[i], frame.caption.iloc[i])
-            cells.append((frame.image.iloc[i], lines))
+            groups.setdefault(i, f"{group}: CIDEr {scores[i]:.2f}")
+    cells = [
+        (
+            frame.image.iloc[i],
+            _caption_lines(group, captions.caption.iloc[i], frame.caption.iloc[i]),
+        )
+        for i, group in groups.items()
+    ]
     return _image_grid(f"{len(cells)} test images with generated captions.", cells, note, 5.2)
 
 
@@ -83,9 +84,7 @@ def image_beside(
     `rendering` says how a DICOM file's values are shown.
     """
     lines = _caption_lines("this image", caption, reference)
-    if rendering:
-        lines.append((rendering, GREY))
-    cells = [(image, lines)]
+    cells = [(image, [*lines, *([(rendering, GREY)] if rendering else [])])]
     for rank, row in enumerate(nearest.itertuples(), 1):
         cells.append((row.image, [(f"training image, nearest {rank}", GREY), (row.caption, INK)]))
     alt = "An image with its generated caption, beside the nearest training images."
@@ -98,8 +97,8 @@ def caption_lengths(frames: Mapping[str, pd.DataFrame], max_words: int) -> Descr
     Words are the tokenizer's, signs included, as `max_words` counts them.
     """
     figure, axis = _chart("words per caption", "share of captions")
-    counts = {split: [len(clean(c)) for c in frame.caption] for split, frame in frames.items()}
-    lengths = {split: pd.Series(words, dtype=int) for split, words in counts.items() if words}
+    used = {split: frame.caption for split, frame in frames.items() if len(frame)}
+    lengths = {split: captions.map(clean).map(len) for split, captions in used.items()}
     longest = int(np.percentile(np.concatenate(list(lengths.values())), 99.5)) + 1
     descriptions = []
     for (split, words), color in zip(lengths.items(), (BLUE, ORANGE, GREY), strict=False):
@@ -152,7 +151,7 @@ def word_map_figure(
     # one scale for all words, so that a weakly supported one stays pale
     top = max((float(weights[i].max()) for i in content), default=0.0)
     mapped = [i for i in content if weights[i].max() > MIN_SUPPORT * top][: panels - 1]
-    figure, axes = _panels(len(mapped) + 1, 6, 2.1, 2.4, note)
+    figure, axes = new_figure(len(mapped) + 1, 6, 2.1, 2.4, note)
     draw_image(axes[0], image, PIXELS)
     axes[0].set_title("the image", fontsize=10, color=GREY)
     for axis, i in zip(axes[1:], mapped, strict=False):
@@ -167,6 +166,7 @@ def word_map_figure(
 
 def draw_image(axis: Axes, path: str, size: int = 320) -> None:
     """Draw an image file at `size` by `size` pixels, or write that it cannot be decoded."""
+    axis.set_axis_off()
     try:
         axis.imshow(read_image(path, size))
     except ImageError:
@@ -174,35 +174,23 @@ def draw_image(axis: Axes, path: str, size: int = 320) -> None:
 
 
 def _chart(xlabel: str, ylabel: str) -> tuple[DescribedFigure, Axes]:
-    figure, axes = new_figure(1, 1, 7.5, 3)
-    axes[0, 0].set(xlabel=xlabel, ylabel=ylabel)
-    axes[0, 0].spines[["top", "right"]].set_visible(False)
-    return figure, axes[0, 0]
-
-
-def _panels(
-    count: int, columns: int, width: float, height: float, note: str
-) -> tuple[DescribedFigure, np.ndarray]:
-    """Return a figure of at least `count` panels of `width` by `height` inches, and its axes."""
-    columns = min(columns, count)
-    rows = -(-count // columns)
-    figure, axes = new_figure(rows, columns, width * columns, height * rows, note)
-    for axis in axes.flat:
-        axis.set_axis_off()
-    return figure, axes.ravel()
+    figure, (axis,) = new_figure(1, 1, 7.5, 3)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure, axis
 
 
 def _image_grid(
     alt: str, cells: list[tuple[str, list[Line]]], note: str, height: float = 4.6, columns: int = 3
 ) -> DescribedFigure:
     """Return images with texts below them; the texts are added to `alt`."""
-    figure, axes = _panels(len(cells), columns, 3.6, height, note)
-    for number, (image, lines) in enumerate(cells, 1):
-        draw_image(axes[number - 1], image)
+    figure, axes = new_figure(len(cells), columns, 3.6, height, note)
+    for number, (axis, (image, lines)) in enumerate(zip(axes, cells, strict=True), 1):
+        draw_image(axis, image)
         y = -5.0  # points below the image
         for text, color in lines:
             wrapped = textwrap.wrap(plain(text), 42, max_lines=7, placeholder=" …")
-            axes[number - 1].annotate(
+            axis.annotate(
                 "\n".join(wrapped), (0, 0), (0, y), xycoords="axes fraction", va="top", fontsize=9,
                 textcoords="offset points", color=color, parse_math=False,  # for a caption with "$"
             )  # fmt: skip
@@ -214,8 +202,8 @@ def _image_grid(
 
 def _caption_lines(heading: str, caption: str, reference: str | Sequence[str]) -> list[Line]:
     references = [reference] if isinstance(reference, str) else reference
-    lines = [(heading, GREY), (caption or "(no words)", BLUE)]
-    return [*lines, *((f"reference: {text}", INK) for text in references if text)]
+    lines = [(f"reference: {text}", INK) for text in references if text]
+    return [(heading, GREY), (caption or "(no words)", BLUE), *lines]
 
 
 def _place(weights: np.ndarray) -> str:

@@ -162,13 +162,11 @@ def test_a_real_dicom_file_can_be_uploaded(shown, train):
     assert "DICOM CT, its full range of values" in texts(figure) and "axial ct" in table.to_html()
 
 
-def test_no_button_in_unattended_runs_or_without_widgets(monkeypatch):
+def test_no_button_in_unattended_runs(monkeypatch):
     monkeypatch.setenv("ROCO_PROGRESS", "text")
     assert upload_button(print) is None
     monkeypatch.delenv("ROCO_PROGRESS")
     assert upload_button(print) is not None
-    monkeypatch.setitem(__import__("sys").modules, "ipywidgets", None)
-    assert upload_button(print) is None
 
 
 def test_uploads_of_ipywidgets_7_and_8_are_read():
@@ -184,16 +182,6 @@ def test_a_captioner_without_an_encoder_raises_its_error(train, tmp_path):
 
     with pytest.raises(UserError, match="not known"):
         explain(Without(), *train, tmp_path / "0.png")
-
-
-def test_without_jinja2_the_captions_are_a_plain_table(train, tmp_path, monkeypatch):
-    def style(table):
-        raise ImportError("Styler requires jinja2")
-
-    monkeypatch.setattr(pd.DataFrame, "style", property(style))
-    table = explain(FakeCaptioner(), *train, tmp_path / "0.png")[-1]
-    for shown in (repr(table), table._repr_html_()):
-        assert "axial ct" in shown and "0.25" in shown and "Not for clinical use" in shown
 
 
 def test_a_home_folder_is_expanded(train, tmp_path, monkeypatch):

@@ -1,14 +1,12 @@
 """Every figure of the notebook shows what it should, and describes it in its alt text."""
 
 import inspect
-import io
 import unicodedata
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from roco_caption.show import plots
@@ -84,7 +82,6 @@ def test_dollar_signs_in_captions_are_not_read_as_formulas(tmp_path):
 def test_any_caption_is_drawn_as_it_is_and_without_warnings(tmp_path, caption, recwarn):
     for figure in every_figure(tmp_path, [caption, f"a {caption}", caption]).values():
         page = figure._repr_html_()
-        FigureCanvasAgg(figure).print_figure(io.BytesIO(), bbox_inches="tight")
         assert "<script>" not in page and "\x00" not in page
         assert not any(unicodedata.category(letter) == "Cc" for letter in figure.alt)
     assert not [str(warning.message) for warning in recwarn]
