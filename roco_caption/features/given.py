@@ -27,7 +27,7 @@ def read_named(
     """Read from an .npz, which `setting` names, `names`, (n,) texts, and arrays of `AXES`."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            names = [str(name) for name in file["names"]]
+            names = file["names"].astype(str).ravel().tolist()
             arrays = {key: file[key] for key in (required, *optional) if key in {required, *file}}
         if len(set(names)) != len(names):
             raise ValueError("`names` holds a name twice")
