@@ -27,10 +27,7 @@ CHECKSUMS = "grid_crc32"  # the pickle's key of the checksums that `write_grid` 
 
 
 class FeatureCache:
-    """One pickle, and beside it a folder of parts that are not yet joined.
-
-    If `header`, of `describe`, names a grid, an .npy of grids is written before each pickle.
-    """
+    """One pickle, after an .npy if `header` names a grid, and beside it parts not yet joined."""
 
     def __init__(self, path: Path, header: dict[str, Any], precision: str = "float32") -> None:
         self.path, self.header = path, header | {"precision": precision}
@@ -172,10 +169,7 @@ def _checked(value: Any, path: Path) -> Features:
 
 
 class GridFile:
-    """A memory-mapped .npy of `write_grid`, of at least as many grids as there are checksums.
-
-    Each grid is verified when it is first read: all of ROCO's are 4.1 GB.
-    """
+    """A memory-mapped .npy of `write_grid`; each grid is verified when it is first read."""
 
     def __init__(self, path: Path, checksums: np.ndarray) -> None:
         self.path, self.checksums = path, checksums

@@ -89,10 +89,9 @@ def load_weights(networks: Sequence[Any], path: str) -> None:
             return network.load_weights(path)
         except Exception as error:  # h5py and Keras raise many kinds for a file that does not fit
             errors.append(error)
-    top = "with or without its top layers" if len(networks) > 1 else "top layers included"
     raise UserError(
         f"{path} could not be loaded into {networks[0].name} ({first_line(errors[0])}). It must "
-        f"hold the weights of that network, {top}, as Keras saves them."
+        "hold the weights of that network as Keras saves them, with the top layers if used."
     ) from errors[0]
 
 
@@ -109,10 +108,7 @@ def randomise(network: Any, seed: int) -> None:
 
 
 def calibrate_normalisation(network: Any, architecture: Architecture, seed: int) -> None:
-    """Set the statistics of batch normalisation layers from eight images of soft colours.
-
-    With random weights and initial statistics, values would grow or vanish from block to block.
-    """
+    """Set batch normalisation's statistics, or values would grow or vanish from block to block."""
     kind = keras.layers.BatchNormalization
     layers = [layer for layer in network.layers if isinstance(layer, kind)]
     if not layers:
@@ -167,14 +163,12 @@ def build_encoder(
     """Build a `keras.Model` of `ENCODERS`, from RGB pixels, uint8 (n, size, size, 3), to (n, d).
 
     Args:
-        weights: `"imagenet"` (from a data set attached on Kaggle, else downloaded once by Keras),
-            `"random"` (of `seed`, the same everywhere), or the path of a weights file; the
-            top layers may be missing if `layer` only averages the last convolutions.
+        weights: `"imagenet"` (attached on Kaggle, else downloaded once), `"random"` (of `seed`, the
+            same everywhere), or a file, without top layers if `layer` averages convolutions.
         precision: Keras dtype policy.
         with_grid: whether to return grids (n, cells, channels), cells row by row, too.
 
-    Raises:
-        UserError: the weights file does not fit, or (`WeightsUnavailable`) there is no download.
+    Raises a UserError if the file does not fit, `WeightsUnavailable` if a download fails.
     """
     architecture = ENCODERS[name]
     path = imagenet_weights(name) if weights == "imagenet" else weights_path(weights)

@@ -48,9 +48,8 @@ def extract_features(
         allow_random: whether to continue with random weights if ImageNet's are unavailable.
         batch_size: images per batch and device.
 
-    Raises:
-        UserError: the file is not a feature cache, or is another encoder's (it is not changed); or
-            ImageNet's weights are unavailable; or disk or memory is full (what is done is kept).
+    Raises a UserError if a cache is another encoder's (it is not changed), if ImageNet's weights
+    are unavailable, or if disk or memory is full (what is done is kept).
     """
     weights, folder = weights_path(weights), Path(folder).expanduser()
     header = describe(encoder, weights, seed, with_grid=with_grid)
@@ -83,17 +82,13 @@ def extract_features(
 
 
 def _extract(
-    images: dict[str, Path],
-    caches: Sequence[FeatureCache],
-    build: Callable[[str], Any],
-    batch_size: int,
+    images: dict[str, Path], caches: list[FeatureCache], build: Callable, batch_size: int
 ) -> Features:
     cache, features = _most_complete(caches, images)
     missing = _to_encode(images, cache, features)
     if not missing:
-        left_out = sum(name in features.skipped for name in images)
-        reused = f"{len(images) - left_out:,} images reused from {cache.path}"
-        print(f"Features of {reused}{_left_out(left_out)}")
+        made = sum(name in features for name in images)
+        print(f"Features of {made:,} images reused from {cache.path}{_left_out(images, made)}")
         if not cache.folder.exists():
             cache.remember(features)
             return features
@@ -111,13 +106,12 @@ def _extract(
 
 
 def _most_complete(
-    caches: Sequence[FeatureCache], images: dict[str, Path]
+    caches: list[FeatureCache], images: dict[str, Path]
 ) -> tuple[FeatureCache, Features]:
     """Return the first cache in which all images were tried, else the first; print which."""
-    first, *others = caches
-    features = first.load()
-    for cache in others if features.untried(images) else ():
-        made = cache.load()
+    loaded = ((cache, cache.load()) for cache in caches)
+    first, features = next(loaded)
+    for cache, made in loaded if features.untried(images) else ():
         if not made.untried(images):
             own, other = first.header["precision"], cache.header["precision"]
             print(f"NOTE: All features were made in {other}: they are used, not made in {own}.")
@@ -147,13 +141,11 @@ def undecodable(images: Mapping[str, Any], size: int, **reading: Any) -> dict[st
     return {ids[i]: reason for _, _, skipped in batches for i, reason in skipped.items()}
 
 
-def _left_out(count: int) -> str:
-    return f"; {count:,} could not be decoded" if count else ""
+def _left_out(images: Mapping[str, Any], made: int) -> str:
+    return f"; {len(images) - made:,} could not be decoded" if len(images) > made else ""
 
 
-def _encode(
-    images: dict[str, Path], cache: FeatureCache, build: Callable[[str], Any], batch_size: int
-) -> None:
+def _encode(images: dict[str, Path], cache: FeatureCache, build: Callable, batch_size: int) -> None:
     models = on_each_device(lambda: build(cache.header["precision"]))
     smaller = f"If that is not enough, give extract_features batch_size={max(1, batch_size // 2)}"
     remedy = f"{smaller}; what was encoded before is kept, and used."
@@ -164,13 +156,13 @@ def _encode(
         marks[path] = file_mark(path)
         return read_image(path, size)
 
-    options: dict[str, Any] = {"rescue": lambda: build("float32"), "read": read}
+    reading: dict[str, Any] = {"rescue": lambda: build("float32"), "read": read}
     with (
         memory_for(f"encoding {batch_size} images at once", remedy),
         progress_bar(total=len(images), desc="encoding", unit="image", smoothing=0.05) as bar,
     ):
         try:
-            for ids, arrays, skipped in encode_files(models, images, batch_size, **options):
+            for ids, arrays, skipped in encode_files(models, images, batch_size, **reading):
                 cache.files |= {name: marks[images[name]] for name in ids}
                 cache.add(ids, *arrays, skipped=skipped)
                 bar.update(len(ids) + len(skipped))
@@ -178,7 +170,7 @@ def _encode(
         finally:
             cache.flush()  # the stop button loses nothing
     rate = len(images) / (time.perf_counter() - started)
-    left_out = _left_out(len(images) - made)
+    left_out = _left_out(images, made)
     print(f"Features of {made:,} images made ({rate:.1f} images/s): {cache.path}{left_out}")
 
 
@@ -225,8 +217,7 @@ def encode_files(
                 if rescue and not _finite(arrays).all():
                     spare, rescued = spare or rescue(), rescued + 1
                     arrays = _predict(spare, nullcontext(), pixels, batch_size)
-                finite = _finite(arrays)
-                if not finite.all():
+                if not (finite := _finite(arrays)).all():
                     raise UserError(
                         f"{models[0].name} produced NaN or inf for "
                         f"{paths[positions[finite.argmin()]]}, even in float32. Its weights may be "

@@ -18,10 +18,9 @@ def file_mark(path: str | os.PathLike) -> FileMark:
 def present_marks(
     marks: Sequence[FileMark], paths: Sequence[str | os.PathLike]
 ) -> list[FileMark | None]:
-    """Return each file's present mark, None if its content is not that of the given mark.
+    """Return each file's present mark, None if it has another content; if it is gone, the old one.
 
-    Files of the same size and time are not read. A file without a mark, or one that is gone, counts
-    as unchanged.
+    Only files of the same size and another time, or without a mark, are read.
     """
     with ThreadPool(8) as pool:  # network drives answer slowly
         return pool.starmap(_present_mark, zip(marks, paths, strict=True), chunksize=64)

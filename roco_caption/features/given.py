@@ -3,6 +3,7 @@
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from unicodedata import normalize
@@ -15,7 +16,7 @@ from roco_caption.data.tables import without_extension
 from roco_caption.features.shards import read_shards
 from roco_caption.features.table import Features, LazyRows, sampled, to_float16
 
-AXES = {"features": ("n", "d"), "grid": ("n", "cells", "channels"), "scale": ("channels",)}
+AXES = {"features": "(n, d)", "grid": "(n, cells, channels)", "scale": "(channels)"}
 MAX_LOST = 1e-4  # of the features' variance, by rounding to half precision
 SAMPLE = 4096  # images that suffice to estimate how much features vary
 
@@ -26,7 +27,7 @@ def read_named(
     """Read from an .npz, which `setting` names, `names`, (n,) texts, and arrays of `AXES`."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            names = [str(name) for name in file["names"]]
+            names = file["names"].astype(str).ravel().tolist()
             arrays = {key: file[key] for key in (required, *optional) if key in {required, *file}}
         if len(set(names)) != len(names):
             raise ValueError("`names` holds a name twice")
@@ -42,13 +43,15 @@ def read_named(
 
 def _conversion(path: Path) -> str:
     """Return how to convert a pickle of {name: array (d,) or (1, d)}, "" for another file."""
-    if not path.is_file() or not path.read_bytes().startswith(b"\x80"):
-        return ""
-    return (
-        "It is a pickle, which may run any program. If it is yours, convert it:\n"
-        f"import pickle, numpy as np; d = pickle.load(open({str(path)!r}, 'rb')); np.savez("
-        f"{str(path.with_suffix('.npz'))!r}, names=list(d), features=np.vstack(list(d.values())))"
-    )
+    with suppress(OSError), open(path, "rb") as file:
+        if file.read(1) == b"\x80":
+            return (
+                "It is a pickle, which may run any program. If it is yours, convert it:\nimport "
+                f"pickle, numpy as np; d = pickle.load(open({str(path)!r}, 'rb')); np.savez("
+                f"{str(path.with_suffix('.npz'))!r}, names=list(d), "
+                "features=np.vstack(list(d.values())))"
+            )
+    return ""
 
 
 def matched(names: Sequence[str], ids: Iterable[str], source: str) -> list[str]:
@@ -76,9 +79,8 @@ def matched(names: Sequence[str], ids: Iterable[str], source: str) -> list[str]:
 
 def _fits(name: str, image: str) -> bool:
     (folders, end), (others, other_end) = _parts(name), _parts(image)
-    short, long = sorted((folders, others), key=len)
-    rest = iter(long)
-    return all(part in rest for part in short) and (end == other_end or "" in (end, other_end))
+    nested = set(folders) <= set(others) or set(others) <= set(folders)
+    return nested and (end == other_end or "" in (end, other_end))
 
 
 def _parts(name: str) -> tuple[list[str], str]:
@@ -89,12 +91,11 @@ def _parts(name: str) -> tuple[list[str], str]:
 
 
 def _check_arrays(arrays: dict[str, np.ndarray], count: int) -> None:
-    sizes, largest = {"n": count}, np.finfo(np.float32).max
+    largest = np.finfo(np.float32).max
     for key, array in arrays.items():
-        axes = ", ".join(AXES[key])
-        sizes = dict(zip(AXES[key], array.shape, strict=False)) | sizes
-        if array.shape != tuple(map(sizes.get, AXES[key])):
-            raise ValueError(f"`{key}` must be ({axes}), {count} names, not {array.shape}")
+        length = arrays.get("grid", array).shape[-1:] if key == "scale" else (count,)
+        if array.ndim != len(AXES[key].split()) or array.shape[:1] != length:
+            raise ValueError(f"`{key}` must be {AXES[key]}, {count} names, not {array.shape}")
         if not -largest <= array.min(initial=0) <= array.max(initial=0) <= largest:
             raise ValueError(f"`{key}` contains NaN, inf or numbers beyond single precision")
 
@@ -105,19 +106,18 @@ def read_features_file(
     """Read precomputed features, with the grids of an .npz only if `with_grid`.
 
     `path` is an .npz with `names` (n,), `features` (n, d), and perhaps `grid` and `scale` as in
-    `read_grid_file`; or a folder of shards, whose grids stay on disk. Several paths, separated by
-    commas, are joined by `side_by_side`. Names are `matched` to `ids`, if given.
+    `read_grid_file`; a folder of shards, whose grids stay on disk; or several, separated by commas,
+    which `side_by_side` joins. Names are `matched` to `ids`, if given.
     """
     whole = Path(path).expanduser()
     paths = [whole] if whole.exists() else [Path(p.strip()) for p in str(path).split(",")]
     parts = [_read_features(part.expanduser(), with_grid) for part in paths]
-    known = None if ids is None else set(ids)
     for i, part in enumerate(parts):
         source = f"FEATURES_FILE {paths[i]}"
         if len(part.ids) > 1 and (part.matrix == part.matrix[0]).all():
             raise UserError(f"{source} holds the same features for all images. Compute them again.")
-        if known is not None:
-            parts[i] = replace(part, ids=matched(part.ids, known, source))
+        if ids is not None:
+            parts[i] = replace(part, ids=matched(part.ids, ids, source))
     return side_by_side(parts)
 
 

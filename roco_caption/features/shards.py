@@ -67,15 +67,17 @@ def read_shards(
     with ThreadPoolExecutor(16) as pool:  # object stores answer slowly
         opened = list(pool.map(lambda path: _opened(fs, path, mend), paths))
     shards = {path: shard for path, shard in zip(paths, opened, strict=True) if shard}
-    expected = next((shard.encoder for shard in shards.values()), {}) | (encoder or {})
-    if len({shard.encoder.get("precision") for shard in shards.values()}) > 1:  # machines differed
-        expected.pop("precision", None)
+    expected = encoder or next((shard.encoder for shard in shards.values()), {})
     fixed = {k: v for k, v in expected.items() if k not in ("precision", "requested")}
     encoded = {name for shard in shards.values() for name in shard.ids}
     for path, shard in shards.items():
         shard.require_encoder(path, fixed, "Choose another folder")
         # another shard may have what could not be decoded at first
         shard.skipped = {k: why for k, why in shard.skipped.items() if k not in encoded}
+    precisions = {shard.encoder.get("precision") for shard in shards.values()} - {None}
+    expected = {k: v for k, v in expected.items() if k != "precision"}
+    if len(precisions) == 1:  # else machines differed
+        expected["precision"] = precisions.pop()
     return concatenated(list(shards.values()), expected)
 
 

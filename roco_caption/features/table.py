@@ -192,7 +192,7 @@ class Inputs:
     """What the decoder sees of each image, by split."""
 
     frames: Frames  # of the images that have features
-    features: dict[str, Any]  # {split: (n, d), or with attention also grids (n, cells, channels)}
+    features: dict[str, Any]  # {split: (n, d), or with attention a pair of it and grids}
     encoder: dict[str, Any]  # as in `Features`
     missing: list[str]  # one line per image without features: its id and the reason
 

@@ -16,7 +16,6 @@ def tiny(monkeypatch):
 def free_networks(request):
     """VGG16 alone takes half a gigabyte, twice that while its weights are drawn."""
     yield
-    if request.module.__name__.endswith("test_given"):  # has no networks
-        return
-    keras.backend.clear_session()
-    gc.collect()
+    if request.module.__name__.endswith("test_encoder"):  # other tests' networks are tiny
+        keras.backend.clear_session()
+        gc.collect()

@@ -217,7 +217,7 @@ def test_weights_without_the_top_are_refused_where_it_is_used(added, mobilenet, 
     network = mobilenet[0]
     convolutions = keras.Model(network.input, network.get_layer("conv_pw_13_relu").output)
     convolutions.save_weights(path := tmp_path / "no_top.weights.h5")
-    with pytest.raises(UserError, match=r"no_top\.weights\.h5 could not.*top layers included"):
+    with pytest.raises(UserError, match=r"no_top\.weights\.h5 could not.*with the top layers if"):
         build_encoder("mobilenet", str(path))
 
 

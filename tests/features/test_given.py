@@ -146,7 +146,7 @@ def test_a_grid_file_that_does_not_fit_is_named(tmp_path, arrays):
         read_grid_file(path)
 
 
-IDS = ["a", "train/001", "test/001", "1.2.840.1", "img1.png", "img1.jpg"]
+IDS = ["a", "\xf6dem", "train/001", "test/001", "1.2.840.1", "img1.png", "img1.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -155,6 +155,8 @@ IDS = ["a", "train/001", "test/001", "1.2.840.1", "img1.png", "img1.jpg"]
         ("a", "a"),
         ("a.png", "a"),
         ("images/a.PNG", "a"),
+        ("./a.jfif", "a"),
+        ("train/radiology/images/o\u0308dem.png", "\xf6dem"),
         ("images\\a.png", "a"),
         ("C:\\data\\a.jpeg", "a"),
         ("train/001.png", "train/001"),
@@ -252,6 +254,12 @@ def test_the_same_features_for_all_images_are_an_error(tmp_path, value):
     np.savez(tmp_path / "f.npz", names=["a", "b", "c"], features=np.full((3, 4), value))
     with pytest.raises(UserError, match=r"f\.npz holds the same features for all images"):
         read_features_file(tmp_path / "f.npz")
+
+
+@pytest.mark.parametrize("names", [[b"a", b"b"], [["a"], ["b"]], np.array(["a", "b"], "U9")])
+def test_names_may_be_bytes_or_a_column(tmp_path, names):
+    np.savez(tmp_path / "f.npz", names=names, features=np.eye(2), scale=np.ones(7))
+    assert read_features_file(tmp_path / "f.npz").ids == ["a", "b"]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e39])

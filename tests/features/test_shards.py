@@ -136,6 +136,14 @@ def test_shards_of_another_encoder_or_none_are_refused(tmp_path):
         read_shards(tmp_path, ENCODER | {"weights": "imagenet"}, mend=True)
 
 
+def test_shards_with_and_without_grids_serve_one_without(tmp_path):
+    write_shard(str(tmp_path), ["a"], some(1, 0), ENCODER | {"grid": "x"}, {})
+    write_shard(str(tmp_path), ["b"], some(1, 1)[:1], ENCODER, {})
+    found = read_shards(tmp_path, ENCODER)
+    assert sorted(found.ids) == ["a", "b"] and found.grid is None
+    assert "grid" not in found.encoder
+
+
 def test_training_from_shards_is_training_from_memory(tmp_path):
     data = {"train": toy(90, 0), "validation": toy(30, 1)}
     for name, captions in data.items():
