@@ -25,12 +25,11 @@ from roco_caption.features.encoder import describe
 from roco_caption.search.beam import Search
 from roco_caption.search.rerank import Consensus
 from roco_caption.text.tokenizer import END, PAD, START, CaptionTokenizer
-from roco_caption.training.checkpoint import WEIGHTS, member_folder
+from roco_caption.training.checkpoint import BUNDLE, WEIGHTS, member_folder
 
 if TYPE_CHECKING:
     from roco_caption.search.captioner import Captioner
 
-BUNDLE = "captioner.json"
 VOCABULARY = "tokenizer.json"
 CONSENSUS = "consensus.npz"
 WORDS = "words.json"  # the member of the Keras file, and the property of the ONNX file

@@ -17,7 +17,7 @@ from roco_caption.decoder.word_maps import word_maps
 from roco_caption.features.table import arrays_of
 from roco_caption.scores.baselines import neighbours
 from roco_caption.search.captioner import Caption, Captioner
-from roco_caption.show.figures import styled
+from roco_caption.show.figures import PlainTable, styled
 from roco_caption.show.plots import image_beside, word_map_figure
 from roco_caption.text.tokenizer import END
 
@@ -63,7 +63,10 @@ def _caption_table(captioner: Captioner, captions: list[Caption], synthetic: boo
     note = "For research and teaching. Not for clinical use."
     if synthetic:
         note = f"Trained only on synthetic images: captions of real images are meaningless. {note}"
-    styler = styled(table.drop(columns="log_p"), caption=note).hide(axis="index")
+    styler = styled(table.drop(columns="log_p"), caption=note)
+    if isinstance(styler, PlainTable):
+        return styler
+    styler = styler.hide(axis="index")
     left = {"selector": "td.col0, th.col0", "props": "text-align: left; white-space: normal"}
     bold = {"selector": "caption", "props": "font-weight: bold"}
     styler = styler.format({"probability": _percent, "per word": _percent}, escape="html")

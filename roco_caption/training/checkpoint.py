@@ -22,6 +22,7 @@ WEIGHTS = "captioner.weights.h5"
 STATE = "training_state.npz"
 PREVIOUS = "training_state.previous.npz"  # one save older, in case the newest is damaged
 HISTORY = "history.csv"
+BUNDLE = "captioner.json"  # written by `Captioner.save`
 RETRAINING = "retraining"  # below a run's folder: the training that replaces its own when finished
 
 
@@ -140,13 +141,13 @@ def begin_or_resume(
 ) -> tuple[Path, Progress]:
     """Return where to train, and the progress made there; a captioner stays until it is replaced.
 
-    That is the run's folder; with `retrain`, or if the state is lost, `RETRAINING` below it if
-    there are weights.
+    That is the run's folder; or `RETRAINING` below it, with `retrain` if there are weights, or if
+    there is a captioner but no state.
     """
     again = folder / RETRAINING
     if not (retrain and (folder / WEIGHTS).exists()):
         progress = resume(model, folder, settings)
-        if progress.epoch or progress.step or not (folder / WEIGHTS).exists():
+        if progress.epoch or progress.step or not (folder / BUNDLE).exists():
             return folder, progress
     print(f"Training from scratch in {again}; {folder} stays as it is until that is finished.")
     return again, resume(model, make_folder(again), settings)

@@ -16,7 +16,14 @@ import pandas as pd
 
 from roco_caption.core.errors import UserError, at_least
 from roco_caption.core.files import atomic_path, gigabytes, read_json, write_json
-from roco_caption.training.checkpoint import PREVIOUS, RETRAINING, STATE, WEIGHTS, settings_of
+from roco_caption.training.checkpoint import (
+    BUNDLE,
+    PREVIOUS,
+    RETRAINING,
+    STATE,
+    WEIGHTS,
+    settings_of,
+)
 
 RECORD = "settings.json"
 COLUMNS = ["epochs", "val_loss", "CIDEr", "finished"]  # of `list_runs`
@@ -92,7 +99,7 @@ def list_runs(parent: str | os.PathLike) -> pd.DataFrame:
 def _summary(folder: Path) -> list[Any]:
     history, scores = (_column(folder, *names) for names in
                        (("history.csv", "val_loss"), ("scores.csv", "CIDEr")))  # fmt: skip
-    bundle = folder / "captioner.json"
+    bundle = folder / BUNDLE
     when = f"{datetime.fromtimestamp(bundle.stat().st_mtime):%F %T}" if bundle.exists() else ""
     best = f"{min(history):.3f}" if history else ""
     return [len(history), best, f"{scores[0]:.3f}" if scores else "", when]

@@ -203,3 +203,13 @@ def test_an_image_that_cannot_be_decoded_is_named(train, tmp_path, content):
     (tmp_path / "mine.png").write_bytes(content)
     with pytest.raises(ImageError, match=r"mine\.png"):
         explain(FakeCaptioner(), *train, tmp_path / "mine.png")
+
+
+def test_without_jinja2_the_captions_are_a_plain_table(train, tmp_path, monkeypatch):
+    def style(table):
+        raise ImportError("Styler requires jinja2")
+
+    monkeypatch.setattr(pd.DataFrame, "style", property(style))
+    table = explain(FakeCaptioner(), *train, tmp_path / "0.png")[-1]
+    for shown in (repr(table), table._repr_html_()):
+        assert "axial ct" in shown and "0.25" in shown and "Not for clinical use" in shown
