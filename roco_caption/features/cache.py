@@ -140,32 +140,30 @@ class FeatureCache:
         if verify and len(damaged := piece.grid.values.damaged(piece.grid.rows)):
             print(f"{len(damaged):,} grids in {grid_path} are damaged; they are encoded again.")
             rows = np.setdiff1d(piece.grid.rows, damaged)
-            ids, files, grid = (
-                [piece.ids[i] for i in rows],
-                piece.files[rows],
-                piece.grid.take(rows),
-            )
-            return replace(piece, ids=ids, matrix=piece.matrix[rows], files=files, grid=grid)
+            return replace(
+                piece, ids=[piece.ids[row] for row in rows], matrix=piece.matrix[rows],
+                grid=piece.grid.take(rows), files=piece.files[rows],
+            )  # fmt: skip
         return piece
 
 
 def _checked(value: Any, path: Path) -> Features:
     try:
         ids, matrix, encoder, skipped = map(value.get, ("ids", "features", "encoder", "skipped"))
+        encoder, files = {"precision": "float32"} | encoder, value.get("files")  # older lack both
+        features = Features(ids, matrix, encoder, skipped, files=files)
         valid = (
             (type(ids), type(encoder), type(skipped)) == (list, dict, dict)
             and all(isinstance(name, str) for name in ids)
             and len(set(ids)) == len(ids) == len(matrix)
             and (matrix.dtype, matrix.ndim) == (np.float16, 2)
+            and (features.files.dtype, features.files.shape) == (np.int64, (len(ids), 3))
         )
-        features = Features(ids, matrix, {"precision": "float32"} | encoder, skipped)
-        files = value.get("files", features.files)  # older caches do not have them
-        valid = valid and (files.dtype, files.shape) == (np.int64, features.files.shape)
     except (TypeError, AttributeError):
         valid = False
     if not valid:
         raise UserError(f"{path} is not a feature cache. Delete it, then run this cell again.")
-    return replace(features, files=files)
+    return features
 
 
 class GridFile:
