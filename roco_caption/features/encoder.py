@@ -120,10 +120,10 @@ def calibrate_normalisation(network: Any, architecture: Architecture, seed: int)
     network(_preprocessed(architecture, images), training=True)
 
 
-def weights_path(weights: str) -> str:
+def weights_path(weights: str | os.PathLike) -> str:
     """Return the absolute path of a weights file; "imagenet" and "random" as they are."""
-    named = weights in ("imagenet", "random")
-    return weights if named else str(Path(weights).expanduser().absolute())
+    path = os.path.expanduser(weights)
+    return path if path in ("imagenet", "random") else os.path.abspath(path)
 
 
 def describe(name: str, weights: str, seed: int = 0, *, with_grid: bool = False) -> dict[str, Any]:

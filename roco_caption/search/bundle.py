@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -19,9 +18,9 @@ from keras import layers, ops
 from roco_caption.core.backend import chatter_left_out, multiplied_exactly
 from roco_caption.core.errors import UserError, first_line
 from roco_caption.core.files import atomic_path, read_json, write_json
-from roco_caption.core.pickles import verify
+from roco_caption.core.pickles import checksum, verify
 from roco_caption.decoder.model import Decoder, Ensemble, build_decoder, combine
-from roco_caption.features.encoder import describe
+from roco_caption.features.encoder import describe, weights_path
 from roco_caption.search.beam import Search
 from roco_caption.search.rerank import Consensus
 from roco_caption.text.tokenizer import END, PAD, START, CaptionTokenizer
@@ -43,7 +42,7 @@ def write_bundle(captioner: Captioner, folder: Path) -> None:
         captioner.consensus.save(folder / CONSENSUS)
     encoder = dict(captioner.encoder)
     if requested := encoder.get("requested"):  # it may be read from another working folder
-        encoder["requested"] = requested | {"weights": _whole_path(requested["weights"])}
+        encoder["requested"] = requested | {"weights": weights_path(requested["weights"])}
     bundle = {
         "sizes": captioner.decoder.members[0].sizes,
         "encoder": encoder,
@@ -87,11 +86,6 @@ def read_bundle(folder: Path) -> tuple[Any, ...]:
     return decoder, tokenizer, search, consensus, encoder
 
 
-def _whole_path(weights: str | os.PathLike) -> str:
-    path = os.path.expanduser(weights)
-    return path if path in ("imagenet", "random") else os.path.abspath(path)
-
-
 def checked_encoder(encoder: dict[str, Any], weights: str | os.PathLike = "") -> dict[str, Any]:
     """Return an encoder's description with the whole path of its weights file, `weights` if given.
 
@@ -103,15 +97,14 @@ def checked_encoder(encoder: dict[str, Any], weights: str | os.PathLike = "") ->
             f"This captioner was trained on precomputed features ({encoder.get('name')}) and has "
             "no encoder. Compute your images' features alike, for caption_features."
         )
-    path = _whole_path(weights or encoder["requested"]["weights"])
+    path = weights_path(weights or encoder["requested"]["weights"])
     remedy = "If the file was moved, name it: Captioner.load(folder, weights=...)."
     if os.path.isabs(path) and not os.path.isfile(path):
         raise UserError(f"The encoder's weights {path} are missing. {remedy}")
     encoder = encoder | {"requested": encoder["requested"] | {"weights": path}}
     algorithm, digest = encoder["weights"].split()[-2:]
     if os.path.isabs(path) and algorithm in ("md5", "sha256"):  # under any name
-        with open(path, "rb") as file:
-            found = hashlib.file_digest(file, algorithm).hexdigest()
+        found = checksum(path, algorithm)
     else:
         found = describe(encoder["name"], **encoder["requested"])["weights"]
     if found.split()[-1] != digest:

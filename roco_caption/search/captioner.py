@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -126,7 +126,8 @@ class Captioner:
             for i, image in enumerate(images)
         }
         with memory_for("encoding images", "If that is not enough, caption fewer at once."):
-            for _, arrays, skipped in encode_files(models, named, min(BATCH, len(named))):
+            batch_size, rescue = min(BATCH, len(named)), partial(self._built, "float32")
+            for _, arrays, skipped in encode_files(models, named, batch_size, rescue=rescue):
                 reasons |= {int(i): reason for i, reason in skipped.items()}
                 blocks += [[to_float16(array) for array in arrays]] if arrays else []
         features = tuple(np.concatenate(parts) for parts in zip(*blocks, strict=True))
@@ -136,9 +137,11 @@ class Captioner:
     def encoder_model(self) -> Any:
         """The encoder, built when it is first used; raises as `encode` does."""
         self.encoder = checked_encoder(self.encoder)
-        options = {"precision": self.encoder.get("precision", "float32")}
-        options |= self.encoder["requested"]
-        return build_encoder(self.encoder["name"], **options, with_grid="grid" in self.encoder)
+        return self._built(self.encoder.get("precision", "float32"))
+
+    def _built(self, precision: str) -> Any:
+        options = self.encoder["requested"] | {"with_grid": "grid" in self.encoder}
+        return build_encoder(self.encoder["name"], precision=precision, **options)
 
     def caption_features(self, features: Any, search: Search | None = None) -> list[Caption]:
         """Caption images by their features."""

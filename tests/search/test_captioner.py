@@ -280,6 +280,30 @@ def test_a_loaded_captioner_gives_the_captions_of_its_run(tmp_path, monkeypatch,
         assert loaded.caption_images(list(paths.values())) != in_run
 
 
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("value", [np.inf, np.nan])
+def test_an_image_that_overflows_in_half_precision_is_encoded_in_float32(
+    tmp_path, monkeypatch, precision, value
+):
+    """As `extract_features` does: what is trained on can be captioned."""
+
+    def build(name, weights, *, seed=0, precision="float32", with_grid=False):
+        model = tiny_encoder(name, weights, seed=seed, with_grid=with_grid)
+        if precision == "float32":
+            return model
+        bright = keras.ops.where(model.output > 4, value, model.output)
+        return keras.Model(model.input, bright, name=name)
+
+    monkeypatch.setattr(module, "build_encoder", build)
+    pictures = [np.full((8, 8), shade, np.uint8) for shade in (40, 250)]
+    captioner = make(ENCODER | {"precision": precision})
+    features, reasons = captioner.encode_readable(pictures)
+    expected = make(ENCODER | {"precision": "float32"}).encode(pictures)
+    np.testing.assert_array_equal(features, expected)
+    assert not reasons and np.isfinite(features).all()
+    assert captioner.caption(pictures[1]).text
+
+
 @pytest.fixture
 def own_weights(tmp_path, monkeypatch):
     """A run whose encoder's weights are a file, named by a path relative to the working folder."""

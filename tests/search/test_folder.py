@@ -110,10 +110,10 @@ def test_a_folder_of_bad_files_alone_is_a_table_of_errors(captioner, tmp_path):
 def test_an_image_for_which_memory_is_short_does_not_stop_the_rest(captioner, folder, monkeypatch):
     read = module.encode_files
 
-    def short(models, images, batch_size):
+    def short(models, images, batch_size, **options):
         if any("b.png" in str(image) for image in images.values()):
             raise OutOfMemory("decoding b.png", MemoryError(), "Remove it.")
-        return read(models, images, batch_size)
+        return read(models, images, batch_size, **options)
 
     monkeypatch.setattr(module, "encode_files", short)
     table = captioner.caption_folder(folder).set_index("file")
