@@ -52,7 +52,7 @@ def verify(path: str | os.PathLike) -> str:
 
 
 def write_pickle(path: str | os.PathLike, value: Any, *, size: int = 0) -> None:
-    """Pickle plain data and contiguous arrays atomically, and seal the file."""
+    """Pickle plain data and arrays atomically, and seal the file; `pickle.load` can open it."""
     with atomic_path(path, size=size) as aside:
         with open(aside, "wb") as file:
             pickle.dump(value, file, protocol=5)
@@ -80,26 +80,64 @@ class _Refused(pickle.UnpicklingError):
     """The pickle asks for more than plain data and arrays."""
 
 
-class _PlainUnpickler(pickle.Unpickler):
+# The unpickler in Python: its opcodes can be overridden, and no memo index takes memory.
+_PythonUnpickler: Any = pickle._Unpickler
+
+
+class _PlainUnpickler(_PythonUnpickler):
     def find_class(self, module: str, name: str) -> Callable:
-        """Return what is called in place of a name: a new function, which a pickle may change."""
+        """Return what is called in place of a name; NumPy's own pickles contain only these."""
         full_name = f"{module}.{name}".replace("numpy._core.", "numpy.core.")  # NumPy 2
-        if full_name == "numpy.dtype":
-            return lambda code, *_: _Dtype(code)
-        if full_name == "numpy.core.numeric._frombuffer":  # in protocol 5 makes contiguous arrays
-            return lambda content, kind, shape, order: np.frombuffer(content, kind.dtype).reshape(
-                shape, order=order
-            )
-        raise _Refused(f"calls {full_name}")
+        functions: dict[str, Callable] = {
+            "numpy.dtype": _dtype,
+            "numpy.ndarray": _ndarray,
+            "numpy.core.numeric._frombuffer": _frombuffer,
+            "numpy.core.multiarray._reconstruct": lambda *_: np.empty(0),  # `load_build` fills it
+        }
+        if full_name not in functions:
+            raise _Refused(f"calls {full_name}")
+        return functions[full_name]
+
+    def load_build(self) -> None:
+        """Fill an array, or set a dtype's byte order; refuse to change anything else."""
+        state, target = self.stack.pop(), self.stack[-1]
+        allowed = isinstance(target, np.ndarray)
+        if isinstance(target, np.dtype):  # other states would take bytes for pointers to objects
+            allowed = state == target.newbyteorder(state[1]).__reduce__()[2]
+        if not allowed:
+            raise _Refused(f"changes a {type(target).__name__}")
+        target.__setstate__(state)
+
+    def load_bytearray8(self) -> None:
+        """Read in blocks: pickle fills memory at once up to the length that the file claims."""
+        size, content = int.from_bytes(self.read(8), "little"), bytearray()
+        while len(content) < size and (block := self.read(min(size - len(content), 1 << 20))):
+            content += block
+        self.append(content)
+
+    dispatch = _PythonUnpickler.dispatch | {
+        pickle.BUILD[0]: load_build,
+        pickle.BYTEARRAY8[0]: load_bytearray8,
+    }
 
 
-class _Dtype:
-    """Stands in for NumPy's, whose state might make it take bytes for pointers."""
+def _ndarray(*_: Any) -> None:
+    raise _Refused("calls numpy.ndarray")  # NumPy's own pickles only pass it to `_reconstruct`
 
-    def __init__(self, code: Any) -> None:
-        self.dtype = np.dtype(code if isinstance(code, str) else object)
-        if self.dtype.kind not in "biufcSU":
-            raise _Refused("contains an array of something other than numbers or text")
 
-    def __setstate__(self, state: Any) -> None:
-        self.dtype = self.dtype.newbyteorder(state[1])
+def _dtype(code: Any, *_: Any) -> np.dtype:
+    if isinstance(code, str):
+        dtype = np.dtype(code, False, True)  # a copy, so that `load_build` may set its byte order
+        if dtype.kind in "biufcSU":
+            return dtype
+    raise _Refused("contains an array of something other than numbers or text")
+
+
+def _frombuffer(content: Any, dtype: Any, shape: Any, order: str, axes: Any = None) -> np.ndarray:
+    # bytes only: the memory of an array may be freed while another one still uses it
+    if not isinstance(content, bytes | bytearray) or not isinstance(dtype, np.dtype):
+        raise _Refused("contains an array on something other than bytes")
+    array = np.frombuffer(content, dtype)
+    if order == "K":  # since NumPy 2.3, for transposed arrays
+        return array.reshape(shape).transpose(axes)
+    return array.reshape(shape, order="F" if order == "F" else "C")

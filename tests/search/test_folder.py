@@ -148,9 +148,11 @@ def test_a_command_writes_a_table(run, folder, tmp_path, capsys, captioner):
     draw(folder / "Röntgen.png", 77)
     assert command(folder, "--run", run.parent, "--out", out) == 0
     printed = capsys.readouterr().out
-    assert f"{out} has 7 of 7 images, 1 of them without" in printed and "toy-1" in printed
+    assert f"{out} has 7 of 7 images" in printed and "toy-1" in printed
     assert out.read_bytes().startswith(b"\xef\xbb\xbf")  # Excel shows umlauts
     table, expected = pd.read_csv(out), captioner.caption_folder(folder)
+    missing = (expected.caption.fillna("") == "").sum()  # the toy's captions may be empty
+    assert f"{missing} of them without" in printed and missing >= expected.error.count() == 1
     pd.testing.assert_frame_equal(
         table.fillna(""), expected.fillna(""), check_dtype=False, rtol=1e-4
     )
