@@ -16,6 +16,7 @@ from roco_caption.text import words as spelling
 
 PAD, START, END, UNKNOWN = range(4)
 SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
+MOST_WORDS = 100_000  # upper bound, guards against corrupt files
 
 
 @dataclass(eq=False)
@@ -33,6 +34,8 @@ class CaptionTokenizer:
         if tuple(self.words[:4]) != SPECIAL or len(self._number) < len(self.words):
             raise UserError(f"a vocabulary begins with {' '.join(SPECIAL)} and has no duplicates")
         at_least(1, max_words=self.max_words)
+        if self.max_words > MOST_WORDS:
+            raise UserError(f"MAX_WORDS must be at most {MOST_WORDS:,}, got {self.max_words!r}.")
 
     @classmethod
     def fit(

@@ -205,7 +205,7 @@ def read_captions(content: bytes) -> None:
     rows = loaded.encode(captions)
     assert rows.shape == (len(captions), 22)
     for row, caption in zip(rows, captions, strict=True):
-        assert text.clean(loaded.decode(row[1:])) == text.clean(caption)[:20]
+        assert text.spelling.clean(loaded.decode(row[1:])) == text.spelling.clean(caption)[:20]
 
 
 def captions() -> list[bytes]:
