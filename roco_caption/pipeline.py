@@ -12,10 +12,9 @@ import numpy as np
 import pandas as pd
 
 from roco_caption.core.backup import backed_up, bring_back
-from roco_caption.core.errors import UserError
 from roco_caption.core.machine import attached, set_seeds
 from roco_caption.core.progress import tensorboard
-from roco_caption.data.roco import Source, locate_dataset, read_dataset
+from roco_caption.data.roco import Source, locate_dataset, parse_counts, read_dataset
 from roco_caption.decoder.model import Decoder, Ensemble, build_decoder, combine, fit_scalers
 from roco_caption.features.extract import extract_features
 from roco_caption.features.given import read_features_file, with_grid_file
@@ -71,14 +70,8 @@ def prepare_data(
     Raises:
         UserError: there is no data set, the download failed, or a table cannot be read.
     """
-    counts = phantoms.split(",")
-    if len(counts) != 3 or not all(count.strip().isdigit() for count in counts):
-        raise UserError(
-            f"PHANTOMS must be three whole numbers such as '768,48,300', got {phantoms!r}."
-        )
-    sizes = int(counts[0]), int(counts[1]), int(counts[2])
     options = {"seed": 1} | options
-    source = locate_dataset(cache_dir, phantom_counts=sizes, **options)
+    source = locate_dataset(cache_dir, phantom_counts=parse_counts(phantoms), **options)
     print(source)
     return Data(source, *read_dataset(source.root, limit, columns=columns, seed=options["seed"]))
 

@@ -15,9 +15,9 @@ from typing import Any
 from roco_caption.core.errors import UserError
 from roco_caption.core.machine import setting
 from roco_caption.data.images import read_with_note
+from roco_caption.data.roco import SOURCES, parse_counts
 from roco_caption.features.encoder import ENCODERS
 
-SOURCES = "auto", "kaggle", "phantoms"
 PATHS = (
     "DATA_DIR", "CACHE_DIR", "DRIVE_DIR", "ENCODER_WEIGHTS", "FEATURES_FILE", "GRID_FILE",
     "CHECKPOINT_DIR", "IMAGE",
@@ -75,11 +75,6 @@ def _is_whole(least: int, value: Any) -> bool:
     return whole and least <= value < 2**32
 
 
-def _are_counts(value: str) -> bool:
-    counts = [int(count) for count in value.split(",")]
-    return len(counts) == 3 and min(counts) > 0
-
-
 def _exist(value: str) -> bool:
     paths = [value] if os.path.exists(value) else value.split(",")
     return not value or all(os.path.exists(path.strip()) for path in paths)
@@ -105,7 +100,7 @@ SWITCH = "True or False", (True, False).__contains__
 FILES = "files that exist, separated by commas, or ''", _exist
 FOLDER = "a folder to write to", _is_writable
 # What a value must be, and its check, which may also raise an error
-CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+CHECKS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     **{name: (f"a whole number from {least} to 4,294,967,295", partial(_is_whole, least))
        for name, least in LEAST.items()},
     "ATTENTION": SWITCH, "RETRAIN": SWITCH, "FEATURES_FILE": FILES, "GRID_FILE": FILES,
@@ -118,6 +113,6 @@ CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         lambda value: value in ("imagenet", "random") or os.path.isfile(value),
     ),
     "LEARNING_RATE": ("a number above 0", lambda value: 0 < value < math.inf),
-    "PHANTOMS": ("three whole numbers above 0 such as '768,48,300'", _are_counts),
+    "PHANTOMS": ("three whole numbers above 0 such as '768,48,300'", parse_counts),
     "IMAGE": ("the path of an image file or ''", _is_image),
 }  # fmt: skip

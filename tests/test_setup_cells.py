@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from helpers.colab import ColabServer, frontend, notebook_from
+from helpers.git import git
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "roco_captioning.ipynb"
 PATH = "notebooks/roco_captioning.ipynb"
@@ -22,14 +23,6 @@ def cells() -> list[str]:
     codes = [c for c in nbformat.read(NOTEBOOK, 4).cells if c.cell_type == "code"]
     ids = [cell.id for cell in codes]
     return [cell.source for cell in codes[: ids.index("cell-04")]]
-
-
-def git(folder, *command):
-    identity = ["-c", "user.name=tests", "-c", "user.email=tests@localhost"]
-    done = subprocess.run(
-        ["git", *identity, *command], cwd=folder, capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
 
 
 def make_project(folder, version):

@@ -31,9 +31,10 @@ def at_least(least: float, **values: Any) -> None:
     whole = isinstance(least, int)
     kinds = numbers.Integral if whole else numbers.Real
     for name, value in values.items():
-        if not isinstance(value, kinds) or not least <= float(value) < math.inf:
-            number = "a whole number" if whole else "a number"
-            raise UserError(f"{name.upper()} must be {number} of at least {least}, got {value!r}.")
+        number = isinstance(value, kinds) and not isinstance(value, bool)
+        if not number or not least <= float(value) < math.inf:
+            kind = "a whole number" if whole else "a number"
+            raise UserError(f"{name.upper()} must be {kind} of at least {least}, got {value!r}.")
 
 
 def first_line(error: Exception) -> str:

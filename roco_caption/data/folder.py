@@ -11,9 +11,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
+from PIL import Image
 
 from roco_caption.core.errors import UserError
 from roco_caption.data.dicom import is_dicom
+from roco_caption.data.images import FORMATS
 from roco_caption.data.tables import EXTENSION, READERS, Table, match_files, read_table
 from roco_caption.data.tables import without_extension as stem_of
 
@@ -33,16 +35,26 @@ def tables_in(folder: Path) -> list[Path]:
     return [path for path in named if not HIDDEN.search(path.relative_to(folder).as_posix())]
 
 
-def _is_image(path: Path) -> bool:
+def is_image_file(path: Path) -> bool:
+    """Return whether a file is an image by its extension, or else by its content."""
+    if not path.is_file():  # a folder, a pipe, or a link to nowhere
+        return False
     if EXTENSION.search(path.name):
         return True
-    return path.suffix.lower() not in READERS and path.is_file() and is_dicom(path)
+    if path.suffix.lower() in READERS:
+        return False
+    try:
+        if not is_dicom(path):
+            Image.open(path, formats=FORMATS).close()
+        return True
+    except Exception:  # Pillow raises many kinds for what is no image
+        return False
 
 
 def read_folder(folder: Path, columns: str = "") -> pd.DataFrame:
     """Return `list_rows` of the one table in a folder that names its images, with `split` or ""."""
     paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
-    files = [name for name in paths if not HIDDEN.search(name) and _is_image(paths[name])]
+    files = [name for name in paths if not HIDDEN.search(name) and is_image_file(paths[name])]
     table = _best_table(folder, files, columns)
     print(table)
     rows = list_rows(table, folder, files)

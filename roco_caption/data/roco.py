@@ -15,7 +15,18 @@ from roco_caption.data.kaggle import download_roco
 from roco_caption.data.phantoms.dataset import make_phantoms
 from roco_caption.data.tables import READERS, read_table
 
+SOURCES = "auto", "kaggle", "phantoms"
 OTHERWISE = "Set DATA_SOURCE = 'phantoms' for a small synthetic set instead."
+
+
+def parse_counts(text: str) -> tuple[int, int, int]:
+    """Return how many phantoms to train, validate and test on, of a text such as "768,48,300"."""
+    counts = [part.strip() for part in text.split(",")]
+    if len(counts) != 3 or not all(count.isdigit() and int(count) for count in counts):
+        raise UserError(
+            f"PHANTOMS must be three whole numbers above 0 such as '768,48,300', got {text!r}."
+        )
+    return int(counts[0]), int(counts[1]), int(counts[2])
 
 
 @dataclass(frozen=True)
@@ -47,8 +58,8 @@ def locate_dataset(
     `phantom_counts` images (training, validation, test), and "auto" is the attached data set on
     Kaggle, the download in Colab, and phantoms elsewhere.
     """
-    if source not in ("auto", "kaggle", "phantoms"):
-        raise UserError(f"DATA_SOURCE must be one of 'auto', 'kaggle', 'phantoms', got {source!r}.")
+    if source not in SOURCES:
+        raise UserError(f"DATA_SOURCE must be one of {', '.join(SOURCES)}, got {source!r}.")
     if data_dir:
         return _given(data_dir)
     if source == "auto" and platform == "kaggle":

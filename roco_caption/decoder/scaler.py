@@ -11,6 +11,7 @@ from keras import layers, ops
 from roco_caption.decoder.layers import cell_dense, filled
 
 ROWS = 16384  # rows that the scaler is fitted to
+TINY = 1e-12  # shortest length to divide by, as in Keras' UnitNormalization
 
 
 @keras.saving.register_keras_serializable("roco_caption")
@@ -59,7 +60,7 @@ class FeatureScaler(layers.Layer):
 
 
 def _unit_length(features: Any) -> Any:
-    return features / (_lengths(features) + 1e-6)
+    return features / ops.maximum(_lengths(features), TINY)
 
 
 def _lengths(vectors: Any) -> Any:
@@ -87,7 +88,7 @@ def fit_scaler(features: np.ndarray, components: int = 256) -> tuple[np.ndarray,
     """
     cells = int(np.prod(features.shape[1:-1]))
     rows = features[:: max(1, len(features) * cells // ROWS)].astype(np.float32)
-    rows /= np.linalg.norm(rows, axis=-1, keepdims=True) + 1e-6
+    rows /= np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), TINY)
     offset = rows.mean(axis=0)
     rows = (rows - offset).reshape(-1, rows.shape[-1])
     deviation = rows.std(axis=0)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any, NamedTuple
 
 import keras
 from keras import ops
 
-from roco_caption.core.errors import UserError
+from roco_caption.core.errors import at_least
 from roco_caption.decoder.model import Decoder, Ensemble, Step
 from roco_caption.search.greedy import (
     IMPOSSIBLE,
@@ -40,10 +39,8 @@ class Search:
     word_bonus: float = 0.0  # of reranking, see `Candidates.ranked`
 
     def __post_init__(self) -> None:
-        for name, least in (("beams", 1), ("no_repeat", 0), ("neighbours", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-                raise UserError(f"{name} must be a whole number from {least} up, got {value!r}.")
+        at_least(1, beams=self.beams)
+        at_least(0, no_repeat=self.no_repeat, neighbours=self.neighbours)
 
 
 class _Active(NamedTuple):

@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
-from PIL import Image
 
 from roco_caption.core.errors import UserError, at_least
 from roco_caption.core.progress import progress_bar
-from roco_caption.data.folder import HIDDEN
-from roco_caption.data.images import FORMATS, is_dicom
-from roco_caption.data.tables import EXTENSION
+from roco_caption.data.folder import HIDDEN, is_image_file
+from roco_caption.data.images import FORMATS
 
 if TYPE_CHECKING:
     from roco_caption.search.beam import Search
@@ -42,7 +40,7 @@ def image_files(*places: str | os.PathLike) -> list[Path]:
             hidden = HIDDEN.search(path.relative_to(place).as_posix())
             if hidden or path.name.lower() in SYSTEM or path.is_dir():
                 continue
-            if _is_image(path):
+            if is_image_file(path):
                 images.add(path)
             else:
                 others.append(path)
@@ -53,19 +51,6 @@ def image_files(*places: str | os.PathLike) -> list[Path]:
         where = ", ".join(map(str, places))
         raise UserError(f"There is no image in {where}. Formats: DICOM, {', '.join(FORMATS)}.")
     return sorted(images)
-
-
-def _is_image(path: Path) -> bool:
-    if not path.is_file():  # a folder, a pipe, or a link to nowhere
-        return False
-    if EXTENSION.search(path.name):
-        return True
-    try:
-        if not is_dicom(path):
-            Image.open(path, formats=FORMATS).close()
-        return True
-    except Exception:  # Pillow raises many kinds for what is no image
-        return False
 
 
 def caption_files(

@@ -9,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from helpers.git import git
 
 from roco_caption.core import machine
 from roco_caption.core.errors import UserError
@@ -192,14 +193,6 @@ def test_a_failing_pip_says_why_and_what_to_do(tmp_path, pip, versions, stderr, 
 def test_nothing_is_missing_here(pip):
     """Its tensorflow-cpu counts as tensorflow."""
     assert install_missing(ROOT / "requirements.txt") == [] and pip[1] == []
-
-
-def git(folder, *command):
-    identity = ["-c", "user.name=tests", "-c", "user.email=tests@localhost"]
-    done = subprocess.run(
-        ["git", *identity, *command], cwd=folder, capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
 
 
 def test_the_commit_of_a_project_is_known_in_a_clone_only(tmp_path, monkeypatch):

@@ -408,7 +408,7 @@ def test_a_folder_without_a_run_is_named(tmp_path):
 )  # fmt: skip
 def test_a_search_that_cannot_be_made_is_refused(options):
     (name,) = options
-    with pytest.raises(UserError, match=f"{name} must be a whole number .*{options[name]}"):
+    with pytest.raises(UserError, match=f"{name.upper()} must be a whole number .*{options[name]}"):
         Search(**options)
 
 

@@ -128,6 +128,17 @@ def test_both_plain_views_compute_the_mean_of_the_trained_members(kind):
     assert len(members) == 1 or np.abs(ops.softmax(logits[0]) - expected).max() > 0.1
 
 
+@pytest.mark.parametrize("scale", [1e-9, 1e-4, 1.0, 1e6])
+def test_features_of_any_scale_are_exported_alike(scale):
+    captioner = trained("merge")
+    features = np.random.default_rng(1).gamma(0.3, size=(4, 3)).astype(np.float32)
+    tokens = np.full((4, 9), START, np.int32)
+    expected = np.asarray(captioner.decoder.every_word([features, tokens]))
+    for model in (captioner.decoder.every_word, plain_model(captioner.decoder, "every_word")):
+        result = np.asarray(model([features * np.float32(scale), tokens]))
+        np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_the_file_of_an_ensemble_is_its_members_mean_and_not_one_of_them(tmp_path):
     captioner, features = trained("ensemble"), some_features("ensemble")
     tokens = np.array([[START, 4, 5, *[0] * 6]] * 7, np.int32)
