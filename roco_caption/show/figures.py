@@ -112,11 +112,11 @@ def styled(table: pd.DataFrame, form: str | None = None, *, caption: str = "") -
         return PlainTable(table, caption)
     styler = styler.format(form, precision=3, thousands=",", na_rep="", escape="html")
     styler = styler.format_index(escape="html").format_index(escape="html", axis="columns")
-    right = "text-align: right; overflow-wrap: anywhere"
-    cells = {"selector": "td, th.col_heading", "props": right}
+    cells = {"selector": "td, th.col_heading", "props": "text-align: right"}
+    long = {"selector": "td", "props": "overflow-wrap: anywhere"}  # words
     below = {"selector": "caption", "props": CAPTION_CSS}
     styler = styler.set_table_attributes('class="tex2jax_ignore mathjax_ignore"')
-    return styler.set_caption(html.escape(plain(caption))).set_table_styles([cells, below])
+    return styler.set_caption(html.escape(plain(caption))).set_table_styles([cells, long, below])
 
 
 def style_scores(table: pd.DataFrame) -> Any:

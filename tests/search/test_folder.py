@@ -175,7 +175,7 @@ def test_an_existing_table_is_kept_unless_told_otherwise(run, folder, tmp_path, 
         (["images", "--out", "images"], "images exists"),
         (["images", "--out", "images/b.png/x.csv"], "could not be written"),
         (["images", "--run", "images"], "captioner.json is missing"),
-        (["images", "--beams", "0"], "beams must be"),
+        (["images", "--beams", "0"], "BEAMS must be"),
         (["images", "--weights", "moved.h5"], "moved.h5 are missing"),
     ],
 )
