@@ -3,6 +3,7 @@
 # make test-slow   the tests that take too long for that
 # make docs        API pages in docs/api/, from the docstrings
 # make benchmark   measure each stage against the classic loop, one JSON object per line
+# make peers       measure each stage beside plain PyTorch, which it installs into an environment of its own
 # make experiments compare variants of the decoder on folds and on the test split
 # make rehearsal   the stages at the size of ROCO: seconds and memory
 # make browser     run the notebook in JupyterLab and Chromium, with screenshots
@@ -28,7 +29,7 @@ TENSORFLOW := $(if $(CARD),tensorflow[and-cuda],$(if $(filter Darwin,$(shell una
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: notebook test test-slow docs benchmark experiments rehearsal browser runtimes gpu-graph jax torture fuzz distributed \
+.PHONY: notebook test test-slow docs benchmark peers experiments rehearsal browser runtimes gpu-graph jax torture fuzz distributed \
     publish clean
 
 $(VENV)/ready: requirements.txt requirements-dev.txt
@@ -58,6 +59,11 @@ docs: $(VENV)/ready
 
 benchmark: $(VENV)/ready
 	$(BIN)/python -m benchmarks
+
+peers: $(VENV)/ready
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 numpy pillow
+	$(BIN)/python -m benchmarks.peers
 
 experiments: $(VENV)/ready
 	ROCO_PROGRESS=text $(BIN)/python -m benchmarks.experiments

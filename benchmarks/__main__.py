@@ -35,7 +35,6 @@ from roco_caption.features.encoder import build_encoder
 from roco_caption.search.captioner import Captioner, Search
 from roco_caption.text.tokenizer import PAD, CaptionTokenizer
 from roco_caption.text.words import clean
-from roco_caption.training import loop as training
 from roco_caption.training.batches import Replicas, plan
 
 SECONDS = setting("SECONDS", 30.0)
@@ -153,13 +152,14 @@ def train(features: np.ndarray, tokens: np.ndarray, sizes: dict) -> Decoder:
         model = decoder.every_word
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
         model.compile(keras.optimizers.AdamW(2e-3), loss, jit_compile=False)
-        replicas, seconds = Replicas(model, precision=precision), []
+        replicas, seconds = Replicas(decoder, precision=precision), []
         for epoch in range(EPOCHS + 1):  # the first one compiles
             start = time.perf_counter()
             lengths = (tokens != PAD).sum(axis=1)
             for rows in plan(lengths, batch_size=batch_size, seed=0, epoch=epoch):
-                batch = replicas.batch(features, tokens, rows)
-                training._step(replicas.train_on_batch, model, *batch)
+                batch, _ = replicas.batch(features, tokens, rows)
+                loss = replicas.train_on_batch(*batch)
+            float(loss)
             seconds.append(time.perf_counter() - start)
         report(
             f"training in {precision}, batches of {batch_size}",

@@ -144,7 +144,7 @@ class LSTM(layers.LSTM):
         self, sequences: Any, initial_state: Any = None, mask: Any = None, training: bool = False
     ) -> Any:
         """Map float (n, t, d) to float (n, t, units)."""
-        if not _on_tensorflow_cpu() or initial_state is not None or mask is not None:
+        if not on_tensorflow_cpu() or initial_state is not None or mask is not None:
             return super().call(sequences, initial_state, mask, training)
         weights = self.cell.kernel, self.cell.recurrent_kernel, self.cell.bias
         outputs = _lstm(sequences, *(tf.convert_to_tensor(weight.value) for weight in weights))
@@ -172,7 +172,8 @@ def open_gates(gates: Any, c: Any) -> tuple[Any, Any, tuple[Any, ...]]:
     return o * ops.tanh(c), c, (i, f, g, o)
 
 
-def _on_tensorflow_cpu() -> bool:
+def on_tensorflow_cpu() -> bool:
+    """Return whether the backend is TensorFlow and there is no GPU."""
     return keras.backend.backend() == "tensorflow" and not tf.config.list_logical_devices("GPU")
 
 

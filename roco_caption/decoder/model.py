@@ -32,6 +32,7 @@ class Decoder:
             `input_txt` (n, t) → probabilities of the next word (n, vocab_size).
         every_word: the training view: the same inputs → logits (n, t, vocab_size), row i for the
             word after `input_txt[:, : i + 1]`.
+        every_hidden: `every_word` without its last layer → (n, t, units).
 
     With attention each has a second input, `input_grid` (n, cells, channels).
 
@@ -51,8 +52,10 @@ class Decoder:
         probabilities = parts["softmax"](parts["one_word"](self.speak(last, image)))
         self.next_word = keras.Model([*inputs, words], probabilities, name="image_captioning")
         words = keras.Input((None,), dtype="int32", name="input_txt")
-        logits = self.speak(parts["drop_lstm"](self._read(words)), image)
-        self.every_word = keras.Model([*inputs, words], logits, name="image_captioning_training")
+        hidden = self._merge(parts["drop_lstm"](self._read(words)), image)
+        name = "image_captioning_training"
+        self.every_word = keras.Model([*inputs, words], parts["dense"](hidden), name=name)
+        self.every_hidden = keras.Model([*inputs, words], hidden)
 
     @property
     def members(self) -> list[Decoder]:
@@ -94,11 +97,14 @@ class Decoder:
 
     def speak(self, outputs: Any, image: tuple[Any, ...]) -> Any:
         """Map the LSTM's outputs (n, t, units) and `describe`'s arrays to logits (n, t, words)."""
+        return self.parts["dense"](self._merge(outputs, image))
+
+    def _merge(self, outputs: Any, image: tuple[Any, ...]) -> Any:
         parts, (vector, *cells) = self.parts, image
         merged = parts["merge"]([outputs, parts["per_word"](vector)])
         if cells:
             merged = parts["merge_attended"]([merged, parts["attention"](merged, *cells)])
-        return parts["dense"](parts["hidden"](merged))
+        return parts["hidden"](merged)
 
     def start(self, features: Any, *, blank: bool = False) -> tuple[Step, Any, Any]:
         """Return the step from word to word, and what a search starts from.

@@ -12,9 +12,11 @@ import numpy as np
 
 from roco_caption.core.backend import multiplied_in
 from roco_caption.core.errors import UserError
+from roco_caption.decoder.model import Decoder
 from roco_caption.features.table import arrays_of
 from roco_caption.text.tokenizer import PAD
 from roco_caption.training.checkpoint import Progress, variables_of
+from roco_caption.training.loss import weighted_loss
 
 Batch = tuple[tuple[np.ndarray, ...], np.ndarray]
 
@@ -73,35 +75,36 @@ class Replicas:
     created under the strategy: they are saved and restored as on one device.
 
     Args:
-        model: compiled, its optimizer built.
+        decoder: its training view compiled, the optimizer built.
         strategy: of `find_strategy`; with several machines each runs the same program.
         precision: of matrix products, see `multiplied_in`.
     """
 
-    def __init__(
-        self, model: keras.Model, strategy: Any = None, precision: str = "float32"
-    ) -> None:
-        self.model, self.strategy, self.precision = model, strategy, precision
-        self.step, self.test_on_batch = model.train_on_batch, model.test_on_batch
+    def __init__(self, decoder: Decoder, strategy: Any = None, precision: str = "float32") -> None:
+        model = decoder.every_word
+        self.decoder, self.strategy, self.precision = decoder, strategy, precision
         self.multiple = 4 if model.jit_compile else 1  # XLA compiles again for every length
         self.rank, self.local, self.count = rank_of(strategy), 1, 1
-        if strategy is not None:
+        self.step, self.test_on_batch = model.train_on_batch, model.test_on_batch
+        if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
             self.tf = tf
+            self.step, self.test_on_batch = self._training_step(), self._evaluation_step()
+        if strategy is not None:
             cluster = strategy.cluster_resolver and strategy.cluster_resolver.cluster_spec()
             machines = cluster.num_tasks("worker") if cluster else 1
             self.count = strategy.num_replicas_in_sync
             self.local = self.count // machines
-            self.step, self.test_on_batch = self._training_step(), self._evaluation_step()
         self.chief = self.rank == 0  # the only one that reads and writes the run's folder
 
-    def batch(self, features: Any, tokens: np.ndarray, rows: np.ndarray) -> tuple[Batch, int]:
+    def batch(self, features: Any, tokens: np.ndarray, rows: np.ndarray) -> tuple[Any, int]:
         """Return this machine's part of a batch, and the words of the whole batch.
 
         Returns:
-            What `take` returns, with equally many rows for each device, padded with captions
-            without words; and the number of words that count.
+            Inputs and targets as `take` returns them, with equally many rows for each device,
+            padded with captions without words, and each target's weight, float32, 0 for padding;
+            and the number of words that count.
         """
         # equally long on every machine, so that all compile at the same step
         (inputs,), targets = take((), tokens, rows, self.multiple)
@@ -110,23 +113,27 @@ class Replicas:
         part = places % len(rows)
         targets_here = np.where(places[:, None] < len(rows), targets[part], PAD)
         images = (array[rows[part]].astype(np.float32, copy=False) for array in arrays_of(features))
-        return ((*images, inputs[part]), targets_here), int((targets != PAD).sum())
+        words = int((targets != PAD).sum())
+        weights = (targets_here != PAD) / np.float32(words)
+        return ([*images, inputs[part]], targets_here, weights), words
 
     def train_on_batch(self, *batch: Any) -> Any:
         """Update the weights; return the batch's loss, as `keras.Model.train_on_batch` does."""
         with multiplied_in(self.precision):
             return self.step(*batch)
 
+    def _loss(self, trained: bool, inputs: Any, targets: Any, counts: Any) -> Any:
+        hidden = self.decoder.every_hidden(inputs, training=trained)
+        return weighted_loss(hidden, self.decoder.parts["dense"], targets, counts, trained)
+
     def _training_step(self) -> Callable:
-        tf, model = self.tf, self.model
+        tf, model = self.tf, self.decoder.every_word
         weights = model.trainable_variables
 
-        def gradients(inputs: Any, targets: Any, counts: Any) -> list[Any]:
+        def gradients(*arrays: Any) -> list[Any]:
             with tf.GradientTape() as tape:
-                loss = model.loss(targets, model(inputs, training=True), sample_weight=counts)
-                loss += sum(model.losses) / self.count  # a mean over this device's captions
-            own = tape.gradient(loss, [weight.value for weight in weights])
-            return self._sum([loss, *own])
+                loss = self._loss(True, *arrays)
+            return self._sum([loss, *tape.gradient(loss, [weight.value for weight in weights])])
 
         def step(*arrays: Any) -> Any:
             loss, *summed = self._on_each(gradients, arrays)
@@ -136,15 +143,10 @@ class Replicas:
         return tf.function(step, autograph=False, reduce_retracing=True)
 
     def _evaluation_step(self) -> Callable:
-        tf, model = self.tf, self.model
-
-        def losses(inputs: Any, targets: Any, counts: Any) -> list[Any]:
-            return self._sum([model.loss(targets, model(inputs), sample_weight=counts)])
-
         def step(*arrays: Any) -> Any:
-            return self._on_each(losses, arrays)[0]
+            return self._on_each(lambda *part: self._sum([self._loss(False, *part)]), arrays)[0]
 
-        return tf.function(step, autograph=False, reduce_retracing=True)
+        return self.tf.function(step, autograph=False, reduce_retracing=True)
 
     def follow(self, progress: Progress) -> Progress:
         """Give every machine the state of the first, the only one that has read it.
@@ -161,7 +163,7 @@ class Replicas:
         text = np.frombuffer(json.dumps(notes).encode(), np.uint8)
         size = int(self._from_first(np.array([len(text)]))[0])
         text = self._from_first(text if self.chief else np.zeros(size))
-        self.follow_weights(variables_of(self.model))
+        self.follow_weights(variables_of(self.decoder.every_word))
         if self.chief:
             return progress
         first = Progress(**json.loads(text.astype(np.uint8).tobytes()))
@@ -171,9 +173,8 @@ class Replicas:
                 f"Machine {self.rank} has different {', '.join(other)} than machine 0. Start all "
                 "with the same command, code and data."
             )
-        for (
-            variable
-        ) in self.model.variables:  # so that dropout differs between the parts of a batch
+        for variable in self.decoder.every_word.variables:
+            # so that dropout differs between the parts of a batch
             if variable.dtype == "uint32":
                 variable.assign(np.asarray(variable) + np.array([self.rank, 0], np.uint32))
         return first
@@ -198,6 +199,8 @@ class Replicas:
 
     def _on_each(self, function: Callable, arrays: Any) -> list[Any]:
         """Call a function on each device with its part of this machine's rows; return the sums."""
+        if self.strategy is None:
+            return function(*arrays)
         tf = self.tf
 
         def part() -> list[Any]:
@@ -213,6 +216,8 @@ class Replicas:
         return [self.strategy.experimental_local_results(one)[0] for one in sums]
 
     def _sum(self, tensors: list[Any]) -> list[Any]:
+        if self.strategy is None:
+            return tensors
         context = self.tf.distribute.get_replica_context()
         return context.all_reduce(self.tf.distribute.ReduceOp.SUM, tensors)
 

@@ -21,7 +21,7 @@ from roco_caption.core.progress import Row, progress_bar
 from roco_caption.decoder.model import Decoder
 from roco_caption.features.table import LazyRows, arrays_of
 from roco_caption.text.tokenizer import PAD
-from roco_caption.training.batches import Batch, Replicas, plan
+from roco_caption.training.batches import Replicas, plan
 from roco_caption.training.checkpoint import (
     HISTORY,
     STATE,
@@ -36,6 +36,7 @@ from roco_caption.training.checkpoint import (
 from roco_caption.training.runs import Schedule
 
 SAVE_SECONDS = 20  # a kill loses at most this much
+READ_EVERY = 20  # steps: reading a loss waits for an accelerator
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def train(
     optimizer.build(model.trainable_variables)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
     model.compile(optimizer, loss, jit_compile=keras.backend.backend() == "jax")
-    replicas = Replicas(model, strategy, precision)
+    replicas = Replicas(decoder, strategy, precision)
     run = _Run(model, training, validation, Path(folder), replicas, list(callbacks))
     if not replicas.chief:
         progress = replicas.follow(Progress(settings))
@@ -192,28 +193,36 @@ class _Run:
         batches = plan(
             lengths, batch_size=settings["batch_size"], seed=settings["seed"], epoch=progress.epoch
         )
-        saved = time.monotonic()
+        saved, waiting = time.monotonic(), []
         for rows in batches[progress.step :]:
-            batch = self.replicas.batch(data.features, data.tokens, rows)
-            loss, words = _step(self.replicas.train_on_batch, self.model, *batch)
-            if not math.isfinite(loss):
+            batch, words = self.replicas.batch(data.features, data.tokens, rows)
+            waiting.append((self.replicas.train_on_batch(*batch), words))
+            progress.step += 1
+            due = self.replicas.chief and time.monotonic() - saved > SAVE_SECONDS
+            if due or len(waiting) == READ_EVERY or progress.step == len(batches):
+                self._add_losses(progress, waiting)
+            if due:
+                save_state(self.model, self.folder, progress)
+                saved = time.monotonic()
+            bar.update()
+
+    def _add_losses(self, progress: Progress, waiting: list[tuple[Any, int]]) -> None:
+        """Read losses, which waits for their steps, and add them to the epoch's."""
+        for loss, words in waiting:
+            if not math.isfinite(float(loss)):
                 raise UserError(
                     f"The loss is {loss} in epoch {progress.epoch + 1}. The best weights so far "
                     f"are kept in {self.folder}. Lower LEARNING_RATE, and check the features for "
                     "outliers."
                 )
-            progress.loss += loss * words
+            progress.loss += float(loss) * words
             progress.words += words
-            progress.step += 1
-            if self.replicas.chief and time.monotonic() - saved > SAVE_SECONDS:
-                save_state(self.model, self.folder, progress)
-                saved = time.monotonic()
-            bar.update()
+        waiting.clear()
 
     def _end_epoch(self, progress: Progress) -> Row:
         """Validate, save, and return the epoch's row."""
         model, settings = self.model, progress.settings
-        val_loss = evaluate_loss(model, self.validation, replicas=self.replicas)
+        val_loss = evaluate_loss(self.replicas.decoder, self.validation, replicas=self.replicas)
         row = {"epoch": progress.epoch + 1, "loss": progress.loss / progress.words}
         row |= {"val_loss": val_loss, "learning_rate": float(model.optimizer.learning_rate)}
         progress.history.append(row)
@@ -247,23 +256,15 @@ class _Run:
                       "again; the training goes on.")  # fmt: skip
 
 
-def _step(on_batch: Any, model: keras.Model, batch: Batch, words: int) -> tuple[float, int]:
-    """Return a batch's mean loss per word, and its words; padding does not count."""
-    inputs, targets = batch
-    model.reset_metrics()
-    return float(on_batch(list(inputs), targets, (targets != PAD) / np.float32(words))), words
-
-
 def evaluate_loss(
-    model: keras.Model, data: CaptionData, batch_size: int = 256, replicas: Replicas | None = None
+    decoder: Decoder, data: CaptionData, batch_size: int = 256, replicas: Replicas | None = None
 ) -> float:
-    """Return the mean loss of the compiled training view in nats per word, without dropout."""
-    replicas = replicas or Replicas(model)
+    """Return the mean loss in nats per word, without dropout; the training view is compiled."""
+    replicas = replicas or Replicas(decoder)
     order = np.argsort((data.tokens != PAD).sum(axis=1), kind="stable")
     total, count = 0.0, 0
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        batch = replicas.batch(data.features, data.tokens, rows)
-        loss, words = _step(replicas.test_on_batch, model, *batch)
-        total, count = total + loss * words, count + words
+        batch, words = replicas.batch(data.features, data.tokens, rows)
+        total, count = total + float(replicas.test_on_batch(*batch)) * words, count + words
     return total / count

@@ -50,7 +50,7 @@ def searching(search: Search) -> set[str]:
 def main() -> int:
     """Print what was found, and return the exit status."""
     cudnn = mock.patch("keras.src.backend.tensorflow.rnn.cudnn_ok", return_value=True)
-    with cudnn, mock.patch("roco_caption.decoder.layers._on_tensorflow_cpu", return_value=False):
+    with cudnn, mock.patch("roco_caption.decoder.layers.on_tensorflow_cpu", return_value=False):
         graphs = {"training": training()}
     graphs["greedy search"] = searching(Search(beams=1, no_repeat=0))
     graphs["beam search"] = searching(Search(beams=3))

@@ -145,7 +145,7 @@ def test_two_processes_that_train_in_one_folder_train_once(tmp_path):
     code = """
         from helpers import toy_training
         from roco_caption.training import loop
-        loop._step = slow(loop._step, 0.2)
+        loop.Replicas.train_on_batch = slow(loop.Replicas.train_on_batch, 0.2)
         toy_training.run(sys.argv[1])
     """
     first, second = both(code, str(tmp_path))

@@ -117,7 +117,8 @@ def test_an_image_is_not_taken_for_damaged_when_out_of_memory(tmp_path, monkeypa
 def test_training_continues_after_out_of_memory(tmp_path, monkeypatch, capsys, undisturbed):
     with monkeypatch.context() as patch:
         patch.setattr(training, "SAVE_SECONDS", 0)  # a state after every step
-        patch.setattr(training, "_step", failing(training._step, EXHAUSTED, 9, []))
+        step = failing(training.Replicas.train_on_batch, EXHAUSTED, 9, [])
+        patch.setattr(training.Replicas, "train_on_batch", step)
         with pytest.raises(OutOfMemory, match=r"Out of memory while training.*BATCH_SIZE"):
             toy_training.run(tmp_path / "stopped")
     ends_as_undisturbed(tmp_path, undisturbed)
@@ -126,7 +127,7 @@ def test_training_continues_after_out_of_memory(tmp_path, monkeypatch, capsys, u
 
 def test_training_continues_after_the_stop_button(tmp_path, monkeypatch, undisturbed):
     """The notebook's stop button sends SIGINT."""
-    step, calls = training._step, []
+    step, calls = training.Replicas.train_on_batch, []
 
     def pressed(*arguments):
         calls.append(1)
@@ -136,7 +137,7 @@ def test_training_continues_after_the_stop_button(tmp_path, monkeypatch, undistu
 
     with monkeypatch.context() as patch:
         patch.setattr(training, "SAVE_SECONDS", 0)
-        patch.setattr(training, "_step", pressed)
+        patch.setattr(training.Replicas, "train_on_batch", pressed)
         with pytest.raises(KeyboardInterrupt):
             toy_training.run(tmp_path / "stopped")
     ends_as_undisturbed(tmp_path, undisturbed)

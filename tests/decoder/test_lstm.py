@@ -72,7 +72,7 @@ def test_a_state_or_a_mask_takes_keras_own_way():
 
 def test_with_an_accelerator_it_is_keras_layer(monkeypatch):
     ours, _ = both()
-    monkeypatch.setattr(layers, "_on_tensorflow_cpu", lambda: False)
+    monkeypatch.setattr(layers, "on_tensorflow_cpu", lambda: False)
     monkeypatch.setattr(layers, "_lstm", None)  # calling it would fail
     assert ours(np.zeros((2, 3, 5), np.float32)).shape == (2, 3, 6)
 

@@ -54,14 +54,14 @@ if kind == "mirrored":
     toy_features.extract(images, folder, with_grid=True)
 elif "slow" in sys.argv:
     loop.SAVE_SECONDS = 0  # a state after every step
-    step = loop._step
+    step = loop.Replicas.train_on_batch
 
     def slow(*arguments):
         print("step", flush=True)
         time.sleep(0.2)
         return step(*arguments)
 
-    loop._step = slow
+    loop.Replicas.train_on_batch = slow
     run("killed", 0.2)
 else:
     for name, dropout in (("plain", 0.0), ("whole", 0.2), ("killed", 0.2)):

@@ -25,9 +25,7 @@ def test_it_learns_and_writes_its_files(tmp_path):
     assert history.learning_rate.iloc[-1] == pytest.approx(0, abs=1e-6)
     assert {WEIGHTS, STATE, "history.csv"} <= set(os.listdir(tmp_path))
     assert pd.read_csv(tmp_path / "history.csv").epoch.tolist() == list(range(1, len(history) + 1))
-    assert evaluate_loss(decoder.every_word, toy(40, 1)) == pytest.approx(
-        history.val_loss.min(), rel=1e-5
-    )
+    assert evaluate_loss(decoder, toy(40, 1)) == pytest.approx(history.val_loss.min(), rel=1e-5)
 
 
 @pytest.mark.slow
@@ -61,7 +59,7 @@ def test_loss_counts_words_not_padding(tmp_path):
     assert losses[targets == 0].size > 20  # padding, which counting would change the mean by
     assert abs(losses[targets > 0].mean() - losses.mean()) > 0.01
     for some in (data, wider):
-        loss = evaluate_loss(decoder.every_word, some, 7)
+        loss = evaluate_loss(decoder, some, 7)
         assert loss == pytest.approx(losses[targets > 0].mean(), rel=1e-4)
 
 
@@ -84,9 +82,7 @@ def test_early_stopping_keeps_the_best(tmp_path):
         patience=3,
     )  # fmt: skip
     assert len(history) == history.val_loss.argmin() + 1 + 3 < 60
-    assert evaluate_loss(decoder.every_word, toy(40, 1)) == pytest.approx(
-        history.val_loss.min(), rel=1e-5
-    )
+    assert evaluate_loss(decoder, toy(40, 1)) == pytest.approx(history.val_loss.min(), rel=1e-5)
 
 
 class _Stop(BaseException):
@@ -97,7 +93,7 @@ class _Stop(BaseException):
 def test_stopped_anywhere_it_ends_where_an_undisturbed_run_ends(tmp_path, monkeypatch, stop_at):
     undisturbed, weights = run(tmp_path / "whole")
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0)  # a state after every step
-    step, done = loop._step, []
+    step, done = loop.Replicas.train_on_batch, []
 
     def stopping(*arguments):
         done.append(1)
@@ -105,10 +101,10 @@ def test_stopped_anywhere_it_ends_where_an_undisturbed_run_ends(tmp_path, monkey
             raise _Stop
         return step(*arguments)
 
-    monkeypatch.setattr(loop, "_step", stopping)
+    monkeypatch.setattr(loop.Replicas, "train_on_batch", stopping)
     with pytest.raises(_Stop):
         run(tmp_path / "stopped")
-    monkeypatch.setattr(loop, "_step", step)
+    monkeypatch.setattr(loop.Replicas, "train_on_batch", step)
     resumed, same = run(tmp_path / "stopped")
     pd.testing.assert_frame_equal(undisturbed, resumed, check_exact=True)
     assert all((a == b).all() for a, b in zip(weights, same, strict=True))
@@ -120,9 +116,9 @@ def test_a_killed_process_continues(tmp_path):
         "import sys, time; sys.path[:0] = [{here!r}, {root!r}]\n"
         "from roco_caption.training import loop; from helpers import toy_training\n"
         "loop.SAVE_SECONDS = 0\n"
-        "step = loop._step\n"
+        "step = loop.Replicas.train_on_batch\n"
         "def slow(*a):\n    print('step', flush=True); time.sleep({wait}); return step(*a)\n"
-        "loop._step = slow\n"
+        "loop.Replicas.train_on_batch = slow\n"
         "toy_training.run({folder!r})\n"
     )
     here = Path(__file__).parents[1]

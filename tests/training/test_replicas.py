@@ -115,7 +115,7 @@ def test_the_parts_of_a_batch_are_the_batch():
 
 
 def test_machines_with_other_settings_are_told():
-    replicas = Replicas(fresh().every_word)
+    replicas = Replicas(fresh())
     replicas.rank, replicas.count, replicas.chief = 1, 2, False
     text = json.dumps(vars(Progress({"epochs": 3}))).encode()
     replies = [np.array([len(text)]), np.frombuffer(text, np.uint8)]
