@@ -74,7 +74,7 @@ def send(uploads, tmp_path):
 
     def upload(file, *arguments, **options):
         pages.append(demo(*arguments, **options))
-        client = Client(pages[-1].local_url, verbose=False, download_files=False)
+        client = Client(pages[-1].local_url, verbose=False, analytics_enabled=False)
         return client.predict(handle_file(file), api_name="/show")[0]
 
     yield upload
