@@ -1,14 +1,17 @@
-"""Captions radiology images from the command line: `python -m roco_caption caption FOLDER`."""
+"""Captions radiology images: `python -m roco_caption caption FOLDER`, or `demo` for a page."""
 
 import argparse
+import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from roco_caption.core.backend import chatter_left_out
 from roco_caption.core.errors import UserError
-from roco_caption.core.files import cannot_write, make_folder
+from roco_caption.core.files import cannot_write, make_folder, read_json
 from roco_caption.core.machine import detect
 from roco_caption.search.folder import caption_files, image_files
 
@@ -16,22 +19,30 @@ from roco_caption.search.folder import caption_files, image_files
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command, and return its exit code: 1 after a UserError, which is printed."""
     parser = argparse.ArgumentParser("python -m roco_caption", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="caption")
+    commands = parser.add_subparsers(required=True, metavar="caption or demo")
     about = "Captions images and folders of images (JPEG, PNG, TIFF, DICOM) into a CSV file."
     command = commands.add_parser("caption", help=about, description=f"{about} Its columns are "
         "file, caption, log_probability and error; an image that cannot be decoded has an error "
         "and no caption. For research and teaching. Not for clinical use.")  # fmt: skip
+    command.set_defaults(action=_caption)
     add = command.add_argument
     add("images", nargs="+", metavar="FOLDER_OR_FILE", help="sub-folders are included")
-    add("--run", default="checkpoints", help="folder of a run; of a folder of runs, the newest is "
-        "taken (default: %(default)s)")  # fmt: skip
     add("--out", default="captions.csv", type=Path, help="the CSV file; an existing file is never "
         "replaced without --overwrite (default: %(default)s)")  # fmt: skip
     add("--overwrite", action="store_true", help="replace the CSV file if it exists")
     add("--beams", type=int, help="beam width (default: the run's)")
-    add("--weights", help="where the encoder's weights file is now, if it was moved")
+    about = "Starts a web page that captions images dropped on it, and keeps none of them."
+    page = commands.add_parser("demo", help=about, description=f"{about} Not for clinical use.")
+    page.set_defaults(action=_demo)
+    page.add_argument("--port", type=int, help="default: the first free one from 7860")
+    page.add_argument("--share", action="store_true", help="also make a public link, by Gradio")
+    for each in (command, page):
+        each.add_argument("--run", default="checkpoints", help="folder of a run; of a folder of "
+            "runs, the newest is taken (default: %(default)s)")  # fmt: skip
+        each.add_argument("--weights", help="where the encoder's weights file is now, if moved")
+    options = parser.parse_args(arguments)
     try:
-        return _caption(parser.parse_args(arguments))
+        return options.action(options)
     except UserError as error:
         print(f"roco_caption: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
@@ -39,19 +50,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130  # as shells expect
 
 
+def _captioner(options: argparse.Namespace) -> Any:
+    detect()
+    with chatter_left_out():
+        from roco_caption.search.bundle import run_of
+        from roco_caption.search.captioner import Captioner
+
+        options.run = run_of(options.run)
+        captioner = Captioner.load(options.run, options.weights)
+        captioner.encoder_model  # noqa: B018  what it lacks is noticed now
+    return captioner
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from roco_caption.show.demo import demo, load_gradio
+
+    os.environ["MPLBACKEND"] = "agg"  # pages are drawn outside of the main thread
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder  # which no other user can read
+        load_gradio()
+        captioner = _captioner(options)
+        record = options.run / "settings.json"
+        phantoms = record.exists() and str(read_json(record).get("data")).startswith("phantoms-")
+        page = demo(captioner, synthetic=phantoms, port=options.port, share=options.share)
+        page.block_thread()
+    return 0
+
+
 def _caption(options: argparse.Namespace) -> int:
     out = options.out.expanduser()
     if out.exists() and not options.overwrite:
         raise UserError(f"{out} exists. Choose another --out, or replace it with --overwrite.")
     files = image_files(*options.images)
-    detect()
-    with chatter_left_out():
-        from roco_caption.search.captioner import BATCH, Captioner
+    captioner = _captioner(options)
+    from roco_caption.search.captioner import BATCH
 
-        captioner = Captioner.load(options.run, options.weights)
-        if options.beams is not None:
-            captioner.search = replace(captioner.search, beams=options.beams)
-        captioner.encoder_model  # noqa: B018  what it lacks is noticed now
+    if options.beams is not None:
+        captioner.search = replace(captioner.search, beams=options.beams)
     make_folder(out.parent)
     done = failed = 0
     try:

@@ -13,10 +13,11 @@ import pandas as pd
 
 from roco_caption.core.errors import UserError
 from roco_caption.data.images import read_with_note
-from roco_caption.decoder.word_maps import word_maps
+from roco_caption.decoder.word_maps import PIXELS, word_maps
 from roco_caption.features.table import arrays_of
 from roco_caption.scores.baselines import neighbours
 from roco_caption.search.captioner import Caption, Captioner
+from roco_caption.search.rerank import image_vectors
 from roco_caption.show.figures import PlainTable, styled
 from roco_caption.show.plots import image_beside, word_map_figure
 from roco_caption.text.tokenizer import END
@@ -24,8 +25,8 @@ from roco_caption.text.tokenizer import END
 
 def explain(
     captioner: Captioner,
-    train: pd.DataFrame,
-    train_features: np.ndarray,
+    train: pd.DataFrame | None,
+    train_features: np.ndarray | None,
     image: str | os.PathLike,
     *,
     features: Any = None,
@@ -35,24 +36,33 @@ def explain(
     """Caption an image and find the training images with the nearest features.
 
     `train` is a DataFrame[id, image, caption], `train_features` float (len(train), d), `features`
-    those of this image, computed by default. Returns a figure of the image beside the three nearest
-    training images; with attention, heat maps for the best caption's words; and a styled table of
-    the three best captions. Raises as `Captioner.encode` does.
+    those of this image, computed by default. Returns a figure of the image, as the encoder sees it,
+    beside the three nearest training images; with attention, heat maps for the best caption's
+    words; and a styled table of the three best captions. If `train` is None, a table of captions
+    replaces the nearest images, for a captioner that reranks. Raises as `Captioner.encode` does.
     """
     image = os.path.expanduser(image)
-    rendering = read_with_note(image)[1]
+    pixels, rendering = read_with_note(image, captioner.encoder.get("image_size", PIXELS))
     features = captioner.encode([image]) if features is None else features
     (captions,) = captioner.best_captions(features, 3)
     best = captions[0].text
-    nearest = train.iloc[neighbours(train_features, arrays_of(features)[0], 3)[0]]
-    images = "images" if reference else "training images"  # a reference: from the same data set
-    note = f"Synthetic {images}, drawn by this notebook" if synthetic else ""
-    shown = [image_beside(str(image), best, reference, rendering, nearest, note)]
+    nearest, note = pd.DataFrame(), ""
+    if train is not None and train_features is not None:
+        nearest = train.iloc[neighbours(train_features, arrays_of(features)[0], 3)[0]]
+        images = "images" if reference else "training images"  # a reference: from the same data set
+        note = f"Synthetic {images}, drawn by this notebook" if synthetic else ""
+    shown = [image_beside(pixels, best, reference, rendering, nearest, note)]
     if captioner.decoder.rates_cells:
         ((words, weights),) = word_maps(captioner.decoder, captioner.tokenizer, features, [best])
         note = "The parts of the image that support each word"
-        shown.append(word_map_figure(str(image), words, weights, note))
-    return *shown, _caption_table(captioner, captions, synthetic)
+        shown.append(word_map_figure(pixels, words, weights, note))
+    shown.append(_caption_table(captioner, captions, synthetic))
+    if train is None and (known := captioner.consensus):
+        vectors = image_vectors(captioner.decoder, features) - known.mean
+        rows = known.tokens[neighbours(known.vectors, vectors, 3)[0]]
+        texts = [captioner.tokenizer.decode(row) for row in rows]
+        shown.append(_texts(pd.DataFrame({"captions of the nearest training images": texts}), ""))
+    return tuple(shown)
 
 
 def _caption_table(captioner: Captioner, captions: list[Caption], synthetic: bool) -> Any:
@@ -63,13 +73,18 @@ def _caption_table(captioner: Captioner, captions: list[Caption], synthetic: boo
     note = "For research and teaching. Not for clinical use."
     if synthetic:
         note = f"Trained only on synthetic images: captions of real images are meaningless. {note}"
-    styler = styled(table.drop(columns="log_p"), caption=note)
+    return _texts(table.drop(columns="log_p"), note)
+
+
+def _texts(table: pd.DataFrame, note: str) -> Any:
+    """Return a styled table without its index: texts, then shares."""
+    styler = styled(table, caption=note)
     if isinstance(styler, PlainTable):
         return styler
     styler = styler.hide(axis="index")
     left = {"selector": "td.col0, th.col0", "props": "text-align: left; white-space: normal"}
     bold = {"selector": "caption", "props": "font-weight: bold"}
-    styler = styler.format({"probability": _percent, "per word": _percent}, escape="html")
+    styler = styler.format(dict.fromkeys(table.columns[1:], _percent), escape="html")
     return styler.set_table_styles([left, bold], overwrite=False)
 
 

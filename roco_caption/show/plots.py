@@ -1,12 +1,13 @@
 """The notebook's figures: images with captions, caption lengths, losses, and heat maps.
 
-`image` is a path, `frame` a DataFrame[id, image, caption], `note` a line above the figure.
+`image` is as for `read_image`, `frame` a DataFrame[id, image, caption], `note` a line above all.
 """
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -77,18 +78,18 @@ def gallery(
 
 
 def image_beside(
-    image: str, caption: str, reference: str, rendering: str, nearest: pd.DataFrame, note: str = ""
+    image: Any, caption: str, reference: str, rendering: str, nearest: pd.DataFrame, note: str = ""
 ) -> DescribedFigure:
-    """Show an image with its generated caption, beside the `nearest` training images.
+    """Show an image with its generated caption, beside the `nearest` training images, if any.
 
-    `rendering` says how a DICOM file's values are shown.
+    Two columns fit a phone. `rendering` says how a DICOM file's values are shown.
     """
     lines = _caption_lines("this image", caption, reference)
     cells = [(image, [*lines, *([(rendering, GREY)] if rendering else [])])]
     for rank, row in enumerate(nearest.itertuples(), 1):
         cells.append((row.image, [(f"training image, nearest {rank}", GREY), (row.caption, INK)]))
-    alt = "An image with its generated caption, beside the nearest training images."
-    return _image_grid(alt, cells, note, 5.0, columns=2)  # two columns fit a phone
+    beside = ", beside the nearest training images" * (len(cells) > 1)
+    return _image_grid(f"An image with its generated caption{beside}.", cells, note, 5.0, columns=2)
 
 
 def caption_lengths(frames: Mapping[str, pd.DataFrame], max_words: int) -> DescribedFigure:
@@ -139,7 +140,7 @@ def training_curves(history: pd.DataFrame) -> DescribedFigure:
 
 
 def word_map_figure(
-    image: str, words: Sequence[str], weights: np.ndarray, note: str = "", panels: int = 12
+    image: Any, words: Sequence[str], weights: np.ndarray, note: str = "", panels: int = 12
 ) -> DescribedFigure:
     """Show which parts of an image support each word of a caption.
 
@@ -164,11 +165,11 @@ def word_map_figure(
     return figure
 
 
-def draw_image(axis: Axes, path: str, size: int = 320) -> None:
-    """Draw an image file at `size` by `size` pixels, or write that it cannot be decoded."""
+def draw_image(axis: Axes, image: Any, size: int = 320) -> None:
+    """Draw an image at `size` by `size` pixels, or write that it cannot be decoded."""
     axis.set_axis_off()
     try:
-        axis.imshow(read_image(path, size))
+        axis.imshow(read_image(image, size))
     except ImageError:
         axis.text(0.5, 0.5, "cannot be decoded", ha="center", va="center", color=GREY)
 
@@ -181,7 +182,7 @@ def _chart(xlabel: str, ylabel: str) -> tuple[DescribedFigure, Axes]:
 
 
 def _image_grid(
-    alt: str, cells: list[tuple[str, list[Line]]], note: str, height: float = 4.6, columns: int = 3
+    alt: str, cells: list[tuple[Any, list[Line]]], note: str, height: float = 4.6, columns: int = 3
 ) -> DescribedFigure:
     """Return images with texts below them; the texts are added to `alt`."""
     figure, axes = new_figure(len(cells), columns, 3.6, height, note)

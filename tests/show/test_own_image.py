@@ -24,6 +24,7 @@ from roco_caption.text.tokenizer import CaptionTokenizer
 class FakeCaptioner:
     """Uses an image's corner pixel as its features, and always gives the same captions."""
 
+    encoder, consensus = {"image_size": 8}, None
     decoder = SimpleNamespace(rates_cells=False)
     tokenizer = CaptionTokenizer.fit(["axial ct no mass chest film of a b"], min_frequency=1)
 
@@ -83,6 +84,34 @@ def test_with_attention_the_words_have_heat_maps(train, tmp_path, monkeypatch):
     assert "no mass" in table.to_html()
     assert [axis.get_title() for axis in maps.axes if axis.images] == ["the image", "axial", "ct"]
     assert "“ct” top centre" in maps.alt
+
+
+def test_the_pixels_are_those_that_the_encoder_sees(train, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 48, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    figure, _ = explain(FakeCaptioner(), *train, tmp_path / "noise.png")
+    seen = Image.fromarray(read_image(tmp_path / "noise.png", 8))
+    np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), read_image(seen, 320))
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(5, ["ct", "mass", "no"]), (2, ["ct", "axial"])])
+def test_without_training_images_the_nearest_captions_are_those_of_the_consensus(
+    tmp_path, monkeypatch, rows, expected
+):
+    Image.new("RGB", (20, 20), (255, 0, 0)).save(tmp_path / "red.png")
+    captioner = FakeCaptioner()
+    words = ("axial", "ct", "no", "mass", "chest")
+    captioner.consensus = SimpleNamespace(
+        vectors=np.array([[0, 9], [1, 0], [2, 1], [9, 1], [-1, 0]], np.float16)[:rows],
+        mean=np.array([250, 1], np.float32),
+        tokens=captioner.tokenizer.encode(words)[:rows],
+    )
+    monkeypatch.setattr(own_image, "image_vectors", lambda decoder, features: features[:, :2] + 1)
+    figure, captions, nearest = explain(captioner, None, None, tmp_path / "red.png", synthetic=True)
+    assert texts(figure) == ["this image", "axial ct"] and not figure.get_suptitle()
+    assert "training images" not in figure.alt and "synthetic" in captions.to_html()
+    # (256, 1) - (250, 1) = (6, 0) is nearest to (1, 0), (9, 1) and (2, 1)
+    assert [*nearest.data.iloc[:, 0]] == expected
 
 
 def test_given_features_are_used_and_synthetic_training_is_stated(train, tmp_path):
