@@ -1,5 +1,6 @@
 """Every image format in ROCO is decoded; bad files are reported and stop nothing."""
 
+import os
 import struct
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from campaigns import bad_images
 from PIL import EpsImagePlugin, Image
 
+from roco_caption.data import images
 from roco_caption.data.images import ImageError, image_batches, read_image, read_with_note
 
 

@@ -1,6 +1,7 @@
 """A run has a folder per configuration, and a finished one is never lost to another."""
 
 import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -88,6 +89,7 @@ def test_what_an_earlier_session_made_is_copied_before_it_is_used(tmp_path, monk
     for name in (STATE, WEIGHTS, "member2/" + STATE, "captioner.json"):
         (made / name).parent.mkdir(exist_ok=True)
         (made / name).write_text("earlier")
+        os.utime(made / name, (1e9, 1e9))
     (earlier / "checkpoints" / "toy-other").mkdir()
     before = {path: path.stat().st_mtime_ns for path in earlier.rglob("*")}
     monkeypatch.setattr(machine, "KAGGLE_INPUT", mount)
