@@ -20,6 +20,8 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -157,10 +159,12 @@ def zipped(folder: Path) -> bytes:
 
 
 @contextlib.contextmanager
-def surroundings(platform: str, folder: Path, earlier: Path | None = None) -> Any:
+def surroundings(
+    platform: str, folder: Path, attach: Callable[[Path], None] = lambda mount: None
+) -> Any:
     """Yield the environment variables of an imitated platform, all of it in `folder`.
 
-    The output of the imitation in `earlier` is attached.
+    `attach` writes further inputs to Kaggle's mount.
     """
     from helpers.colab import ColabServer
     from helpers.kaggle_server import KaggleServer
@@ -191,9 +195,7 @@ def surroundings(platform: str, folder: Path, earlier: Path | None = None) -> An
         env |= session.variables
     else:
         make_roco(mount / "datasets" / "virajbagal" / "roco-dataset")
-        for name in ("data/features", "checkpoints") if earlier else ():
-            output = mount / "notebooks" / "someone" / "captions" / "roco-caption" / name
-            shutil.copytree(earlier / "content" / "roco-caption" / name, output)
+        attach(mount)
         subprocess.run(["chmod", "-R", "a-w", mount], check=True)
         env |= {"IMITATED_INPUT": str(mount), "ROCO_REPOSITORY": REPOSITORY}
     before = {path: path.stat().st_mtime_ns for path in mount.rglob("*")}
@@ -246,13 +248,18 @@ def arrange(situation: str, folder: Path, env: dict[str, str]) -> None:
         env |= {"PIP_TARGET": str(site), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
         env |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "url.file:///nowhere/.insteadOf"}
         env["GIT_CONFIG_VALUE_0"] = "https://github.com/"
-    if situation.endswith("wheels attached") or situation.endswith("no wheels"):
+    if "wheels" in situation:
         del env["ROCO_REPOSITORY"]
-        project = folder / "input" / "roco-caption"
-        shutil.copytree(ROOT / "roco_caption", project / "roco_caption")
-        needs = (ROOT / "requirements.txt").read_text() + "imitated-package>=1\n"
-        (project / "requirements.txt").write_text(needs)
-    if situation.endswith("wheels attached"):
+        env["PYTHONDONTWRITEBYTECODE"] = "1"  # root may write there, read-only or not
+
+
+def attach_project(mount: Path, *, wheels: bool) -> None:
+    """Attach this project with one more requirement, perhaps with the wheel that it needs."""
+    project = mount / "roco-caption"
+    shutil.copytree(ROOT / "roco_caption", project / "roco_caption")
+    needs = (ROOT / "requirements.txt").read_text() + "imitated-package>=1\n"
+    (project / "requirements.txt").write_text(needs)
+    if wheels:
         (project / "wheels").mkdir()
         info = "imitated_package-1.0.dist-info"
         wheel = project / "wheels" / "imitated_package-1.0-py3-none-any.whl"
@@ -262,6 +269,13 @@ def arrange(situation: str, folder: Path, env: dict[str, str]) -> None:
             tags = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
             archive.writestr(f"{info}/WHEEL", tags)
             archive.writestr(f"{info}/RECORD", "")
+
+
+def attach_output(mount: Path, earlier: Path) -> None:
+    """Attach the output of an earlier imitation, as Kaggle mounts that of a notebook."""
+    for name in ("data/features", "checkpoints"):
+        output = mount / "notebooks" / "someone" / "captions" / "roco-caption" / name
+        shutil.copytree(earlier / "content" / "roco-caption" / name, output)
 
 
 def set_up(platform: str, situation: str, folder: Path) -> list[str]:
@@ -278,7 +292,8 @@ def set_up(platform: str, situation: str, folder: Path) -> list[str]:
     first.source = first.source.replace('"/kaggle/input"', repr(str(folder / "input")))
     (folder / "content").mkdir(parents=True)
     before = dict(os.environ)
-    with surroundings(platform, folder) as env:
+    attach: Any = partial(attach_project, wheels="wheels attached" in situation)
+    with surroundings(platform, folder, *([attach] if "wheels" in situation else [])) as env:
         arrange(situation, folder, env)
         os.environ.clear()
         os.environ.update(env)
@@ -316,7 +331,8 @@ def main(platform: str, folder: Path, earlier: Path | None = None) -> None:
     name = f"{platform}-attached" if earlier else platform
     executed = ROOT / "notebooks" / "executed" / f"{name}.ipynb"
     executed.parent.mkdir(exist_ok=True)
-    with surroundings(platform, folder, earlier) as env:
+    attach = [partial(attach_output, earlier=earlier)] if earlier else []
+    with surroundings(platform, folder, *attach) as env:
         command = [sys.executable, "-m", "nbconvert", "--execute", "--to", "notebook"]
         command += ["--log-level", "WARN", "--ExecutePreprocessor.timeout=-1"]
         command += ["--output", str(executed), str(notebook)]
