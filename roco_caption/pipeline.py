@@ -173,11 +173,13 @@ def run_folder(
     inputs: Inputs,
     words: Words,
     checkpoint_dir: str = "",
+    copy: Path | None = None,
     **schedule: Any,
 ) -> Path:
     """Return the folder of the training with these settings, see `training.runs.run_folder`.
 
     It is below `parent`, named for the data set, `name`, and the settings; or `checkpoint_dir`.
+    Its files come back from `copy` if they are there, as `read_or_encode` describes it.
     The other arguments are those of `train_decoder`.
     """
     learn, tune = _caption_data(inputs, words)
@@ -192,7 +194,7 @@ def run_folder(
     parts += [f"{counts['train']}captions", f"{trainings[0]['epochs']}epochs"]
     record = {"data": name, "captions": counts, "features": encoder, "decoder": sizes}
     label = "-".join(filter(None, parts))
-    return runs.run_folder(parent, label, record | {"trainings": trainings}, checkpoint_dir)
+    return runs.run_folder(parent, label, record | {"trainings": trainings}, checkpoint_dir, copy)
 
 
 def _caption_data(inputs: Inputs, words: Words) -> tuple[CaptionData, CaptionData]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from roco_caption.core.errors import UserError, first_line
-from roco_caption.core.files import atomic_path, remove_leftovers
+from roco_caption.core.files import atomic_path
 
 SECONDS = 600  # what a disconnect can cost: Drive keeps each replaced file in its trash
 SKIPPED = ".lock", ".tmp", ".previous."  # a copy needs neither locks nor an older state
@@ -99,10 +99,15 @@ def _newer(ours: os.stat_result, theirs: os.stat_result) -> bool:
 
 def _replace(source: Path, target: Path) -> None:
     """Copy a file so that its target is complete or unchanged, and leave nothing in a trash."""
-    remove_leftovers(target)
+    for leftover in target.parent.glob(f".{target.name}.*.tmp"):  # of a session that was cut off
+        _discard(leftover)
     with contextlib.suppress(FileNotFoundError), atomic_path(target) as aside:  # removed meanwhile
-        shutil.copy2(source, aside)
-        _discard(target)
+        try:
+            shutil.copy2(source, aside)
+            _discard(target)
+        except BaseException:
+            _discard(aside)
+            raise
 
 
 def _discard(path: Path) -> None:

@@ -205,8 +205,8 @@ def set_seeds(seed: int) -> None:
 
 
 def attached(name: str) -> list[Path]:
-    """Return files and folders of this name in data sets attached on Kaggle, least deep first."""
-    patterns = ("*/" * depth + name for depth in (1, 2, 3, 4))  # ROCO's images are deeper
+    """Return files and folders of this name in inputs attached on Kaggle, least deep first."""
+    patterns = ("*/" * depth + name for depth in range(1, 6))  # ROCO's images are deeper
     return [path for pattern in patterns for path in sorted(KAGGLE_INPUT.glob(pattern))]
 
 

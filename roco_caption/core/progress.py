@@ -10,20 +10,28 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from roco_caption.core.machine import find_platform
+
 Row = dict[str, float]  # of one epoch
 
 
 def is_unattended() -> bool:
-    """Return whether nobody watches the notebook run: `ROCO_PROGRESS=text`, as `make` sets it."""
-    return os.environ.get("ROCO_PROGRESS") == "text"
+    """Return whether nobody watches the notebook run: in `make`, nbconvert or a batch on Kaggle."""
+    batch = os.environ.get("KAGGLE_KERNEL_RUN_TYPE") == "Batch"
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    answers = getattr(getattr(shell, "kernel", None), "_allow_stdin", True)  # not in nbconvert
+    return os.environ.get("ROCO_PROGRESS") == "text" or batch or not answers
 
 
 def progress_bar(iterable: Iterable | None = None, **options: Any) -> Any:
-    """Return a tqdm bar: a widget, or text in an unattended notebook, which keeps no widgets."""
+    """Return a tqdm bar: a widget, or text in an unattended notebook, which keeps no widgets.
+
+    On Kaggle it is text too: widgets hang there at "Loading widget…".
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns without ipywidgets, but text is fine
         from tqdm import auto, std
-    if is_unattended():
+    if is_unattended() or find_platform() == "kaggle":
         options = {"file": sys.stdout, "ncols": 90, "mininterval": 2.0, "ascii": " ━"} | options
         return std.tqdm(iterable, **options)
     return auto.tqdm(iterable, **options)

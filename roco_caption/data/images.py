@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
 from roco_caption.core.errors import OutOfMemory
+from roco_caption.core.machine import find_platform
 from roco_caption.data.dicom import ImageError, is_dicom, read_dicom
 from roco_caption.data.levels import colour_to_uint8, limits, to_uint8
 
@@ -23,6 +24,7 @@ MAX_JPEG_PIXELS = 100_000_000  # decoded at reduced size
 FORMATS = ("JPEG", "PNG", "GIF", "TIFF", "BMP", "WEBP", "PPM")
 DEEP = ("RGB;16", "RGBA;16", "RGBX;16")  # Pillow reads only the upper 8 bits of these
 AHEAD = 4  # batches that are decoded while one is used
+HOSTED_THREADS = 16  # in Colab and on Kaggle images may be on a network drive, which answers slowly
 ImageLike = str | os.PathLike | Image.Image | np.ndarray
 
 
@@ -158,9 +160,10 @@ def image_batches(
     workers: int | None = None,
     read: Callable[..., np.ndarray] | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, dict[int, str]]]:
-    """Decode images in `workers` threads (by default one per core), `AHEAD` batches ahead of use.
+    """Decode images in `workers` threads, `AHEAD` batches ahead of use.
 
-    `read` replaces `read_image(path, size)`, for files stored elsewhere.
+    By default there is one per core, or `HOSTED_THREADS` in Colab and on Kaggle. `read` replaces
+    `read_image(path, size)`, for files stored elsewhere.
 
     Yields:
         Positions in `paths`, int64 (n,); their pixels, uint8 (n, size, size, 3); and, for the
@@ -174,6 +177,8 @@ def image_batches(
         except ImageError as error:
             return str(error)
 
+    if workers is None and find_platform() != "local":
+        workers = max(HOSTED_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers or os.cpu_count(), thread_name_prefix="decode") as pool:
         waiting: deque[Iterator] = deque()
         end = len(paths) + (AHEAD - 1) * batch_size  # empty batches, until the last one is used

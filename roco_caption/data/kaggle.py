@@ -2,9 +2,12 @@
 
 import base64
 import contextlib
+import importlib.util
 import itertools
 import json
 import os
+import subprocess
+import sys
 import time
 import zipfile
 from collections.abc import Iterator
@@ -19,6 +22,7 @@ from roco_caption.core.progress import progress_bar
 from roco_caption.data.archive import DamagedArchive, check_room, unpack_radiology
 
 DATASET = "virajbagal/roco-dataset"
+RECORD = ".complete.json"  # in the folder of a complete download
 SERVER = "https://www.kaggle.com"
 TIMEOUT = (20, 60)  # seconds to connect, and between two pieces of a response
 ARCHIVE_BYTES = 6_190_000_000  # where the response does not state its size
@@ -26,6 +30,17 @@ UNPACKED_SHARE = 7.0 / 6.19  # size of the unpacked radiology part, relative to 
 MAX_WAIT = 32  # seconds before a new attempt; longer ones are left to the user
 TEMPORARY = {0, 408, 429, *range(500, 600)}  # HTTP statuses; 0 where there is no response
 CHUNK = 1 << 20  # bytes per write
+CACHE_SECONDS = 90  # that Colab gets to mount its copy
+# `kagglehub.dataset_download` would download what Colab has not, and wait for a mount without end.
+# In a process of its own it can be stopped, and cannot ask for Colab's secrets.
+FROM_CACHE = """
+import sys
+from kagglehub.colab_cache_resolver import DatasetColabCacheResolver
+from kagglehub.handle import parse_dataset_handle
+handle, cache = parse_dataset_handle(sys.argv[1]), DatasetColabCacheResolver()
+found = cache.is_supported(handle) and cache(handle, None)
+print(found if isinstance(found, str) else found[0])  # since kagglehub 0.4 with a version
+"""
 
 
 def download_roco(folder: str | os.PathLike) -> Path:
@@ -35,7 +50,7 @@ def download_roco(folder: str | os.PathLike) -> Path:
     Kaggle does not deliver, the disk is too small, or the archive is damaged.
     """
     folder = Path(folder)
-    record = folder / ".complete.json"
+    record = folder / RECORD
     archive = folder / f"{DATASET.rpartition('/')[2]}.zip"
     with lock(folder.with_name(f".{folder.name}.lock"), "downloading"):
         if record.exists() and (folder / "all_data").is_dir():
@@ -51,6 +66,17 @@ def download_roco(folder: str | os.PathLike) -> Path:
             raise cannot_write(error.filename or folder, error) from error
     print(f"made {folder}: {DATASET}, {count:,} radiology files")
     return folder
+
+
+def mounted_by_colab() -> Path | None:
+    """Return where Colab mounts its copy of the data set, None if it has none or takes too long."""
+    command = [sys.executable, "-c", FROM_CACHE, DATASET]
+    with contextlib.suppress(OSError, subprocess.SubprocessError, IndexError):
+        if importlib.util.find_spec("kagglehub"):
+            options: dict[str, Any] = {"check": True, "capture_output": True, "text": True}
+            done = subprocess.run(command, timeout=CACHE_SECONDS, **options)
+            return Path(done.stdout.splitlines()[-1])
+    return None
 
 
 def _download_and_unpack(archive: Path) -> int:
@@ -69,18 +95,20 @@ def _download_and_unpack(archive: Path) -> int:
 
 def _download(archive: Path) -> None:
     """Download with retries after temporary failures; each attempt continues the one before."""
-    source, headers = find_account()
-    print(f"Downloading {DATASET} from Kaggle, {source or 'without an account'}")
+    headers: dict[str, str] = {}
+    print(f"Downloading {DATASET} from Kaggle, without an account")
     failures = 0
     while True:
         size = _size(archive)
         try:
             return _receive(_get(f"{SERVER}/api/v1/datasets/download/{DATASET}", headers), archive)
         except requests.RequestException as error:
-            sent = getattr(error.request, "headers", {})  # the storage gets no account
-            if _status(error) in (401, 403) and "Authorization" in sent:
-                print(f"Kaggle refused the request {source}. Continuing without an account.")
-                source, headers = "", {}
+            refused = _status(error) in (401, 403) and str(
+                getattr(error.request, "url", "")
+            ).startswith(SERVER)
+            if refused and not headers and (found := find_account())[1]:  # Colab may ask its user
+                source, headers = found
+                print(f"Kaggle refused the download without an account. Trying again {source}.")
                 continue
             failures = 1 if _size(archive) > size else failures + 1
             attempts = 5 if _size(archive) else 2  # probably there is no network at all

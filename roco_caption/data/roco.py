@@ -11,7 +11,7 @@ from roco_caption.core import machine
 from roco_caption.core.errors import UserError
 from roco_caption.data.archive import TABLES, TREE
 from roco_caption.data.folder import complete_splits, image_ids, list_rows, read_folder, tables_in
-from roco_caption.data.kaggle import download_roco
+from roco_caption.data.kaggle import RECORD, download_roco, mounted_by_colab
 from roco_caption.data.phantoms.dataset import make_phantoms
 from roco_caption.data.tables import READERS, read_table
 
@@ -56,7 +56,7 @@ def locate_dataset(
     `data_dir` is a folder that contains `all_data/`, or images and a table as `read_folder` takes
     them. If it is empty, `source` decides: "kaggle" downloads ROCO, "phantoms" draws
     `phantom_counts` images (training, validation, test), and "auto" is the attached data set on
-    Kaggle, the download in Colab, and phantoms elsewhere.
+    Kaggle, the download in Colab, and phantoms elsewhere. A mounted copy replaces the download.
     """
     if source not in SOURCES:
         raise UserError(f"DATA_SOURCE must be one of {', '.join(SOURCES)}, got {source!r}.")
@@ -66,8 +66,11 @@ def locate_dataset(
         return _attached()
     if source == "kaggle" or (source == "auto" and platform == "colab"):
         default = "" if source == "kaggle" else ", the default in Colab"
-        root = download_roco(Path(folder) / "roco")
-        return Source(root, "roco", f"ROCO from Kaggle{default}. {OTHERWISE}")
+        roco = Path(folder) / "roco"
+        if not (roco / RECORD).exists() and (root := _mounted(platform)):
+            why = f"ROCO from Kaggle{default}: mounted here, so it is not downloaded. {OTHERWISE}"
+            return Source(root, "roco", why)
+        return Source(download_roco(roco), "roco", f"ROCO from Kaggle{default}. {OTHERWISE}")
     name = "-".join(["phantoms", *map(str, phantom_counts), f"seed{seed}"])
     train, validation, test = phantom_counts
     make_phantoms(Path(folder) / name, train=train, validation=validation, test=test, seed=seed)
@@ -99,6 +102,14 @@ def _attached() -> Source:
         "'virajbagal/roco-dataset') and run this cell again; or set DATA_SOURCE to 'kaggle' "
         "(downloads 6.2 GB, internet on) or to 'phantoms' (a small synthetic set)."
     )
+
+
+def _mounted(platform: str) -> Path | None:
+    """Return ROCO below `KAGGLE_INPUT`, or in Colab's own cache of Kaggle data; None without."""
+    if root := _containing_all_data(machine.KAGGLE_INPUT):
+        return root
+    place = mounted_by_colab() if platform == "colab" else None
+    return place and _containing_all_data(place)
 
 
 def _containing_all_data(top: Path) -> Path | None:

@@ -13,6 +13,7 @@ from roco_caption.core.errors import UserError
 from roco_caption.core.files import read_json, write_text
 from roco_caption.search.bundle import BUNDLE
 from roco_caption.training.checkpoint import member_folder
+from roco_caption.training.runs import commits_of
 
 PHANTOM_LICENCE = "Phantoms: synthetic radiology images, drawn by roco_caption (MIT)."
 ROCO_LICENCE = """\
@@ -57,9 +58,11 @@ def write_model_card(
         rows = scores[[name, f"{name}_low", f"{name}_high"]].to_numpy()
         table[name] = ["{:.3f} [{:.3f}, {:.3f}]".format(*row) for row in rows]
     table["p"] = ["" if pd.isna(p) else f"{p:.3f}" for p in scores["p_vs_first"]]
+    commits = commits_of(folder)
+    at = f" (commit {', then '.join(commits)})" if commits else ""
     parts = [
         "# Model card: captions for radiology images",
-        f"Written by roco_caption {__version__} from the files of the run in this folder.",
+        f"Written by roco_caption {__version__}{at} from the files of the run in this folder.",
         "## Model",
         f"- Decoder: {_decoder(bundle['sizes'], histories)}.\n"
         f"- Features: {_features(bundle['encoder'])}.\n- Search: {_search(bundle['search'])}.",

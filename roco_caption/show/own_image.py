@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import tempfile
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from roco_caption.core.errors import UserError
+from roco_caption.core.errors import UserError, first_line
+from roco_caption.core.machine import find_platform
+from roco_caption.core.progress import is_unattended
 from roco_caption.data.images import read_with_note
 from roco_caption.decoder.word_maps import PIXELS, word_maps
 from roco_caption.features.table import arrays_of
@@ -96,27 +101,32 @@ def upload_button(show: Callable[[Path], Iterable[Any]]) -> Any:
     """Return a button that uploads an image file and displays what `show` returns for its path.
 
     For privacy, an upload is a file only while `show` runs, and the button is replaced after it, as
-    notebooks save widgets' state. None if `ROCO_PROGRESS` is `text`.
+    notebooks save widgets' state. None if the notebook is unattended.
     """
-    if os.environ.get("ROCO_PROGRESS") == "text":
+    if is_unattended():
         return None
     import ipywidgets
     from IPython.display import display
 
     output = ipywidgets.Output()
     box = ipywidgets.VBox([output])
+    in_colab = find_platform() == "colab"
 
     def renew() -> None:
         old = box.children[:-1]
-        button = ipywidgets.FileUpload(multiple=False, description="Image to caption")
+        button = (
+            ipywidgets.Button if in_colab else partial(ipywidgets.FileUpload, multiple=False)
+        )(description="Image to caption")
         button.layout.width = "auto"
-        button.observe(take, names="value")
+        if in_colab:  # only a click starts the upload, which blocks the kernel
+            button.on_click(lambda button: take(_upload_in_colab(button)))
+        else:
+            button.observe(lambda change: take(_content(change["new"])), names="value")
         box.children = (button, output)
         for widget in old:
             widget.close()
 
-    def take(change: dict[str, Any]) -> None:
-        content = _content(change["new"])
+    def take(content: bytes | None) -> None:
         if content is None:
             return
         renew()
@@ -131,6 +141,30 @@ def upload_button(show: Callable[[Path], Iterable[Any]]) -> Any:
 
     renew()
     return box
+
+
+def _upload_in_colab(button: Any) -> bytes | None:
+    """Return the bytes of a chosen file: the widget's own upload fails in Colab from 1 MB on.
+
+    Colab's form, which shows the file's name, and the copy that Colab writes are removed. The form
+    is not displayed in an `Output`, where its script would not be found.
+    """
+    from google.colab import files, output
+
+    button.disabled = True  # or further clicks would wait in a queue
+    try:
+        with (
+            tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder),
+            contextlib.redirect_stdout(io.StringIO()), output.use_tags("upload"),
+        ):  # fmt: skip
+            return next(iter(files.upload().values()), None)
+    except Exception as error:  # such as the frontend's MessageError
+        print(f"Colab could not upload the file ({first_line(error)}). Upload it in the "
+              "sidebar (Files), set IMAGE to its path, and run its cells again.")  # fmt: skip
+        return None
+    finally:
+        output.clear(output_tags="upload")
+        button.disabled = False
 
 
 def _content(value: Any) -> bytes | None:

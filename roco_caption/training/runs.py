@@ -14,8 +14,10 @@ from typing import Any
 
 import pandas as pd
 
+from roco_caption.core.backup import bring_back
 from roco_caption.core.errors import UserError, at_least
 from roco_caption.core.files import atomic_path, gigabytes, read_json, write_json
+from roco_caption.core.machine import attached, project_commit
 from roco_caption.training.checkpoint import (
     BUNDLE,
     PREVIOUS,
@@ -47,9 +49,13 @@ class Schedule:
 
 
 def run_folder(
-    parent: str | os.PathLike, label: str, record: dict[str, Any], checkpoint_dir: str = ""
-) -> Path:
+    parent: str | os.PathLike, label: str, record: dict[str, Any], checkpoint_dir: str = "",
+    copy: Path | None = None,
+) -> Path:  # fmt: skip
     """Return the folder of the run with these settings, and write them to its `settings.json`.
+
+    Its files are brought back from `copy`, and from outputs that are attached on Kaggle. The record
+    lists the project's `commits` that worked on the run; they do not decide which run it is.
 
     Args:
         parent: of the folders of runs, which are named by `label` and a digest.
@@ -58,6 +64,7 @@ def run_folder(
             member's training by, decide which run it is.
         checkpoint_dir: the folder to use instead, unless it holds another training; then the run
             gets a folder below it.
+        copy: see `backed_up`; the run's own is below it, in `checkpoints/`.
     """
     record = json.loads(json.dumps(record))  # as it is read back: no tuples
     trainings = json.dumps(record["trainings"], sort_keys=True).encode()
@@ -68,9 +75,21 @@ def run_folder(
         if _holds_another(folder, record["trainings"]):
             print(f"{folder} holds a training with other settings, which is kept.")
             folder /= name
-    write_json(folder / RECORD, record, sealed=True)
+    earlier = [copy / "checkpoints" / folder.name] if copy else []
+    for place in [*earlier, *(attached(f"checkpoints/{name}") if folder.name == name else [])]:
+        bring_back(place, folder)
+    commits = [*commits_of(folder), project_commit(Path(__file__).parents[2])]
+    write_json(folder / RECORD, record | {"commits": list(dict.fromkeys(commits))}, sealed=True)
     print(f"Files of this run: {folder}")
     return folder
+
+
+def commits_of(folder: Path) -> list[str]:
+    """Return the project's commits that worked on a run, the first one first."""
+    try:
+        return list(map(str, read_json(folder / RECORD)["commits"]))
+    except (UserError, KeyError, TypeError):  # missing, damaged, or of an earlier version
+        return []
 
 
 def _holds_another(folder: Path, trainings: list[dict[str, Any]]) -> bool:

@@ -59,6 +59,10 @@ run_notebook() { # platform, environment
     "$2/bin/python" -m pip uninstall --quiet --yes "${brought[@]}"
     before=$(versions "$2")
     "$2/bin/python" tests/campaigns/imitate.py "$1" "$work/$1" || return
+    "$2/bin/python" tests/campaigns/imitate.py "$1" "$work/$1-setup" setup || return
+    if [[ $1 == kaggle ]]; then # a new version, with the output of the first as its input
+        "$2/bin/python" tests/campaigns/imitate.py "$1" "$work/$1-attached" "$work/$1" || return
+    fi
     [[ $(versions "$2") == "$before" ]] || { echo "The notebook changed versions." >&2; return 1; }
 }
 

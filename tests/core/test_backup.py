@@ -1,5 +1,6 @@
 """The copy of a folder on Google Drive is complete, comes back, and costs little."""
 
+import contextlib
 import os
 import threading
 
@@ -82,6 +83,32 @@ def test_replaced_files_leave_nothing_in_a_trash(places, monkeypatch):
         with backed_up(folder, drive):
             (folder / "state").write_text("x" * (k + 1))
     assert trash == [0, 0]
+
+
+@pytest.mark.parametrize("half", ["left by a killed session", "of a full drive", "stopped"])
+def test_half_copies_leave_nothing_in_a_trash_either(places, monkeypatch, half):
+    folder, drive = places
+    trash, copy, unlink = [], backup.shutil.copy2, backup.Path.unlink
+    monkeypatch.setattr(
+        backup.Path, "unlink", lambda p: p.exists() and (trash.append(p.stat().st_size), unlink(p))
+    )
+
+    def cut(source, target):
+        if half == "left by a killed session" or trash:
+            return copy(source, target)
+        target.write_text("ha")
+        raise OSError(28, "No space left") if "full" in half else KeyboardInterrupt
+
+    (folder / "state").write_text("whole")
+    if half == "left by a killed session":
+        drive.mkdir(parents=True)
+        (drive / ".state.123-abcdef.tmp").write_text("ha")
+    monkeypatch.setattr(backup.shutil, "copy2", cut)
+    for _ in range(2):
+        with contextlib.suppress(KeyboardInterrupt), backed_up(folder, drive):
+            pass
+    assert trash == [0] and names(drive) == ["state"]
+    assert (drive / "state").read_text() == "whole"
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left"), PermissionError(13, "denied")])

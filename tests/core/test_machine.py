@@ -343,12 +343,13 @@ def kaggle_input(tmp_path, monkeypatch):
 
 def test_attached_files_are_found_in_nested_folders(kaggle_input):
     assert attached("w.h5") == []
-    for folder in ("datasets/someone/vgg16", "vgg16", "a/b/c/d/e"):
+    for folder in ("datasets/someone/vgg16", "vgg16", "a/b/c/d/e", "a/b/c/d/e/f"):
         (kaggle_input / folder).mkdir(parents=True, exist_ok=True)
         (kaggle_input / folder / "w.h5").touch()
     assert attached("w.h5") == [
         kaggle_input / "vgg16/w.h5",
         kaggle_input / "datasets/someone/vgg16/w.h5",
+        kaggle_input / "a/b/c/d/e/w.h5",  # as below notebooks/owner/name/roco-caption/data
     ]
 
 

@@ -1,11 +1,18 @@
 """TensorBoard gets the losses of every epoch once, and its curves are shown where they can be."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import IPython
 import pytest
 
 from roco_caption.core import progress
-from roco_caption.core.progress import progress_bar, show_curves, tensorboard
+from roco_caption.core.progress import (
+    is_unattended,
+    progress_bar,
+    show_curves,
+    tensorboard,
+)
 
 ROWS = [
     {"epoch": n, "loss": 4.0 / n, "val_loss": 5.0 / n, "learning_rate": 0.1 / n} for n in (1, 2, 3)
@@ -70,3 +77,45 @@ def test_a_live_bar_can_be_moved_by_hand(monkeypatch, capsys):
         bar.update(2)
         assert bar.n == 2
     assert capsys.readouterr().out == ""
+
+
+@pytest.fixture
+def platform(monkeypatch):
+    for name in ("ROCO_PROGRESS", "KAGGLE_KERNEL_RUN_TYPE", "COLAB_RELEASE_TAG", "COLAB_GPU"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("names", "is_text"),
+    [
+        ({}, False),
+        ({"COLAB_GPU": ""}, False),
+        ({"ROCO_PROGRESS": "text"}, True),
+        ({"KAGGLE_KERNEL_RUN_TYPE": "Interactive"}, True),
+        ({"KAGGLE_KERNEL_RUN_TYPE": "Batch"}, True),
+        ({"KAGGLE_KERNEL_RUN_TYPE": "Interactive", "COLAB_GPU": ""}, True),
+    ],
+)
+def test_bars_are_text_where_widgets_are_not_shown(platform, capsys, names, is_text):
+    for name, value in names.items():
+        platform.setenv(name, value)
+    list(progress_bar(range(3)))
+    assert ("3/3" in capsys.readouterr().out) == is_text
+    watched = is_text and names.get("KAGGLE_KERNEL_RUN_TYPE") == "Interactive"
+    assert is_unattended() == (is_text and not watched)
+
+
+@pytest.mark.parametrize(
+    ("shell", "unattended"),
+    [
+        (None, False),  # a script
+        (SimpleNamespace(), False),  # IPython in a terminal
+        (SimpleNamespace(kernel=SimpleNamespace()), False),  # a kernel of another kind
+        (SimpleNamespace(kernel=SimpleNamespace(_allow_stdin=True)), False),  # JupyterLab, Colab
+        (SimpleNamespace(kernel=SimpleNamespace(_allow_stdin=False)), True),  # nbconvert, papermill
+    ],
+)
+def test_a_notebook_that_cannot_ask_is_unattended(platform, shell, unattended):
+    platform.setattr(IPython, "get_ipython", lambda: shell)
+    assert is_unattended() == unattended

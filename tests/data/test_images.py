@@ -1,5 +1,6 @@
 """Every image format in ROCO is decoded; bad files are reported and stop nothing."""
 
+import os
 import struct
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from campaigns import bad_images
 from PIL import EpsImagePlugin, Image
 
+from roco_caption.data import images
 from roco_caption.data.images import ImageError, image_batches, read_image, read_with_note
 
 
@@ -459,3 +461,24 @@ def test_decoding_stays_only_a_few_batches_ahead(tmp_path, monkeypatch):
     next(stream)
     assert len(read) <= 20
     stream.close()
+
+
+@pytest.mark.parametrize(
+    ("names", "cores", "threads"),
+    [({}, 3, 3), ({"COLAB_GPU": ""}, 2, 16), ({"KAGGLE_KERNEL_RUN_TYPE": "Batch"}, 4, 16),
+     ({"COLAB_GPU": ""}, 96, 96)],
+)  # fmt: skip
+def test_where_drives_answer_slowly_more_threads_read(tmp_path, monkeypatch, names, cores, threads):
+    for name in ("KAGGLE_KERNEL_RUN_TYPE", "COLAB_RELEASE_TAG", "COLAB_GPU"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    makers = images.ThreadPoolExecutor
+    used = []
+    monkeypatch.setattr(
+        images, "ThreadPoolExecutor", lambda n, **options: used.append(n) or makers(n, **options)
+    )
+    for given in (None, 5):
+        list(image_batches([tmp_path / "none.jpg"], size=8, workers=given))
+    assert used == [threads, 5]

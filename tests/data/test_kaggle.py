@@ -136,25 +136,109 @@ def test_accounts_are_found(home, monkeypatch, environment, files, secrets, head
     assert "account from" in source and SECRET not in source
 
 
-def test_an_account_is_used_for_the_api_alone(server, folder, home, monkeypatch, capfd):
-    monkeypatch.setenv("KAGGLE_API_TOKEN", SECRET)
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize(("environment", "files", "secrets", "header"), PLACES[1::2])
+def test_accounts_are_looked_for_only_after_kaggle_refuses_to_do_without(
+    server, folder, home, monkeypatch, capfd, status, environment, files, secrets, header
+):
+    asked = []
+    find = kaggle.find_account
+    monkeypatch.setattr(kaggle, "find_account", lambda: asked.append(1) or find())
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    for path, text in files.items():
+        write(home / path, text)
+    set_colab_secrets(monkeypatch, **secrets)
+    download_roco(folder.with_name("first"))
+    assert asked == [] and values(server.requests, "Authorization") == [None, None]
+
+    server.refuse_anonymous = status
+    server.requests.clear()
     write(home / ".netrc", "machine localhost login other password other\n")
     download_roco(folder)
-    assert values(server.api_calls, "Authorization") == [BEARER]
-    assert values(server.downloads, "Authorization") == [None]
-    assert SECRET not in "".join(capfd.readouterr())
-
-
-@pytest.mark.parametrize("status", [401, 403])
-def test_a_refused_account_falls_back_to_none(server, folder, home, monkeypatch, capfd, status):
-    server.refuse_accounts = status
-    write(home / ".kaggle" / "kaggle.json", KAGGLE_JSON)
-    download_roco(folder)
-    assert values(server.api_calls, "Authorization") == [BASIC, None]
+    assert values(server.api_calls, "Authorization") == [None, header]
+    assert values(server.downloads, "Authorization") == [None]  # the storage gets no account
     assert_unpacked(folder, server.archive)
     printed = "".join(capfd.readouterr())
-    assert printed.count("Kaggle refused the request with the account from ") == 1
+    assert "refused the download without an account. Trying again with the account" in printed
     assert SECRET not in printed
+
+
+@pytest.mark.parametrize("secrets", [{}, {"KAGGLE_API_TOKEN": "expired"}])
+def test_refused_with_and_without_an_account_the_ways_are_named(
+    server, folder, home, monkeypatch, secrets
+):
+    server.refuse_anonymous = server.refuse_accounts = 403
+    set_colab_secrets(monkeypatch, **secrets)
+    with pytest.raises(UserError, match=r"Kaggle answered 403.*KAGGLE_API_TOKEN.*in a browser"):
+        download_roco(folder)
+    assert len(server.api_calls) == 1 + len(secrets)
+
+
+def test_a_refusal_by_the_storage_is_no_reason_to_look_for_an_account(
+    server, folder, archive, home, monkeypatch
+):
+    monkeypatch.setattr(kaggle, "find_account", lambda: pytest.fail("it is not asked for"))
+    leave_partial(archive, server.archive[:70_000], len(server.archive))
+    server.storage_refuses_ranges = 403
+    with pytest.raises(UserError, match="403"):
+        download_roco(folder)
+
+
+# Colab's own copy
+
+
+def write_kagglehub(monkeypatch, folder: Path, code: str) -> None:
+    """Imitate the package, of which Colab's notebook and its processes see only this."""
+    package = folder / "site" / "kagglehub"
+    write(package / "__init__.py", "")
+    write(package / "handle.py", "def parse_dataset_handle(text):\n    return text\n")
+    write(package / "colab_cache_resolver.py", code)
+    monkeypatch.syspath_prepend(str(package.parent))
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))
+
+
+RESOLVER = """
+import os, sys, time
+class DatasetColabCacheResolver:
+    def is_supported(self, handle):
+        print("Mounting files ...")
+        return handle == "virajbagal/roco-dataset"
+    def __call__(self, handle, path):
+        {}
+"""
+
+
+@pytest.mark.parametrize("answer", ["'/kaggle/input/roco'", "('/kaggle/input/roco', 1)"])
+def test_colab_mounts_its_own_copy(tmp_path, monkeypatch, capfd, answer):
+    write_kagglehub(monkeypatch, tmp_path, RESOLVER.format(f"return {answer}"))
+    assert kaggle.mounted_by_colab() == Path("/kaggle/input/roco")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "raise ImportError('another version')",
+        RESOLVER.format("raise OSError('no route')"),
+        RESOLVER.format("time.sleep(60)"),
+        RESOLVER.format("os.kill(os.getpid(), 9)"),
+        RESOLVER.replace("return handle == ", "return handle != ").format("return 'x'"),
+    ],
+    ids=["another version", "fails", "waits without end", "is killed", "has no copy"],
+)
+def test_whatever_goes_wrong_with_colabs_copy_is_silent(tmp_path, monkeypatch, capfd, code):
+    monkeypatch.setattr(kaggle, "CACHE_SECONDS", 2)
+    write_kagglehub(monkeypatch, tmp_path, code)
+    start = time.monotonic()
+    assert kaggle.mounted_by_colab() is None and time.monotonic() - start < 15
+    assert capfd.readouterr() == ("", "")
+
+
+def test_without_kagglehub_no_process_is_started(monkeypatch):
+    monkeypatch.setattr(kaggle.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(kaggle.subprocess, "run", lambda *_, **__: pytest.fail("a process"))
+    assert kaggle.mounted_by_colab() is None
 
 
 @pytest.mark.parametrize("token", [f"{SECRET}\nX-Injected: 1", f"“{SECRET}”"])

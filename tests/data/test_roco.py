@@ -51,6 +51,8 @@ def nothing_is_fetched_or_drawn(monkeypatch):
         pytest.fail("neither a download nor phantoms are expected here")
 
     monkeypatch.setattr(roco, "download_roco", unexpected)
+    monkeypatch.setattr(roco, "mounted_by_colab", lambda: None)
+    monkeypatch.setattr(machine, "KAGGLE_INPUT", Path("/nowhere"))
     monkeypatch.setattr(roco, "make_phantoms", unexpected)
 
 
@@ -171,6 +173,41 @@ def test_on_kaggle_without_it_the_remedies_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "KAGGLE_INPUT", tmp_path / "input")
     with pytest.raises(UserError, match=r"Add Input.*'kaggle'.*'phantoms'"):
         locate_dataset(tmp_path, platform="kaggle")
+
+
+@pytest.mark.parametrize("place", ["roco-dataset", "datasets/virajbagal/roco-dataset"])
+@pytest.mark.parametrize(
+    ("platform", "wish"), [("colab", "auto"), ("colab", "kaggle"), ("kaggle", "kaggle")]
+)
+def test_what_is_mounted_is_not_downloaded(tmp_path, monkeypatch, place, platform, wish):
+    monkeypatch.setattr(machine, "KAGGLE_INPUT", tmp_path / "input")
+    monkeypatch.setattr(roco, "mounted_by_colab", lambda: pytest.fail("not needed"))
+    make_roco(tmp_path / "input" / place)
+    source = locate_dataset(tmp_path / "working", source=wish, platform=platform)
+    assert (source.root, source.name) == (tmp_path / "input" / place, "roco")
+    assert "not downloaded" in source.why
+
+
+def test_colab_has_a_copy_of_its_own_and_a_download_comes_before_it(tmp_path, monkeypatch):
+    make_roco(tmp_path / "cache" / "versions" / "2")
+    monkeypatch.setattr(roco, "mounted_by_colab", lambda: tmp_path / "cache")
+    source = locate_dataset(tmp_path / "data", platform="colab")
+    assert source.root == tmp_path / "cache" / "versions" / "2" and source.name == "roco"
+    monkeypatch.setattr(roco, "download_roco", lambda folder: folder)
+    assert locate_dataset(tmp_path, source="kaggle").root == tmp_path / "roco"  # not in Colab
+    (tmp_path / "data" / "roco").mkdir(parents=True)
+    (tmp_path / "data" / "roco" / roco.RECORD).touch()
+    source = locate_dataset(tmp_path / "data", platform="colab")
+    assert source.root == tmp_path / "data" / "roco"  # of an earlier run in this session
+
+
+@pytest.mark.parametrize("mounted", ["missing", "empty"])
+def test_a_mount_without_roco_is_no_obstacle(tmp_path, monkeypatch, mounted):
+    if mounted == "empty":
+        (tmp_path / "cache" / "all_data").mkdir(parents=True)
+    monkeypatch.setattr(roco, "mounted_by_colab", lambda: tmp_path / "cache")
+    monkeypatch.setattr(roco, "download_roco", lambda folder: folder)
+    assert locate_dataset(tmp_path, platform="colab").root == tmp_path / "roco"
 
 
 @pytest.mark.parametrize(

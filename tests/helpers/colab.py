@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -50,8 +51,14 @@ class ColabServer:
         self._server.server_close()
 
 
-def frontend(answer: Any) -> dict[str, types.ModuleType]:
-    """Return modules that imitate `google.colab`; `answer` is its notebook, or a function."""
+def frontend(
+    answer: Any, *, upload: Any = dict, events: list[Any] | None = None
+) -> dict[str, types.ModuleType]:
+    """Return modules that imitate `google.colab`; `answer` is its notebook, or a function.
+
+    `upload` is `files.upload`; `events` collects what else is called.
+    """
+    events = [] if events is None else events
 
     def blocking_request(request_type: str, request: str = "", timeout_sec: float = 5) -> Any:
         assert request_type == "get_ipynb"
@@ -61,6 +68,13 @@ def frontend(answer: Any) -> dict[str, types.ModuleType]:
     message = types.ModuleType("google.colab._message")
     message.blocking_request = blocking_request  # type: ignore[attr-defined]
     google.colab, colab._message = colab, message  # type: ignore[attr-defined]
+    colab.files = types.SimpleNamespace(  # type: ignore[attr-defined]
+        upload=upload, download=lambda path: events.append(("download", path))
+    )
+    colab.output = types.SimpleNamespace(  # type: ignore[attr-defined]
+        use_tags=contextlib.nullcontext,
+        clear=lambda output_tags: events.append(("clear", output_tags)),
+    )
     return {"google": google, "google.colab": colab, "google.colab._message": message}
 
 

@@ -25,6 +25,7 @@ class KaggleServer:
     api_status: int = 0  # of every answer of the API, unless 0
     retry_after: str | None = None
     refuse_accounts: int = 0  # the status for calls with an Authorization header, unless 0
+    refuse_anonymous: int = 0  # the status for calls without one, unless 0
     ranges: bool = True
     shift: int = 0  # answers a range with one that begins so many bytes later
     drop_after: list[int] = field(default_factory=list)  # bytes, one entry per storage request
@@ -91,6 +92,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif "Authorization" in self.headers and server.refuse_accounts:
             self._fail(server.refuse_accounts)
+        elif "Authorization" not in self.headers and server.refuse_anonymous:
+            self._fail(server.refuse_anonymous)
         elif server.api_status:
             self._fail(server.api_status)
         else:

@@ -113,3 +113,20 @@ def test_a_damaged_table_is_named(run):
     (run / "scores.csv").write_text("")
     with pytest.raises(UserError, match=r"scores\.csv is missing or damaged"):
         write_model_card(run, data="roco", counts=COUNTS)
+
+
+@pytest.mark.parametrize(
+    ("record", "phrase"),
+    [
+        ({"commits": ["a1b2"]}, "(commit a1b2) from"),
+        ({"commits": ["a1b2", "c3d4-dirty"]}, "(commit a1b2, then c3d4-dirty) from"),
+        ({"commits": []}, ""),
+        ({"trainings": []}, ""),  # of an earlier version
+        (None, ""),
+    ],
+)
+def test_the_projects_commits_are_on_the_card(run, record, phrase):
+    if record is not None:
+        write_json(run / "settings.json", record, sealed=True)
+    card = described(run)
+    assert phrase in card and ("(commit" in card) == bool(phrase)

@@ -1,6 +1,7 @@
 """Your own image is captioned beside similar images, and no upload is stored."""
 
 import contextlib
+import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ import ipywidgets
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.colab import frontend
 from helpers.dicom_files import SECRET, write_dicom
 from PIL import Image
 from pydicom.data import get_testdata_file
@@ -191,11 +193,84 @@ def test_a_real_dicom_file_can_be_uploaded(shown, train):
     assert "DICOM CT, its full range of values" in texts(figure) and "axial ct" in table.to_html()
 
 
-def test_no_button_in_unattended_runs(monkeypatch):
-    monkeypatch.setenv("ROCO_PROGRESS", "text")
-    assert upload_button(print) is None
-    monkeypatch.delenv("ROCO_PROGRESS")
-    assert upload_button(print) is not None
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("ROCO_PROGRESS", "text", False),
+        ("KAGGLE_KERNEL_RUN_TYPE", "Batch", False),
+        ("KAGGLE_KERNEL_RUN_TYPE", "Interactive", True),
+        ("ROCO_PROGRESS", "", True),
+        ("COLAB_GPU", "", True),
+    ],
+)
+def test_no_button_in_unattended_runs(monkeypatch, name, value, shown):
+    for each in ("ROCO_PROGRESS", "KAGGLE_KERNEL_RUN_TYPE", "COLAB_GPU", "COLAB_RELEASE_TAG"):
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setenv(name, value)
+    assert (upload_button(print) is not None) == shown
+
+
+@pytest.fixture
+def colab(monkeypatch, shown):
+    """What Colab's form returns, and the events of its frontend."""
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "release-colab_20260819")
+    monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
+    state = SimpleNamespace(answer={}, events=[], box=None)
+
+    def choose():
+        state.events.append(("form", state.box.children[0].disabled))
+        if isinstance(state.answer, BaseException):
+            raise state.answer
+        for name, content in state.answer.items():  # as Colab does
+            print(f"Saving {name} to {name}")
+            Path(name).write_bytes(content)
+        return state.answer
+
+    monkeypatch.setattr(own_image, "find_platform", lambda: "colab")
+    for name, module in frontend(None, upload=choose, events=state.events).items():
+        monkeypatch.setitem(sys.modules, name, module)
+    return state
+
+
+def test_in_colab_a_click_opens_colabs_own_form(colab, shown, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    colab.box = upload_button(lambda path: [path.read_bytes()])
+    assert colab.events == []  # "Run all" goes on
+    large = b"x" * 3_000_000
+    for content in (large, b"second"):
+        colab.answer = {f"{SECRET}.dcm": content}
+        colab.box.children[0].click()
+    assert shown == [large, b"second"]
+    assert colab.events == [("form", True), ("clear", "upload")] * 2
+    assert list(tmp_path.iterdir()) == [] and Path.cwd() == tmp_path
+    assert SECRET not in str(ipywidgets.Widget.get_manager_state()) + capsys.readouterr().out
+    assert not colab.box.children[0].disabled
+
+
+@pytest.mark.parametrize(
+    ("answer", "phrase"),
+    [({}, ""), (OSError("no frontend"), "no frontend"), (RuntimeError("undefined"), "sidebar")],
+)
+def test_in_colab_an_upload_that_is_cancelled_or_fails_leaves_the_button(
+    colab, shown, capsys, answer, phrase
+):
+    colab.box = upload_button(lambda path: [path.read_bytes()])
+    colab.answer = answer
+    colab.box.children[0].click()
+    out = capsys.readouterr().out
+    assert phrase in out and ("IMAGE" in out) == bool(phrase) and shown == []
+    colab.answer = {"a.png": b"then"}
+    colab.box.children[0].click()
+    assert shown == [b"then"]
+
+
+def test_the_stop_button_ends_an_upload(colab, shown):
+    colab.box = upload_button(lambda path: [path.read_bytes()])
+    colab.answer = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        own_image._upload_in_colab(colab.box.children[0])
+    assert not colab.box.children[0].disabled and colab.events[-1] == ("clear", "upload")
 
 
 def test_uploads_of_ipywidgets_7_and_8_are_read():

@@ -1,6 +1,10 @@
 """What training saved is checked before it is used: damaged, it is set aside and made good."""
 
 import json
+import math
+import os
+import threading
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -8,8 +12,10 @@ import pandas as pd
 import pytest
 from helpers.toy_training import fresh, run
 
+from roco_caption.core import backup
 from roco_caption.core.errors import UserError
 from roco_caption.core.pickles import verify
+from roco_caption.decoder.model import build_decoder
 from roco_caption.training import checkpoint, loop
 from roco_caption.training.checkpoint import PREVIOUS, STATE, WEIGHTS, Progress, load_best
 
@@ -142,3 +148,91 @@ def test_what_killed_processes_left_is_removed(folder, finished):
         path.write_bytes(b"half")
     assert_ends_as(finished, folder)
     assert not any(path.exists() for path in left)
+
+
+class Clock:
+    """Time that passes only in `sleep`, for a thread that waits as `backed_up` does."""
+
+    def __init__(self):
+        self.now, self.stopped, self.until, self.change = 0.0, False, 0.0, threading.Condition()
+
+    def wait(self, seconds):
+        with self.change:
+            self.until = self.now + seconds
+            self.change.notify_all()
+            self.change.wait_for(lambda: self.stopped or self.now >= self.until)
+            return self.stopped
+
+    def set(self):
+        with self.change:
+            self.stopped = True
+            self.change.notify_all()
+
+    def sleep(self, seconds):
+        """Let time pass; what is due meanwhile is done when this returns."""
+        with self.change:
+            self.now += seconds
+            self.change.notify_all()
+            assert self.change.wait_for(lambda: self.until > self.now, timeout=30)
+
+
+def file_sizes(decoder):
+    """Return the bytes of the state, of a finished one, and of the weights, without their names."""
+    total = sum(math.prod(w.shape) for w in decoder.every_word.weights)
+    optimizer = 2 * sum(math.prod(w.shape) for w in decoder.every_word.trainable_weights)
+    return [4 * (2 * total + optimizer), 4 * total, 4 * (total + optimizer)]
+
+
+def test_the_sizes_of_a_trainings_files_are_known(tmp_path):
+    decoder = build_decoder(vocab_size=2000, max_len=6, feature_size=300)
+    model, progress = decoder.every_word, Progress({})
+    optimizer = keras.optimizers.AdamW(1e-3)
+    optimizer.build(model.trainable_variables)
+    model.compile(optimizer)
+    found = []
+    for progress.finished in (False, True):
+        checkpoint.save_best(model, tmp_path, progress)
+        checkpoint.save_state(model, tmp_path, progress)
+        found.append((tmp_path / STATE).stat().st_size)
+    found.append((tmp_path / WEIGHTS).stat().st_size)
+    assert found == pytest.approx(file_sizes(decoder), rel=0.03)
+
+
+@pytest.mark.parametrize(("attention", "at_most"), [(False, 0.7e9), (True, 0.9e9)])
+def test_a_roco_run_copies_less_than_a_gigabyte_to_drive(
+    tmp_path, monkeypatch, attention, at_most, record_property
+):
+    """30 minutes of training with ROCO's vocabulary; the files are 1/1000 of their size."""
+    decoder = build_decoder(vocab_size=12_109, max_len=51, attention=attention)
+    state, finished_state, weights = (size // 1000 for size in file_sizes(decoder))
+    clock, copied = Clock(), []
+    imitated = SimpleNamespace(Event=lambda: clock, Thread=threading.Thread)
+    monkeypatch.setattr(backup, "threading", imitated)
+    copy = backup.shutil.copy2
+    monkeypatch.setattr(
+        backup.shutil, "copy2", lambda a, b: copied.append(a.stat().st_size) or copy(a, b)
+    )
+    run, drive = tmp_path / "run", tmp_path / "drive"
+
+    def write(name, size):
+        run.mkdir(exist_ok=True)
+        (run / name).write_bytes(bytes(size))
+        os.utime(run / name, (1e9 + clock.now,) * 2)
+
+    with backup.backed_up(run, drive):
+        clock.sleep(0)  # until the thread waits
+        for second in range(20, 30 * 60, 20):
+            clock.sleep(20)
+            write(STATE, state)
+            if second % 60 == 0:  # an epoch, better than all before
+                write(WEIGHTS, weights)
+        write(STATE, finished_state)
+    clock.stopped, clock.until = False, 0.0
+    with backup.backed_up(run, drive):  # the last cell
+        write("consensus.npz", 65_450 * (256 * 2 + 51 * 4) // 1000)
+        write("decoder.keras", finished_state)
+    traffic = 1000 * sum(copied)
+    record_property("bytes copied to Drive", traffic)
+    print(f"bytes copied to Drive: {traffic / 1e9:.2f} GB")
+    assert 1000 * (2 * (state + weights) + finished_state) < traffic < at_most < 1e9
+    assert sum(path.stat().st_size for path in drive.iterdir()) < 0.3e6  # what Drive then holds

@@ -1,6 +1,7 @@
 """A run has a folder per configuration, and a finished one is never lost to another."""
 
 import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -9,11 +10,14 @@ import pandas as pd
 import pytest
 from helpers.toy_training import fresh, run, toy
 
+from roco_caption.core import machine
 from roco_caption.core.errors import UserError
-from roco_caption.training import checkpoint, loop
+from roco_caption.training import checkpoint, loop, runs
 from roco_caption.training.checkpoint import HISTORY, PREVIOUS, RETRAINING, STATE, WEIGHTS
 from roco_caption.training.loop import identify
 from roco_caption.training.runs import RECORD, Schedule, list_runs, run_folder, zip_run
+
+PLAIN = {"trainings": [{"epochs": 1, "seed": 0}]}  # of a run without files
 
 
 def record(**schedule):
@@ -49,6 +53,66 @@ def test_settings_find_their_folder_again_and_others_get_their_own(tmp_path):
     folders = {one} | {run_folder(tmp_path, "toy", record(**options)) for options in others}
     assert len(folders) == 4 and {folder.parent for folder in folders} == {tmp_path}
     assert json.loads((one / RECORD).read_text())["trainings"][0]["epochs"] == 4
+
+
+def commits(folder):
+    return json.loads((folder / RECORD).read_text())["commits"]
+
+
+def test_commits_are_recorded_and_do_not_decide_which_run_it_is(tmp_path, monkeypatch):
+    for commit in ("one", "one", "two", "one", "three-dirty"):
+        monkeypatch.setattr(runs, "project_commit", lambda project, commit=commit: commit)
+        folder = run_folder(tmp_path, "toy", PLAIN)
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    assert commits(folder) == ["one", "two", "three-dirty"]
+    (folder / RECORD).write_text("{")
+    assert commits(run_folder(tmp_path, "toy", PLAIN)) == ["three-dirty"]
+
+
+def test_the_commit_is_that_of_the_project_and_not_of_the_working_folder(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(runs, "project_commit", lambda project: asked.append(project) or "x")
+    monkeypatch.chdir(tmp_path)
+    run_folder(tmp_path, "toy", PLAIN)
+    assert asked == [Path(runs.__file__).parents[2]]
+
+
+LAYOUTS = ("captions", "notebooks/someone/captions", "notebooks/someone/captions/roco-caption")
+
+
+@pytest.mark.parametrize("place", [*LAYOUTS, "drive"])
+def test_what_an_earlier_session_made_is_copied_before_it_is_used(tmp_path, monkeypatch, place):
+    monkeypatch.setattr(runs, "project_commit", lambda project: "earlier")
+    mount, drive = tmp_path / "input", tmp_path / "drive"
+    earlier = drive if place == "drive" else mount / place
+    made = run_folder(earlier / "checkpoints", "toy", PLAIN)
+    for name in (STATE, WEIGHTS, "member2/" + STATE, "captioner.json"):
+        (made / name).parent.mkdir(exist_ok=True)
+        (made / name).write_text("earlier")
+        os.utime(made / name, (1e9, 1e9))
+    (earlier / "checkpoints" / "toy-other").mkdir()
+    before = {path: path.stat().st_mtime_ns for path in earlier.rglob("*")}
+    monkeypatch.setattr(machine, "KAGGLE_INPUT", mount)
+    monkeypatch.setattr(runs, "project_commit", lambda project: "now")
+    options = {"copy": drive} if place == "drive" else {}
+    folder = run_folder(tmp_path / "working", "toy", PLAIN, **options)
+    assert folder == tmp_path / "working" / made.name
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert names == {STATE, WEIGHTS, f"member2/{STATE}", "captioner.json", RECORD}
+    assert commits(folder) == ["earlier", "now"]
+    assert [path.name for path in (tmp_path / "working").iterdir()] == [made.name]
+    assert {path: path.stat().st_mtime_ns for path in earlier.rglob("*")} == before
+    (folder / STATE).write_text("later")
+    run_folder(tmp_path / "working", "toy", PLAIN, **options)
+    assert (folder / STATE).read_text() == "later"
+
+
+def test_attached_runs_are_not_mixed_into_a_given_folder(tmp_path, monkeypatch):
+    made = run_folder(tmp_path / "input" / "captions" / "checkpoints", "toy", PLAIN)
+    (made / STATE).write_text("earlier")
+    monkeypatch.setattr(machine, "KAGGLE_INPUT", tmp_path / "input")
+    folder = run_folder(tmp_path, "toy", PLAIN, str(tmp_path / "mine"))
+    assert [path.name for path in folder.iterdir()] == [RECORD]
 
 
 def test_a_given_folder_is_used_unless_it_holds_another_training(given, tmp_path, capsys):
