@@ -14,6 +14,8 @@ from roco_caption.text.words import clean
 
 _PROJECTED = 256  # dimensions; the nearer two rows, the smaller the error of a projection
 _ROWS = 1024  # projected at once
+_COMPARED = 2  # images whose neighbours' captions are compared at once; BLAS shares larger products
+NEAREST = 5  # training images of a consensus; best on MedPix 2.0 (1,481 for training), Devlin: 90
 
 
 def neighbours(
@@ -21,18 +23,24 @@ def neighbours(
 ) -> np.ndarray:
     """Return the k training images nearest to each image by cosine similarity, nearest first.
 
-    Of features (t, d) and (n, d) the result is rows of the first, int64 (n, min(k, t)).
+    Of features (t, d) and (n, d) the result is rows of the first, int64 (n, min(k, t)); of equally
+    near images, those are taken that come first.
     """
-    k = min(k, len(train_features))
-    queries = _unit(features)
-    best = np.empty((len(queries), 0), np.float32)
-    index = np.empty((len(queries), 0), np.int64)
+    queries, k = _unit(features), min(k, len(train_features))
+    n = len(queries)
+    best, index = np.full((n, k), -np.inf, np.float32), np.zeros((n, k), np.int64)
     for start in range(0, len(train_features), chunk):
-        part = _unit(train_features[start : start + chunk])
-        rows = np.tile(np.arange(start, start + len(part)), (len(queries), 1))
-        best, index = np.hstack([best, queries @ part.T]), np.hstack([index, rows])
-        top = _largest(best, k)
-        best, index = np.take_along_axis(best, top, 1), np.take_along_axis(index, top, 1)
+        cosines = queries @ _unit(train_features[start : start + chunk]).T
+        floor = best[:, -1:]  # as large comes too late: the first of equals wins
+        if np.isneginf(floor).any() and k < cosines.shape[1]:
+            floor = np.nextafter(np.partition(cosines, -k, axis=1)[:, -k, None], -np.inf)
+        row, column = np.nonzero(cosines > floor)
+        value = np.concatenate([best.ravel(), cosines[row, column]])
+        place = np.concatenate([index.ravel(), start + column])
+        row = np.concatenate([np.repeat(np.arange(n), k), row])
+        order = np.lexsort((place, -value, row))
+        order = order[np.searchsorted(row[order], np.arange(n))[:, None] + np.arange(k)]
+        best, index = value[order], place[order]
     return index
 
 
@@ -42,41 +50,24 @@ def _unit(features: np.ndarray) -> np.ndarray:
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
-def _largest(values: np.ndarray, k: int) -> np.ndarray:
-    """Return the columns of each row's k largest values, largest first; ties: the first column."""
-    if k == 1:
-        return values.argmax(axis=1)[:, None]
-    last = min(k, values.shape[1]) - 1
-    columns = np.sort(np.argpartition(-values, last, axis=1)[:, :k], axis=1)
-    order = np.argsort(-np.take_along_axis(values, columns, 1), axis=1, kind="stable")
-    return np.take_along_axis(columns, order, 1)
-
-
 def most_frequent_caption(train_captions: Sequence[str], n: int) -> list[str]:
     """Return the most frequent training caption n times (ties: the first)."""
     return [Counter(train_captions).most_common(1)[0][0]] * n
 
 
-def nearest_captions(
-    train_features: np.ndarray, train_captions: Sequence[str], features: np.ndarray
-) -> list[str]:
-    """Return for each image the caption of its nearest training image (ties: the first)."""
-    return [train_captions[i] for i in neighbours(train_features, features, 1)[:, 0]]
+def nearest_captions(train_captions: Sequence[str], nearest: np.ndarray) -> list[str]:
+    """Return for each image, a row of `neighbours`, the caption of its nearest training image."""
+    return [train_captions[i] for i in nearest[:, 0]]
 
 
 def consensus_captions(
-    train_features: np.ndarray,
-    train_captions: Sequence[str],
-    features: np.ndarray,
-    *,
-    k: int = 5,
-    m: int = 4,
+    train_captions: Sequence[str], nearest: np.ndarray, *, m: int = 4
 ) -> list[str]:
     """Return for each image the caption that its nearest images' captions agree on most.
 
     Devlin et al., 2015, arXiv:1505.04467. Agreement is the mean similarity (see `similarities`) to
-    the m most similar of the k captions; equal ones, as images of one case share, have one vote.
-    The default k is best on MedPix 2.0 (1,481 for training); the paper has 90 for COCO's 80,000.
+    the m most similar of the captions of its `neighbours` (n, k); equal ones, as images of one case
+    share, have one vote.
     """
     texts = [text.split() for text in tokenized(train_captions, "coco")]
     owner = np.repeat(np.arange(len(texts)), [len(words) for words in texts])
@@ -84,13 +75,16 @@ def consensus_captions(
     vectors = Ngrams(words, owner, len(texts)).vectors(words, owner, len(texts))
     same = pd.Series(range(len(texts))).groupby(list(train_captions)).transform("min").to_numpy()
     chosen = []
-    for rows in same[neighbours(train_features, features, k)]:
-        candidates = np.array(list(dict.fromkeys(rows)))
-        similarity = similarities(vectors, candidates, vectors, candidates)
+    for start in range(0, len(nearest), _COMPARED):
+        known, places = np.unique(same[nearest[start : start + _COMPARED]], return_inverse=True)
+        similarity = similarities(vectors, known, vectors, known)
         np.fill_diagonal(similarity, -np.inf)  # a caption always agrees with itself
-        others = max(1, min(m, len(candidates) - 1))
-        agreement = -np.sort(-similarity, axis=1)[:, :others].mean(axis=1)
-        chosen.append(train_captions[candidates[agreement.argmax()]])
+        for row in places.reshape(-1, nearest.shape[1]):
+            candidates = np.array(list(dict.fromkeys(row)))
+            others = max(1, min(m, len(candidates) - 1))
+            ranked = -np.sort(-similarity[candidates[:, None], candidates], axis=1)
+            best = candidates[ranked[:, :others].mean(axis=1).argmax()]
+            chosen.append(train_captions[known[best]])
     return chosen
 
 
@@ -134,7 +128,8 @@ def find_leaks(
 
     `features` (n, d) are in the frames' order, `alike` is a cosine of them minus training's mean.
     """
-    train_images = {row.tobytes() for row in features["train"]}
+    digests = {split: [hash(row.tobytes()) for row in rows] for split, rows in features.items()}
+    train_images = set(digests["train"])
     train_captions = {tuple(clean(caption)) for caption in frames["train"].caption}
     directions = _directions(features)
     rows = {}
@@ -144,7 +139,7 @@ def find_leaks(
             cosines = (directions[split] * directions["train"][near]).sum(axis=1)
             rows[split] = {
                 "images": len(frame),
-                "the same image": sum(row.tobytes() in train_images for row in features[split]),
+                "the same image": sum(row in train_images for row in digests[split]),
                 "nearly the same image": int((cosines >= alike).sum()),
                 "the same caption": sum(tuple(clean(c)) in train_captions for c in frame.caption),
             }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from decimal import Decimal
+from functools import lru_cache
 
 import pandas as pd
 import regex as re
@@ -77,6 +78,8 @@ _MODALITIES = _table("""
         colonoscop*, laparoscop*, intraoperative view
 """)
 
+_MODALITY = re.compile("|".join(f"(?P<{name}>{p.pattern})" for name, p in _MODALITIES.items()))
+
 _REGIONS = _table("""
     head: brain, head, *cranial, *cranium, skull, *cereb*, frontal lobe, temporal, parietal,
         occipital, *ventricles, hippocamp*, pituitary, thalam*, pons, basal ganglia, white matter,
@@ -114,9 +117,8 @@ _REGIONS = _table("""
 
 def modality_of(caption: str | Sequence[str]) -> str:
     """Return the imaging modality that an image's captions name first, or ""."""
-    text = _text(caption)
-    starts = {name: m.start() for name, p in _MODALITIES.items() if (m := p.search(text))}
-    return min(starts, key=starts.__getitem__, default="")
+    match = _MODALITY.search(_text(caption))
+    return str(match.lastgroup) if match else ""
 
 
 def region_of(caption: str | Sequence[str]) -> str:
@@ -136,6 +138,7 @@ _END = re.compile(
 )
 
 
+@lru_cache(1 << 15)  # several systems share the references
 def _findings(caption: str) -> tuple[set[str], set[str]]:
     """Return the words that a caption asserts, and those that it only rules out."""
     asserted, negated, reach = set[str](), set[str](), 0

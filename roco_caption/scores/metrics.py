@@ -7,6 +7,7 @@ import string
 import subprocess
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -14,13 +15,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import regex as re  # letters with their combining marks
-from pycocoevalcap.bleu.bleu_scorer import BleuScorer
-from pycocoevalcap.cider.cider import Cider
-from pycocoevalcap.rouge.rouge import Rouge
-from rouge_score.rouge_scorer import RougeScorer
-from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
 
 from roco_caption.core.errors import UserError
+from roco_caption.scores.overlap import CORRECT, GUESS, counted
 
 # A number with its separators (1.5, 1,000), a compound word (x-ray, l5-s1, pet/ct), the 's that the
 # PTB tokenizer splits off, or a single sign.
@@ -54,7 +51,6 @@ PROTOCOLS = {
 }
 BLEU = ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"]
 MEANS = ["ROUGE-1", "ROUGE-L", "CIDEr", "words", "repeated", "copied"]
-_GUESS, _CORRECT = ([f"{kind}_{n}" for n in "1234"] for kind in ("guess", "correct"))
 METEOR_COUNTS = [f"meteor_{i}" for i in range(23)]
 
 
@@ -62,8 +58,12 @@ def tokenized(captions: Iterable[str], protocol: str) -> list[str]:
     """Return each caption as its words joined by single spaces; "" stays ""."""
     if protocol not in PROTOCOLS:
         raise UserError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}.")
-    texts = (unicodedata.normalize("NFC", caption) for caption in captions)
-    return [" ".join(PROTOCOLS[protocol][0](text)) for text in texts]
+    return [_joined(caption, protocol) for caption in captions]
+
+
+@lru_cache(1 << 17)  # ROCO's: systems and tables share captions
+def _joined(caption: str, protocol: str) -> str:
+    return " ".join(PROTOCOLS[protocol][0](unicodedata.normalize("NFC", caption)))
 
 
 def as_lists(references: References) -> list[list[str]]:
@@ -79,22 +79,9 @@ def labels(groups: Sequence | None, n: int) -> np.ndarray:
     return values
 
 
-def bleu_counts(references: References, hypotheses: Sequence[str]) -> pd.DataFrame:
-    """Return each image's words and n-grams, all and correct, n = 1 … 4, by pycocoevalcap."""
-    scorer = BleuScorer(n=4)
-    for texts, hypothesis in zip(as_lists(references), hypotheses, strict=True):
-        scorer += (hypothesis, texts)
-    rows = []
-    for c in scorer.ctest:
-        # of several references the one closest in length, and of these the shorter
-        length = min((abs(length - c["testlen"]), length) for length in c["reflen"])[1]
-        rows.append([c["testlen"], length, *c["guess"], *c["correct"]])
-    return pd.DataFrame(rows, columns=["testlen", "reflen", *_GUESS, *_CORRECT], dtype=float)
-
-
 def bleu(sums: pd.DataFrame) -> pd.DataFrame:
     """Return BLEU-1 … BLEU-4 of summed `bleu_counts` (Papineni et al., 2002, ACL P02-1040)."""
-    precision = sums[_CORRECT].to_numpy() / np.maximum(sums[_GUESS].to_numpy(), 1)
+    precision = sums[CORRECT].to_numpy() / np.maximum(sums[GUESS].to_numpy(), 1)
     ratio = sums["reflen"].to_numpy() / np.maximum(sums["testlen"].to_numpy(), 1e-9)
     brevity = np.exp(np.minimum(0, 1 - ratio))
     values = precision.cumprod(axis=1) ** (1 / np.arange(1, 5)) * brevity[:, None]
@@ -137,36 +124,6 @@ def meteor(sums: pd.DataFrame) -> np.ndarray:
     return mean * (1 - 0.6 * fragments**0.2)
 
 
-class _Words(Tokenizer):
-    """Rouge-score's own words for Latin letters; it drops all others, which are words here."""
-
-    def tokenize(self, text: str) -> list[str]:
-        other = re.search(r"(?!\p{Latin}|\p{Greek})\p{L}", text)
-        return re.findall(r"[^\W_]+", text) if other else DefaultTokenizer().tokenize(text)
-
-
-def image_scores(references: References, hypotheses: Sequence[str]) -> pd.DataFrame:
-    """Return the scores that are means over images, one row per image; an empty hypothesis: 0.
-
-    ROUGE-1: rouge-score's F-measure without stemming (Lin, 2004, W04-1013), of several references
-    the largest. ROUGE-L: pycocoevalcap's, β = 1.2, the largest precision and recall. CIDEr: its
-    CIDEr-D, 0 to 10, idf from all references (Vedantam et al., 2015, arXiv:1411.5726), the mean.
-    """
-    lists = as_lists(references)
-    if not any(map(any, lists)):
-        raise UserError("There is not a word in the references to score against.")
-    by_image = dict(enumerate(lists)), {i: [text] for i, text in enumerate(hypotheses)}
-    rouge = RougeScorer(["rouge1"], tokenizer=_Words())
-    pairs = zip(lists, hypotheses, strict=True)
-    rouge_1 = [rouge.score_multi(*pair)["rouge1"].fmeasure for pair in pairs]
-    scores = pd.DataFrame({"ROUGE-1": rouge_1})
-    scores["ROUGE-L"] = Rouge().compute_score(*by_image)[1]
-    scores["CIDEr"] = Cider().compute_score(*by_image)[1]
-    # pycocoevalcap's ROUGE-L takes "" for one word, which an empty reference would match.
-    scores[[hypothesis == "" for hypothesis in hypotheses]] = 0.0
-    return scores
-
-
 def wording(hypotheses: Sequence[str], training: Collection[str] | None = None) -> pd.DataFrame:
     """Return each tokenized caption's length in words, and whether it repeats itself or training.
 
@@ -187,9 +144,8 @@ def image_counts(
     references: References, hypotheses: Sequence[str], training: Collection[str] | None = None
 ) -> pd.DataFrame:
     """Return all that each image adds to the scores, except METEOR's counts; one row per image."""
-    parts = [bleu_counts(references, hypotheses), image_scores(references, hypotheses)]
-    parts.append(wording(hypotheses, training))
-    return pd.concat(parts, axis=1).astype(float).assign(images=1.0)
+    shared = counted(tuple(map(tuple, as_lists(references)))).compare(hypotheses)
+    return shared.join(wording(hypotheses, training)).astype(float).assign(images=1.0)
 
 
 def scores(sums: pd.DataFrame) -> pd.DataFrame:

@@ -130,7 +130,7 @@ def _meteor_parts(
 def _with_intervals(sums: list[pd.DataFrame], weights: np.ndarray) -> dict[str, float]:
     """Return a system's scores and intervals, means over its runs, from counts summed per unit."""
     weights = np.vstack([np.ones(weights.shape[1]), weights])  # first, the images as they are
-    sampled = [metrics.scores((run.T @ weights.T).T) for run in sums]
+    sampled = [metrics.scores(pd.DataFrame(weights @ run, columns=run.columns)) for run in sums]
     values = np.mean(sampled, axis=0)
     low, high = np.quantile(values[1:], [0.025, 0.975], axis=0)
     row = {}
@@ -165,7 +165,7 @@ def gain_in_words(table: pd.DataFrame, other: str) -> str:
 
 def caption_scores(references: metrics.References, hypotheses: Sequence[str]) -> np.ndarray:
     """Return each caption's own CIDEr, 0 to 10, idf from all the references, float64 (n,)."""
-    return metrics.image_scores(*_words(references, hypotheses))["CIDEr"].to_numpy(float)
+    return metrics.image_counts(*_words(references, hypotheses))["CIDEr"].to_numpy(float)
 
 
 def _words(references: metrics.References, hypotheses: Sequence[str]) -> tuple[list, list]:

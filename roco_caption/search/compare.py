@@ -43,15 +43,16 @@ def caption_by_baselines(
     greedy = captioner.caption_features(inputs.features["test"], Search(beams=1, no_repeat=0))
     average = captioner.caption_features(mean_image(inputs.features["train"]))[0].text
     runs = baselines.shuffled_captions(captions, inputs.cases["test"])
-    known = vectors["train"], list(inputs.frames["train"].caption)
+    known = list(inputs.frames["train"].caption)
+    nearest = baselines.neighbours(vectors["train"], vectors["test"], baselines.NEAREST)
     return {
         "this model": captions,
         "this model, greedy": [caption.text for caption in greedy],
         **({SHUFFLED: runs} if runs else {}),
         "average image for all": [average] * n,
-        "nearest image's caption": baselines.nearest_captions(*known, vectors["test"]),
-        "consensus of the nearest": baselines.consensus_captions(*known, vectors["test"]),
-        "most frequent caption": baselines.most_frequent_caption(known[1], n),
+        "nearest image's caption": baselines.nearest_captions(known, nearest),
+        "consensus of the nearest": baselines.consensus_captions(known, nearest),
+        "most frequent caption": baselines.most_frequent_caption(known, n),
     }
 
 

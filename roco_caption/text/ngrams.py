@@ -34,13 +34,13 @@ class Ngrams:
 
     def __init__(self, words: np.ndarray, owner: np.ndarray, captions: int) -> None:
         self.captions = captions
-        known, counts = np.unique(_ngrams(words, owner)[1], return_counts=True)
+        known, counts = np.unique(distinct_ngrams(words, owner)[1], return_counts=True)
         # with a sentinel, so that `searchsorted` always finds an entry
         self._known, self._frequencies = np.append(known, ~np.uint64(0)), np.append(counts, 1)
 
     def vectors(self, words: np.ndarray, owner: np.ndarray, captions: int) -> NgramVectors:
         """Return the vectors of these or other captions; arguments as for the class."""
-        parts, codes, counts = _ngrams(words, owner)
+        parts, codes, counts = distinct_ngrams(words, owner)
         index = np.searchsorted(self._known, codes)
         # unknown n-grams count as occurring in one caption
         frequency = np.where(self._known[index] == codes, self._frequencies[index], 1)
@@ -64,7 +64,7 @@ def similarities(
     return left @ right.T / MAX_N
 
 
-def _ngrams(words: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def distinct_ngrams(words: np.ndarray, owner: np.ndarray) -> tuple[np.ndarray, ...]:
     """Return each caption's distinct n-grams: 4 * caption + n - 1 (ascending), code, count."""
     words = words.astype(np.uint64) + np.uint64(1)
     parts, codes, grams = [], [], np.zeros(len(words) + 1, np.uint64)

@@ -14,6 +14,7 @@ from roco_caption.scores.baselines import (
     shuffled,
     shuffled_captions,
 )
+from roco_caption.text.ngrams import Ngrams, similarities
 
 TRAIN = np.array([[1, 0, 0], [0, 2, 0], [0, 0, 3], [5, 0, 0]], np.float16)
 CAPTIONS = ["first", "second", "third", "fourth"]
@@ -27,6 +28,16 @@ def test_neighbours_in_chunks_are_those_of_all_at_once(k):
     unit = train / np.linalg.norm(train.astype(float), axis=1, keepdims=True)
     expected = np.argsort(-(queries @ unit.T), axis=1, kind="stable")[:, :k]
     assert (neighbours(train, queries, k, chunk=32) == expected).all()
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 40])
+def test_of_equally_near_images_the_first_are_taken(k):
+    rng = np.random.default_rng(1)
+    train = np.eye(8, dtype=np.float16)[rng.integers(0, 8, 200)]  # 25 of each, exactly equal
+    queries = np.concatenate([np.eye(8), np.zeros((1, 8)), np.ones((1, 8))])
+    expected = np.argsort(-(queries @ train.T), axis=1, kind="stable")[:, :k]
+    assert (neighbours(train, queries, k, chunk=64) == expected).all()
+    assert (neighbours(train, queries, k) == expected).all()
 
 
 def test_neighbours_hold_a_chunk_not_the_whole_similarity_matrix():
@@ -49,7 +60,11 @@ def test_most_frequent_caption():
 
 def test_nearest_is_by_angle_and_ties_go_to_the_first():
     features = np.array([[9, 0, 0], [0.1, 0.2, 0], [0, 0, 0]], np.float64)
-    assert nearest_captions(TRAIN, CAPTIONS, features) == ["first", "second", "first"]
+    assert nearest_captions(CAPTIONS, neighbours(TRAIN, features, 1)) == [
+        "first",
+        "second",
+        "first",
+    ]
 
 
 def test_consensus_is_the_caption_that_the_others_resemble():
@@ -57,20 +72,58 @@ def test_consensus_is_the_caption_that_the_others_resemble():
     captions += ["an x-ray of the hand"] * 3
     train = np.array([[1, 0]] * 4 + [[0, 1]] * 3, np.float32)
     train[0] = [1, 0.001]  # the odd one is the nearest to the query
-    chosen = consensus_captions(train, captions, np.array([[1, 0.001]]), k=4, m=3)
-    assert nearest_captions(train, captions, np.array([[1, 0.001]])) == ["a lone odd text"]
-    assert chosen == ["chest ct of mass"]
+    nearest = neighbours(train, np.array([[1, 0.001]]), 4)
+    assert nearest_captions(captions, nearest) == ["a lone odd text"]
+    assert consensus_captions(captions, nearest, m=3) == ["chest ct of mass"]
 
 
 def test_equal_captions_have_one_vote_and_none_for_themselves():
     captions = ["the very same long text"] * 3 + ["chest ct", "chest ct scan"]
-    chosen = consensus_captions(np.ones((5, 2)), captions, np.ones((1, 2)), k=5, m=1)
+    chosen = consensus_captions(captions, np.arange(5)[None], m=1)
     assert chosen == ["chest ct"]
+
+
+def test_consensus_in_blocks_is_that_of_each_image_alone():
+    rng = np.random.default_rng(0)
+    words = np.array(
+        [
+            "ct",
+            "mri",
+            "of",
+            "the",
+            "chest",
+            "knee",
+            "shows",
+            "a",
+            "mass",
+            "left",
+            "right",
+            "lesion",
+            "with",
+            "no",
+        ]
+    )
+    captions = [" ".join(rng.choice(words, rng.integers(0, 12))) for _ in range(150)]
+    captions += captions[:20]
+    nearest = np.array([rng.permutation(170)[:5] for _ in range(90)])
+    numbers = {word: i for i, word in enumerate(" ".join(words).split())}
+    flat = np.array([numbers[word] for caption in captions for word in caption.split()])
+    owner = np.repeat(np.arange(170), [len(caption.split()) for caption in captions])
+    vectors = Ngrams(flat, owner, 170).vectors(flat, owner, 170)
+    for row, chosen in zip(nearest, consensus_captions(captions, nearest), strict=True):
+        distinct = np.array(list({captions[i]: i for i in row[::-1]}.values())[::-1])
+        similarity = similarities(vectors, distinct, vectors, distinct)
+        np.fill_diagonal(similarity, -1)
+        agreement = -np.sort(-similarity, axis=1)[:, : max(1, min(4, len(distinct) - 1))]
+        best = agreement.mean(axis=1)
+        chances = [captions[i] for i in distinct[best > best.max() - 1e-6]]
+        assert chosen in chances
 
 
 @pytest.mark.parametrize("captions", [["only one"], ["same"] * 4, ["", "", "a"]])
 def test_consensus_of_next_to_nothing(captions):
-    chosen = consensus_captions(np.ones((len(captions), 2)), captions, np.ones((2, 2)))
+    nearest = neighbours(np.ones((len(captions), 2)), np.ones((2, 2)), 5)
+    chosen = consensus_captions(captions, nearest)
     assert len(chosen) == 2 and set(chosen) <= set(captions)
 
 
