@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import pandas as pd
 from keras import layers, ops
 
 from roco_caption.decoder.layers import filled
@@ -160,8 +161,7 @@ def _word_presence(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _groups(tokens: np.ndarray, cases: np.ndarray | None) -> list[np.ndarray]:
     """Return the rows of each case of several images; without any, of each repeated caption."""
     if cases is not None:
-        numbers = np.unique(cases, return_inverse=True)[1]
-        if groups := _repeated(numbers.reshape(-1, 1)):
+        if groups := _repeated(pd.factorize(np.asarray(cases))[0][:, None]):
             return groups
     return _repeated(tokens)
 

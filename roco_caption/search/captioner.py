@@ -216,6 +216,7 @@ class Captioner:
             if search.beams == 1 and not search.no_repeat and not ranked:
                 return greedy_search(*start, **sizes)
             options = sizes | {"search": replace(search, end_penalty=end_penalty)}
+            options["measures"] = self.tokenizer.measures
             if not ranked:
                 return beam_search(*start, **options)
             return beam_candidates(*start, **options, needed=search.beams)
