@@ -4,7 +4,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
+
+import pandas as pd
 
 from roco_caption.core.backend import chatter_left_out
 from roco_caption.core.errors import UserError
@@ -25,9 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("images", nargs="+", metavar="FOLDER_OR_FILE", help="sub-folders are included")
     add("--run", default="checkpoints", help="folder of a run; of a folder of runs, the newest is "
         "taken (default: %(default)s)")  # fmt: skip
-    add("--out", default="captions.csv", type=Path, help="the CSV file; an existing file is never "
-        "replaced without --overwrite (default: %(default)s)")  # fmt: skip
-    add("--overwrite", action="store_true", help="replace the CSV file if it exists")
+    add("--out", default="captions.csv", type=Path, help="the table; .xlsx for Excel, .tsv with "
+        "tabs, else a CSV file (default: %(default)s)")  # fmt: skip
+    add("--overwrite", action="store_true", help="replace the table if it exists")
     add("--beams", type=int, help="beam width (default: the run's)")
     add("--weights", help="where the encoder's weights file is now, if it was moved")
     try:
@@ -43,6 +46,9 @@ def _caption(options: argparse.Namespace) -> int:
     out = options.out.expanduser()
     if out.exists() and not options.overwrite:
         raise UserError(f"{out} exists. Choose another --out, or replace it with --overwrite.")
+    excel = out.suffix.lower() == ".xlsx"
+    if excel and not find_spec("openpyxl"):
+        raise UserError(f"{out} needs openpyxl. Run `pip install openpyxl`, or name a .csv file.")
     files = image_files(*options.images)
     detect()
     with chatter_left_out():
@@ -53,20 +59,26 @@ def _caption(options: argparse.Namespace) -> int:
             captioner.search = replace(captioner.search, beams=options.beams)
         captioner.encoder_model  # noqa: B018  what it lacks is noticed now
     make_folder(out.parent)
+    text = out.with_suffix(".xlsx.csv") if excel else out
+    separator = "\t" if out.suffix.lower() == ".tsv" else ","
     done = failed = 0
     try:
         for table in caption_files(captioner, files, batch_size=BATCH):
             # added batch by batch, so that an interruption loses no rows
             table.to_csv(
-                out, mode="a" if done else "w", header=not done, index=False, float_format="%.5f",
-                encoding="utf-8-sig", errors="backslashreplace",
+                text, mode="a" if done else "w", header=not done, index=False, sep=separator,
+                float_format="%.5f", encoding="utf-8-sig", errors="backslashreplace",
             )  # fmt: skip
             done, failed = done + len(table), failed + int((table.caption.fillna("") == "").sum())
+        if excel:
+            pd.read_csv(text).to_excel(out, index=False)
+            text.unlink()
     except OSError as error:
         raise cannot_write(out, error) from error
     finally:
         if done:
-            print(f"{out} has {done:,} of {len(files):,} images, {failed:,} of them without a "
+            place = text if text.exists() else out
+            print(f"{place} has {done:,} of {len(files):,} images, {failed:,} of them without a "
                   "caption (see the column error).")  # fmt: skip
     return int(failed == done)
 

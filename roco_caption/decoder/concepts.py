@@ -160,10 +160,8 @@ def _word_presence(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _groups(tokens: np.ndarray, cases: np.ndarray | None) -> list[np.ndarray]:
     """Return the rows of each case of several images; without any, of each repeated caption."""
-    if cases is not None:
-        if groups := _repeated(pd.factorize(np.asarray(cases))[0][:, None]):
-            return groups
-    return _repeated(tokens)
+    groups = [] if cases is None else _repeated(pd.factorize(np.asarray(cases))[0][:, None])
+    return groups or _repeated(tokens)
 
 
 def _repeated(rows: np.ndarray) -> list[np.ndarray]:

@@ -33,8 +33,7 @@ class Search:
 
     beams: int = 3
     length_power: float = 1.0  # see `_score`; 0 ranks captions by log-probability alone
-    # no run of so many words comes twice, except in measures, and no word twice in a row; 0: allowed
-    no_repeat: int = 2
+    no_repeat: int = 2  # no run of so many words comes twice, see `_repetitions`; 0: allowed
     end_penalty: float = 0.0  # nats taken from an end, at least 0: beams prefer short captions
     contrast: float = 0.0  # weight of contrastive decoding, see `contrasted`; 0 is off
     neighbours: int = 0  # captions of similar images that rerank, see `Consensus`; 0 is off
@@ -180,7 +179,9 @@ def _repetitions(words: Any, length: Any, run: int, measures: Any) -> Any:
         near = [*(latest[:, None] for latest in near), repeated]
         is_number, is_times = (sum(ops.take(kind, word) for word in near) > 0 for kind in measures)
         often = 1 + ops.cast(is_number, "int32") * (1 + ops.cast(is_times, "int32"))
-        seen = ops.sum(ops.cast(ops.equal(repeated[:, :, None], repeated[:, None]), "int32"), axis=2)
+        seen = ops.sum(
+            ops.cast(ops.equal(repeated[:, :, None], repeated[:, None]), "int32"), axis=2
+        )
         repeated = ops.where(seen < often, PAD, repeated)
     return ops.concatenate([repeated, last[:, None]], axis=1)
 

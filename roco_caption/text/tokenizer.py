@@ -73,7 +73,7 @@ class CaptionTokenizer:
 
     @property
     def measures(self) -> np.ndarray:
-        """Which tokens are numbers, and which stand between numbers: int32 0 or 1 (2, vocab_size)."""
+        """Which tokens are numbers, and which join them as "×": int32 0 or 1 (2, vocab_size)."""
         plain = [word.strip(spelling.JOINER) for word in self.words]
         numbers = [word.lstrip(".")[:1].isnumeric() for word in plain]
         return np.array([numbers, [word in TIMES for word in plain]], np.int32)
