@@ -84,11 +84,12 @@ def read_table(path: Path, columns: str = "") -> Table:
     if lacking or not valid:
         name = f" {named[lacking[0]]!r}" if lacking and lacking[0] in named else ""
         problem = f"but no {lacking[0]} column{name}" if valid else f"and COLUMNS is {columns!r}"
-        header = list(rows.columns) or [""]
-        first, last = (*roles["image"], header[0])[0], (*roles["caption"], header[-1])[0]
+        header, usual = list(rows.columns) or ["scan"], find_columns(rows.columns, {})
+        first, last = (*usual["image"], header[0])[0], (*usual["caption"], header[-1])[0]
         raise UserError(
-            f"{path} has the columns {list(rows.columns)} ({how}), {problem}. Give COLUMNS pairs "
-            f"of {', '.join(USUAL)} and a column, such as COLUMNS = 'image={first}, caption={last}'."
+            f"{path} has the columns {list(rows.columns)} ({how}), {problem}. COLUMNS takes "
+            f"pairs of {', '.join(USUAL)} and a column, such as "
+            f"COLUMNS = 'image={first}, caption={last}'."
         )
     return Table(path, how, rows, roles, misfits)
 

@@ -91,8 +91,7 @@ def read_bundle(folder: Path) -> tuple[Any, ...]:
 def checked_encoder(encoder: dict[str, Any], weights: str | os.PathLike = "") -> dict[str, Any]:
     """Return an encoder's description with the whole path of its weights file, `weights` if given.
 
-    Raises:
-        UserError: there is no encoder; its weights are missing, or not those of the training.
+    UserError if there is no encoder, or its weights are missing or not those of the training.
     """
     if "image_size" not in encoder or "grid_file" in encoder:
         raise UserError(

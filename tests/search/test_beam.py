@@ -10,7 +10,7 @@ from keras import ops
 from roco_caption.core.backend import compiled
 from roco_caption.search import greedy
 from roco_caption.search.beam import Search, beam_candidates, beam_search
-from roco_caption.search.greedy import greedy_search, likeliest, possible, top_k_by_blocks
+from roco_caption.search.greedy import greedy_search, likeliest, possible
 from roco_caption.text.tokenizer import END, PAD, SPECIAL, START, UNKNOWN, CaptionTokenizer
 
 
@@ -230,19 +230,6 @@ def test_special_tokens_are_never_chosen():
     for search in (greedy_search, beam_search):
         tokens, _ = search(step, *start_state(2), n=2, max_words=3)
         assert not np.isin(np.asarray(tokens), [START, UNKNOWN]).any()
-
-
-@pytest.mark.parametrize("n", [5, 64, 511, 512, 1000])
-@pytest.mark.parametrize("k", [1, 6, 20])
-def test_top_k_by_blocks_equals_sorting(n, k):
-    rng = np.random.default_rng(n + k)
-    array = rng.normal(size=(30, n)).astype("f")
-    array[10:20] = rng.integers(0, 3, (10, n))  # many alike
-    array[20:, : n - 2] = -1e9
-    largest, columns = map(np.asarray, top_k_by_blocks(ops.convert_to_tensor(array), k))
-    np.testing.assert_array_equal(largest, -np.sort(-array)[:, :k])
-    np.testing.assert_array_equal(np.take_along_axis(array, columns, axis=1), largest)
-    assert all(len(set(row)) == len(row) for row in columns)
 
 
 @pytest.mark.parametrize(("barred", "penalty"), [(False, 0.0), (True, 1.5)])
