@@ -6,8 +6,11 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from roco_caption.core.backend import chatter_left_out
 from roco_caption.core.errors import UserError
@@ -27,9 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.set_defaults(action=_caption)
     add = command.add_argument
     add("images", nargs="+", metavar="FOLDER_OR_FILE", help="sub-folders are included")
-    add("--out", default="captions.csv", type=Path, help="the CSV file; an existing file is never "
-        "replaced without --overwrite (default: %(default)s)")  # fmt: skip
-    add("--overwrite", action="store_true", help="replace the CSV file if it exists")
+    add("--out", default="captions.csv", type=Path, help="the table; .xlsx for Excel, .tsv with "
+        "tabs, else a CSV file; an existing file is never replaced without --overwrite "
+        "(default: %(default)s)")  # fmt: skip
+    add("--overwrite", action="store_true", help="replace the table if it exists")
     add("--beams", type=int, help="beam width (default: the run's)")
     about = "Starts a web page that captions images dropped on it, and keeps none of them."
     page = commands.add_parser("demo", help=about, description=f"{about} Not for clinical use.")
@@ -81,6 +85,9 @@ def _caption(options: argparse.Namespace) -> int:
     out = options.out.expanduser()
     if out.exists() and not options.overwrite:
         raise UserError(f"{out} exists. Choose another --out, or replace it with --overwrite.")
+    excel = out.suffix.lower() == ".xlsx"
+    if excel and not find_spec("openpyxl"):
+        raise UserError(f"{out} needs openpyxl. Run `pip install openpyxl`, or name a .csv file.")
     files = image_files(*options.images)
     captioner = _captioner(options)
     from roco_caption.search.captioner import BATCH
@@ -88,20 +95,26 @@ def _caption(options: argparse.Namespace) -> int:
     if options.beams is not None:
         captioner.search = replace(captioner.search, beams=options.beams)
     make_folder(out.parent)
+    text = out.with_suffix(".xlsx.csv") if excel else out
+    separator = "\t" if out.suffix.lower() == ".tsv" else ","
     done = failed = 0
     try:
         for table in caption_files(captioner, files, batch_size=BATCH):
             # added batch by batch, so that an interruption loses no rows
             table.to_csv(
-                out, mode="a" if done else "w", header=not done, index=False, float_format="%.5f",
-                encoding="utf-8-sig", errors="backslashreplace",
+                text, mode="a" if done else "w", header=not done, index=False, sep=separator,
+                float_format="%.5f", encoding="utf-8-sig", errors="backslashreplace",
             )  # fmt: skip
             done, failed = done + len(table), failed + int((table.caption.fillna("") == "").sum())
+        if excel:
+            pd.read_csv(text).to_excel(out, index=False)
+            text.unlink()
     except OSError as error:
         raise cannot_write(out, error) from error
     finally:
         if done:
-            print(f"{out} has {done:,} of {len(files):,} images, {failed:,} of them without a "
+            place = text if text.exists() else out
+            print(f"{place} has {done:,} of {len(files):,} images, {failed:,} of them without a "
                   "caption (see the column error).")  # fmt: skip
     return int(failed == done)
 

@@ -52,20 +52,44 @@ def is_image_file(path: Path) -> bool:
 
 
 def read_folder(folder: Path, columns: str = "") -> pd.DataFrame:
-    """Return `list_rows` of the one table in a folder that names its images, with `split` or ""."""
+    """Return `list_rows` of the table in a folder, or of one per split, with `split` or ""."""
     paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
     files = [name for name in paths if not HIDDEN.search(name) and is_image_file(paths[name])]
-    table = _best_table(folder, files, columns)
-    print(table)
-    rows = list_rows(table, folder, files)
+    parts = []
+    tables = _chosen_tables(folder, files, columns)
+    for table in tables:
+        print(table)
+        part = list_rows(table, folder, _beside(table, folder, files))
+        split = _split_of(table, folder) if tables[1:] else _known_splits(table, part)
+        parts.append(part.assign(split=split))
+    rows = pd.concat(parts, ignore_index=True)
     if unlisted := len(set(files) - set(rows.file)):
         print(f"{unlisted:,} of the {len(files):,} images have no row in the table.")
-    rows["split"] = _known_splits(table, rows)
+    count = rows[rows.reason == ""].groupby("file").split.nunique()
+    if (count > 1).any():
+        places = " and ".join(str(table.path) for table in tables)
+        raise UserError(f"{places} lists {count.idxmax()} in several splits. Keep one.")
     return rows
 
 
-def _best_table(folder: Path, files: list[str], columns: str) -> Table:
-    """Return the table that names most images, by the column that does."""
+def _split_word(path: str) -> str:
+    """Return the one split that a path names, as "val/images" and "val.csv" do, else ""."""
+    words = {WORDS[word] for word in re.split(r"[\W_]", path.lower()) if word in WORDS}
+    return words.pop() if len(words) == 1 else ""
+
+
+def _split_of(table: Table, folder: Path) -> str:
+    return _split_word(table.path.relative_to(folder).as_posix())
+
+
+def _beside(table: Table, folder: Path, files: list[str]) -> list[str]:
+    """Return the files that a table may name: one of a split those in the split's folders."""
+    split = _split_of(table, folder)
+    return [f for f in files if split and split == _split_word(os.path.dirname(f))] or files
+
+
+def _chosen_tables(folder: Path, files: list[str], columns: str) -> list[Table]:
+    """Return the table that names most images, by the column that does, or one per split."""
     tables, problems = [], []
     for path in tables_in(folder):
         try:
@@ -73,32 +97,37 @@ def _best_table(folder: Path, files: list[str], columns: str) -> Table:
         except UserError as error:
             problems.append(str(error))
             continue
-        found = {name: match_files(table.rows[name], files) for name in table.roles["image"]}
+        beside = _beside(table, folder, files)
+        found = {name: match_files(table.rows[name], beside) for name in table.roles["image"]}
         images = {name: {one[0] for one in found[name] if len(one) == 1} for name in found}
         table.roles["image"] = [max(images, key=lambda name: len(images[name]))]
         tables.append((images[table.roles["image"][0]], table))
     if not tables:
         raise UserError(f"{folder} has no table of images and captions. {' '.join(problems[:3])}")
     most, best = max(tables, key=lambda pair: len(pair[0]))
-    rivals = [str(table.path) for named, table in tables if named and not named < most]
-    if len(rivals) > 1:
-        raise UserError(
-            f"{' and '.join(rivals)} each name images of {folder}. Keep one table there, with all "
-            "images; a column `split` may say train, validation or test."
-        )
-    return best
+    rivals = [table for named, table in tables if named and not named < most]
+    if len(rivals) < 2:
+        return [best]
+    splits = {_split_of(table, folder) for table in rivals}
+    if "train" in splits and "" not in splits and len(splits) == len(rivals):
+        return rivals
+    raise UserError(
+        f"{' and '.join(str(table.path) for table in rivals)} each name images of {folder}. Keep "
+        "one table there, with all images; a column `split` may say train, validation or test. Or "
+        "keep one per split, such as train.csv, val.csv and test.csv."
+    )
 
 
 def list_rows(table: Table, folder: Path, files: list[str]) -> pd.DataFrame:
-    """Return DataFrame[file, image, caption, reason], one row per row of a table.
+    """Return DataFrame[name, file, image, caption, reason], one row per row of a table.
 
-    They are one of `files`, which are in `folder`, and its path; the caption in one line; and why
-    the row is left out, or "". And `case`, if a column names the patients. Raises a UserError if
-    all rows are left out.
+    They are the name in the table; one of `files`, which are in `folder`, and its path; the caption
+    in one line; and why the row is left out, or "". And `case`, if a column names the patients.
+    Raises a UserError if all rows are left out.
     """
     names = table.rows[table.roles["image"][0]]
     found = match_files(names, files)
-    rows = pd.DataFrame({"file": found.map(lambda files: files[0] if files else "")})
+    rows = pd.DataFrame({"name": names, "file": found.map(lambda files: (files or [""])[0])})
     rows["image"] = [str(folder / name) for name in rows.file]
     rows["caption"] = table.rows[table.roles["caption"][0]].str.split().str.join(" ")
     rows["reason"] = ""
@@ -109,18 +138,12 @@ def list_rows(table: Table, folder: Path, files: list[str]) -> pd.DataFrame:
         "does not fit the header": table.misfits > 0,
     }.items():
         rows.loc[applies, "reason"] = reason
+    rows["name"] = ("line " + table.misfits.astype(str)).where(table.misfits > 0, names)
     for column in table.roles["patient"]:
         patient = table.rows[column].str.strip()
         rows["case"] = patient.where(patient != "", rows.file)
     usable = rows[rows.reason == ""]
     rows.loc[usable.index[usable.duplicated(["file", "caption"])], "reason"] = "listed twice"
-    lines = [str(line) for line in table.misfits if line]
-    if lines:
-        print(
-            f"NOTE: {len(lines):,} lines of {table.path} have more fields than its header and are "
-            f"left out: {', '.join(lines[:5])}{', …' if len(lines) > 5 else ''}. Put captions that "
-            "contain the separator in quotes."
-        )
     if usable.empty:
         raise UserError(
             f"No image of {folder} can be used ({rows.reason.value_counts().to_dict()}). Check "
@@ -128,6 +151,17 @@ def list_rows(table: Table, folder: Path, files: list[str]) -> pd.DataFrame:
             f"columns {list(table.rows.columns)}. Names in it: {[*names[:2]]}; files: {files[:2]}."
         )
     return rows
+
+
+def print_left_out(rows: pd.DataFrame) -> None:
+    """Print the names of the first rows that are left out, and why."""
+    left_out = rows[rows.reason != ""]
+    if len(left_out):
+        first = [f"{plain!r} ({why})" for plain, why in left_out[["name", "reason"]].values[:5]]
+        more = ", …" if len(left_out) > 5 else "."
+        print(f"NOTE: {len(left_out):,} rows are left out: {', '.join(first)}{more}")
+        if "does not fit the header" in set(left_out.reason):
+            print("Put captions that contain the separator in quotes.")
 
 
 def image_ids(files: Iterable[str]) -> dict[str, str]:
@@ -157,17 +191,19 @@ def cases_of(ids: pd.Series) -> pd.Series:
 
 
 def _known_splits(table: Table, rows: pd.DataFrame) -> pd.Series:
-    """Return train, validation or test, or "" where the table does not say."""
+    """Return train, validation or test by a column or else by folders, "" where neither says."""
+    split = rows.file.map(lambda file: _split_word(os.path.dirname(file)))
+    if "train" not in set(split):  # such folders mean something else
+        split = pd.Series("", rows.index)
     for column in table.roles["split"]:
-        split = table.rows[column].str.strip().str.lower().map(WORDS).fillna("")
-        if split.any():
-            rows.loc[(split == "") & (rows.reason == ""), "reason"] = "no known split"
-            count = split[rows.reason == ""].groupby(rows.file).nunique()
-            if (count > 1).any():
-                raise UserError(f"{table.path} lists {count.idxmax()} in several splits. Keep one.")
-            return split
-        print(f"NOTE: column {column!r} of {table.path} has no word for a split and is ignored.")
-    return pd.Series("", rows.index)
+        by_column = table.rows[column].str.strip().str.lower().map(WORDS).fillna("")
+        if by_column.any():
+            split = by_column
+        else:
+            print(f"NOTE: column {column!r} of {table.path} names no split and is ignored.")
+    if split.any():
+        rows.loc[(split == "") & (rows.reason == ""), "reason"] = "no known split"
+    return split
 
 
 def complete_splits(rows: pd.DataFrame, seed: int) -> pd.Series:

@@ -10,7 +10,14 @@ import pandas as pd
 from roco_caption.core import machine
 from roco_caption.core.errors import UserError
 from roco_caption.data.archive import TABLES, TREE
-from roco_caption.data.folder import complete_splits, image_ids, list_rows, read_folder, tables_in
+from roco_caption.data.folder import (
+    complete_splits,
+    image_ids,
+    list_rows,
+    print_left_out,
+    read_folder,
+    tables_in,
+)
 from roco_caption.data.kaggle import RECORD, download_roco, mounted_by_colab
 from roco_caption.data.phantoms.dataset import make_phantoms
 from roco_caption.data.tables import READERS, read_table
@@ -136,6 +143,7 @@ def read_dataset(
         rows = pd.concat([_rows(root, split, columns) for split in splits], ignore_index=True)
     else:
         rows = read_folder(root, columns)
+    print_left_out(rows)
     if "case" in rows:  # perhaps not in all tables
         rows["case"] = rows["case"].fillna(rows.file)
     rows["id"] = rows.file.map(image_ids(rows.file[rows.reason == ""]))

@@ -65,16 +65,12 @@ def read_table(path: Path, columns: str = "") -> Table:
     """
     pairs = [pair.partition("=") for pair in columns.split(",") if pair.strip()]
     named = {role.strip().lower(): column.strip() for role, _, column in pairs}
-    if not set(named) <= set(USUAL) or not all(named.values()):
-        raise UserError(
-            f"COLUMNS must be like 'image=scan, caption=report', of {', '.join(USUAL)}; "
-            f"got {columns!r}."
-        )
+    valid = set(named) <= set(USUAL) and all(named.values())
     try:
-        rows, how = READERS[path.suffix.lower()](path, named)
+        rows, how = READERS[path.suffix.lower()](path, named if valid else {})
         rows.columns = [str(column).strip() for column in rows.columns]
         rows = rows.loc[:, ~rows.columns.duplicated()]
-        roles = find_columns(rows.columns, named)
+        roles = find_columns(rows.columns, named if valid else {})
         for column in roles["caption"]:
             rows = rows.explode(column, ignore_index=True)
         misfits = rows.pop(MISFIT) if MISFIT in rows else pd.Series(0, rows.index)
@@ -84,13 +80,17 @@ def read_table(path: Path, columns: str = "") -> Table:
             f"{path} is not a readable table ({first_line(error)}). Mend it, or save it as a CSV "
             "in UTF-8."
         ) from error
-    for role in ("image", "caption", *named):
-        if not roles[role]:
-            wanted = f" {named[role]!r}" if role in named else ""
-            raise UserError(
-                f"{path} has the columns {list(rows.columns)} ({how}), but no {role} column"
-                f"{wanted}. Name it by COLUMNS, such as COLUMNS = 'image=scan, caption=report'."
-            )
+    lacking = [role for role in ("image", "caption", *named) if not roles.get(role)]
+    if lacking or not valid:
+        name = f" {named[lacking[0]]!r}" if lacking and lacking[0] in named else ""
+        problem = f"but no {lacking[0]} column{name}" if valid else f"and COLUMNS is {columns!r}"
+        header, usual = list(rows.columns) or ["scan"], find_columns(rows.columns, {})
+        first, last = (*usual["image"], header[0])[0], (*usual["caption"], header[-1])[0]
+        raise UserError(
+            f"{path} has the columns {list(rows.columns)} ({how}), {problem}. COLUMNS takes "
+            f"pairs of {', '.join(USUAL)} and a column, such as "
+            f"COLUMNS = 'image={first}, caption={last}'."
+        )
     return Table(path, how, rows, roles, misfits)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import pandas as pd
 from keras import layers, ops
 
 from roco_caption.decoder.layers import filled
@@ -66,8 +67,8 @@ def fit_concepts(
     """Fit the weights of a `Concepts` layer.
 
     Each word's penalty minimises its error on images left out, which ridge regression has in closed
-    form. Images of one case are left out together, as they would reveal each other's words. Where
-    no cases are known, images with the same caption are.
+    form. Images of one case are left out together, as they would reveal each other's words; without
+    cases, images with the same caption.
 
     Args:
         described: what describes the training images, float32 (n, d); or their grids
@@ -75,13 +76,12 @@ def fit_concepts(
             much there, such as where the body ends, would hide what varies little.
         tokens: their captions, int32 (n, t).
         count: words rated; columns are zero where fewer can be predicted.
-        cases: the case of each image, (n,) of anything that can be compared.
+        cases: labels of the images' cases, (n,).
         components: principal components of `described` that the regressions use.
 
     Returns:
-        `offset` float32 (d,); `projection` float32 (d, count), which rates words in standard
-        deviations of their presence; `words` int32 (count,), those rated. For grids d is cells
-        times channels.
+        `offset` float32 (d,), for grids with d = cells * channels; `projection` float32 (d, count),
+        which rates words in standard deviations of their presence; and those `words`, int32.
     """
     n = len(described)
     offset = described.reshape(n, -1).mean(axis=0)
@@ -115,9 +115,7 @@ def _regress(
     """Regress each word's presence (n, words) on whitened components (n, r), by the best penalty.
 
     `variance` is each component's before whitening, `groups` are rows to leave out together.
-
-    Returns:
-        The weights, (r, words), and R² on images left out, (words,).
+    Returns the weights, (r, words), and R² on images left out, (words,).
     """
     share = presence.mean(axis=0)
     target = (presence - share) / np.sqrt(share * (1 - share) + 1e-9)
@@ -159,11 +157,8 @@ def _word_presence(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _groups(tokens: np.ndarray, cases: np.ndarray | None) -> list[np.ndarray]:
     """Return the rows of each case of several images; without any, of each repeated caption."""
-    if cases is not None:
-        numbers = np.unique(cases, return_inverse=True)[1]
-        if groups := _repeated(numbers.reshape(-1, 1)):
-            return groups
-    return _repeated(tokens)
+    groups = [] if cases is None else _repeated(pd.factorize(np.asarray(cases))[0][:, None])
+    return groups or _repeated(tokens)
 
 
 def _repeated(rows: np.ndarray) -> list[np.ndarray]:
@@ -177,14 +172,10 @@ def _repeated(rows: np.ndarray) -> list[np.ndarray]:
 def _error_left_out(
     white: np.ndarray, target: np.ndarray, slopes: np.ndarray, shrinkage: np.ndarray, groups: list
 ) -> np.ndarray:
-    """Return each word's mean squared error on images that the regression left out.
+    """Return each word's mean squared error on images left out: `groups` together, others alone.
 
-    Args:
-        white: whitened components, float (n, r).
-        target: float (n, words), standardised.
-        slopes: of the regressions without penalty, float (r, words).
-        shrinkage: the share of each component's slope that the penalty leaves, float (r,).
-        groups: rows to leave out together; all others one by one.
+    `slopes` are those without penalty, float (r, words), and `shrinkage` (r,) is the share of each
+    component's slope that the penalty leaves.
     """
     n = len(white)
     residual = target - white @ (shrinkage[:, None] * slopes)

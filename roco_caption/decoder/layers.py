@@ -157,14 +157,10 @@ class LSTM(layers.LSTM):
 
 
 def open_gates(gates: Any, c: Any) -> tuple[Any, Any, tuple[Any, ...]]:
-    """Advance an LSTM by one word.
+    """Advance an LSTM by one word: return its output and cell state, like `c`, and the four gates.
 
-    Args:
-        gates: pre-activations, float (..., 4 * units): input, forget, candidate, output.
-        c: the cell state, float (..., units).
-
-    Returns:
-        The output and the new cell state, each like `c`, and the four gates.
+    `gates` are pre-activations, float (..., 4 * units): input, forget, candidate, output; `c` is
+    the cell state, float (..., units).
     """
     i, f, g, o = ops.split(gates, 4, axis=-1)
     i, f, g, o = ops.sigmoid(i), ops.sigmoid(f), ops.tanh(g), ops.sigmoid(o)

@@ -70,9 +70,8 @@ class Decoder:
     def describe(self, features: Any, *, blank: bool = False) -> tuple[Any, ...]:
         """Encode images, float (n, d) or with attention a pair of that and the grids, for `speak`.
 
-        Returns:
-            What is added to the LSTM's outputs, (n, units), and with attention the cells,
-            (n, cells, units); with `blank` those of the average training image.
+        Returns what is added to the LSTM's outputs, (n, units), and with attention the cells,
+        (n, cells, units); with `blank` those of the average training image.
         """
         parts, names = self.parts, ("scaler", "scaler_grid")
         scaled = [parts[n](array) for n, array in zip(names, arrays_of(features), strict=False)]
@@ -92,8 +91,7 @@ class Decoder:
         return self.describe(features)[0]
 
     def _read(self, words: Any) -> Any:
-        parts = self.parts
-        return parts["lstm"](parts["drop_words"](parts["embedding"](words)))
+        return self.parts["lstm"](self.parts["drop_words"](self.parts["embedding"](words)))
 
     def speak(self, outputs: Any, image: tuple[Any, ...]) -> Any:
         """Map the LSTM's outputs (n, t, units) and `describe`'s arrays to logits (n, t, words)."""
@@ -109,10 +107,9 @@ class Decoder:
     def start(self, features: Any, *, blank: bool = False) -> tuple[Step, Any, Any]:
         """Return the step from word to word, and what a search starts from.
 
-        Returns:
-            The step, `(tokens int (m, k), state, image) → (logits (m, k, vocab_size), state)`,
-            for `k` captions of each of `m` images; the LSTM's initial state, h and c, each
-            (n, units), which the step takes as (m, k, units); and `describe`'s arrays.
+        The step is `(tokens int (m, k), state, image) → (logits (m, k, vocab_size), state)`, for
+        `k` captions of each of `m` images. It starts from the LSTM's state, h and c, each (n,
+        units), which the step takes as (m, k, units), and from `describe`'s arrays.
         """
         image, cell = self.describe(features, blank=blank), self.parts["lstm"].cell
         # the gates' input is one word and nothing else, so its projection is looked up
@@ -227,9 +224,8 @@ class Ensemble:
 
     def start(self, features: Any, *, blank: bool = False) -> tuple[Step, Any, Any]:
         """Return the members' joint step and what it starts from; see `Decoder.start`."""
-        steps, states, images = zip(
-            *(member.start(features, blank=blank) for member in self.members), strict=True
-        )
+        starts = [member.start(features, blank=blank) for member in self.members]
+        steps, states, images = zip(*starts, strict=True)
 
         def step(tokens: Any, state: Any, image: Any) -> tuple[Any, Any]:
             results = [
@@ -255,11 +251,8 @@ def fit_scalers(
 ) -> None:
     """Fit the scaler, and with attention the concepts, to the training images.
 
-    Args:
-        decoder: one, or an ensemble of decoders of the same sizes.
-        features: float (n, d); with attention a pair of them and the grids.
-        tokens: the training captions, int32 (n, t).
-        cases: with attention, the patient or article of each image, see `data.folder.cases_of`.
+    Features are float (n, d), with attention a pair of them and the grids; `tokens` are the
+    captions, int32 (n, t); `cases` the patient or article of each image, see `cases_of`.
     """
 
     def set_weights(name: str, weights: Sequence[np.ndarray]) -> None:

@@ -40,8 +40,8 @@ class FeatureScaler(layers.Layer):
 
     def call(self, features: Any) -> Any:
         """Map float (..., d) to float32 (..., components)."""
-        scaled = ops.matmul(_unit_length(features) - self.offset, self.projection)
-        return _shortened(scaled, self.longest)
+        unit = features / ops.maximum(_lengths(features), TINY)
+        return _shortened(ops.matmul(unit - self.offset, self.projection), self.longest)
 
     def plain(self) -> keras.Model:
         """Return the same as a model of Keras' own layers."""
@@ -57,10 +57,6 @@ class FeatureScaler(layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"components": self.components}
-
-
-def _unit_length(features: Any) -> Any:
-    return features / ops.maximum(_lengths(features), TINY)
 
 
 def _lengths(vectors: Any) -> Any:
@@ -105,10 +101,9 @@ def fit_scaler(features: np.ndarray, components: int = 256) -> tuple[np.ndarray,
 
 
 def largest_components(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return principal components of rows with mean zero, the largest first, `count` at most.
+    """Return up to `count` principal components of rows with mean zero, the largest first.
 
-    Returns:
-        Orthonormal axes (d, k), and the sums of squares along them (k,).
+    They are orthonormal axes (d, k), and the sums of squares along them (k,).
     """
     few = len(rows) < rows.shape[1]  # the smaller of the two matrices has the same spectrum
     values, vectors = _largest(rows @ rows.T if few else rows.T @ rows, count)

@@ -26,25 +26,17 @@ def word_maps(
     """Return how much each grid cell supports each word of its image's caption.
 
     With attention, concepts rate words from the grid, each by a sum over all cells. The terms of
-    that sum are a word's map, without estimation or another pass (class activation maps: Zhou et
-    al. 2016, "Learning Deep Features for Discriminative Localization", with weights per cell). As
-    neighbouring cells see much the same and share a word's weights at random, the terms are
-    smoothed by a Gaussian window. Attention weights say less: attention can look at one place while
-    the word comes from another.
+    that sum are a word's map (class activation maps: Zhou et al. 2016, "Learning Deep Features for
+    Discriminative Localization", with weights per cell), smoothed by a Gaussian window, as
+    neighbouring cells see much the same. Attention weights say less: attention can look at one
+    place while the word comes from another.
 
-    Args:
-        decoder, tokenizer: with attention and concepts; its vocabulary.
-        features: a pair of float (n, d) and the grids (n, cells, channels), whose cells are those
-            of a square, row by row.
-        captions: n texts in the same order, generated or not.
+    Features are a pair of float (n, d) and the grids (n, cells, channels), whose cells are those of
+    a square, row by row; captions are n texts, generated or not.
 
-    Returns:
-        For each caption its words as the decoder knows them, and by how many standard deviations
-        each cell raises each word's rating, float32 (words, cells); zeros for words that no
-        concept rates, such as most function words.
-
-    Raises:
-        UserError: the decoder has no attention, or no concepts.
+    Returns for each caption its words as the decoder knows them, and by how many standard
+    deviations each cell raises each word's rating, float32 (words, cells); zeros for words that no
+    concept rates. UserError if the decoder has no attention or no concepts.
     """
     if not decoder.rates_cells:
         raise UserError(

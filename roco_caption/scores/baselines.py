@@ -94,11 +94,11 @@ def shuffled(n: int, seed: int, groups: Sequence | None = None) -> np.ndarray:
     With `groups`, n labels that are equal for images of one case, each gets an image of another
     case; if more than half are of one case, as many as possible.
     """
-    case, sizes = np.unique(labels(groups, n), return_inverse=True, return_counts=True)[1:]
-    largest = int(sizes.max(initial=0))
+    case, cases = pd.factorize(labels(groups, n), sort=True, use_na_sentinel=False)
+    largest = int(np.bincount(case).max(initial=0))
     rng = np.random.default_rng(seed)
     order = rng.permutation(n)
-    order = order[np.argsort(rng.permutation(len(sizes))[case[order]], kind="stable")]
+    order = order[np.argsort(rng.permutation(len(cases))[case[order]], kind="stable")]
     result = np.empty(n, np.int64)
     # Cases are contiguous in this order, so a step of the largest one's size leaves every case.
     result[order] = np.roll(order, -largest if largest < n else -1)

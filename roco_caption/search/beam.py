@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 from roco_caption.core.errors import at_least
@@ -32,7 +33,7 @@ class Search:
 
     beams: int = 3
     length_power: float = 1.0  # see `_score`; 0 ranks captions by log-probability alone
-    no_repeat: int = 2  # no run of so many words comes twice, no word twice in a row; 0: allowed
+    no_repeat: int = 2  # no run of so many words comes twice, see `_repetitions`; 0: allowed
     end_penalty: float = 0.0  # nats taken from an end, at least 0: beams prefer short captions
     contrast: float = 0.0  # weight of contrastive decoding, see `contrasted`; 0 is off
     neighbours: int = 0  # captions of similar images that rerank, see `Consensus`; 0 is off
@@ -57,17 +58,25 @@ class _Active(NamedTuple):
 
 
 def beam_search(
-    step: Step, state: Any, image: Any, *, n: Any, max_words: int, search: Search | None = None
+    step: Step, state: Any, image: Any, *, search: Search | None = None, **options: Any
 ) -> tuple[Any, Any]:
     """Return the best captions of `beam_candidates`: int32 (rows, max_words), float32 (rows,)."""
     words, log_p = beam_candidates(
-        step, state, image, n=n, max_words=max_words, search=search or Search(), needed=1
+        step, state, image, search=search or Search(), needed=1, **options
     )
     return words[:, 0], log_p[:, 0]
 
 
 def beam_candidates(
-    step: Step, state: Any, image: Any, *, n: Any, max_words: int, search: Search, needed: int
+    step: Step,
+    state: Any,
+    image: Any,
+    *,
+    n: Any,
+    max_words: int,
+    search: Search,
+    needed: int,
+    measures: np.ndarray | None = None,
 ) -> tuple[Any, Any]:
     """Extend the most probable beginnings word by word; return the best captions, by `_score`.
 
@@ -78,6 +87,8 @@ def beam_candidates(
         max_words: captions are truncated at this length; those rank behind all that end.
         search: its beams, length_power, no_repeat and end_penalty, which may be an array (), count.
         needed: how many captions per image must be final before its search stops.
+        measures: of the tokenizer. Near a number a run of words may come twice, and near a number
+            and "×" three times.
 
     Returns:
         Tokens int32 (rows, beams, max_words), end and padding included, the best caption first,
@@ -88,7 +99,7 @@ def beam_candidates(
         return ops.logical_and(length < max_words, ops.any(possible(active.log_p)))
 
     def add_word(length: Any, finished: Any, active: _Active) -> tuple[Any, Any, _Active]:
-        active = _advanced(step, length, active, search, needed)
+        active = _advanced(step, length, active, search, needed, measures)
         finished = _collected(finished, active)
         return length + 1, finished, narrowed(possible(active.log_p[:, 0]), active)
 
@@ -114,11 +125,13 @@ def _score(log_p: Any, length: Any, power: float) -> Any:
     return log_p / length**power
 
 
-def _advanced(step: Step, length: Any, active: _Active, search: Search, needed: int) -> _Active:
+def _advanced(
+    step: Step, length: Any, active: _Active, search: Search, needed: int, measures: Any
+) -> _Active:
     """Add a word to all beginnings, and stop where the best `needed` captions are final."""
     beams = search.beams
     # each beginning has one end, so at least `beams` of the best 2 * beams go on
-    log_p, tokens, state = _next_words(step, length, active, 2 * beams, search)
+    log_p, tokens, state = _next_words(step, length, active, 2 * beams, search, measures)
     log_p, best = ops.top_k(log_p, 2 * beams)
     origins, tokens = best // (ops.shape(tokens)[1] // beams), picked(tokens, best)
     words = with_word(picked(active.words, origins), length, tokens)
@@ -135,13 +148,13 @@ def _advanced(step: Step, length: Any, active: _Active, search: Search, needed: 
 
 
 def _next_words(
-    step: Step, length: Any, active: _Active, count: int, search: Search
+    step: Step, length: Any, active: _Active, count: int, search: Search, measures: Any
 ) -> tuple[Any, Any, Any]:
     """Return log-probabilities with a word added and the words, (m, beams * c), and the state."""
     last = ops.take(active.words, ops.maximum(length - 1, 0), axis=2)
     logits, state = step(ops.where(length == 0, START, last), active.state, active.image)
     words = ops.reshape(active.words, (-1, active.words.shape[2]))
-    barred = _repetitions(words, length, search.no_repeat) if search.no_repeat else None
+    barred = _repetitions(words, length, search.no_repeat, measures) if search.no_repeat else None
     logits = ops.reshape(logits, (-1, logits.shape[-1]))
     log_p, tokens = likeliest(logits, count, end_penalty=search.end_penalty, barred=barred)
     log_p = log_p + ops.reshape(active.log_p, (-1, 1))
@@ -149,8 +162,8 @@ def _next_words(
     return ops.reshape(log_p, (m, -1)), ops.reshape(tokens, (m, -1)), state
 
 
-def _repetitions(words: Any, length: Any, run: int) -> Any:
-    """Return the words that would repeat a run of `run` words, and the last word.
+def _repetitions(words: Any, length: Any, run: int, measures: Any) -> Any:
+    """Return the words that would repeat a run of `run` words too often, and the last word.
 
     Of `words`, int32 (rows, max_words), `length` are set. The result is padded with `PAD`.
     """
@@ -160,7 +173,17 @@ def _repetitions(words: Any, length: Any, run: int) -> Any:
         latest = ops.take(words, ops.maximum(length - run + 1 + k, 0), axis=1)
         repeats = ops.logical_and(repeats, ops.equal(words[:, k : k + windows], latest[:, None]))
     last = ops.take(words, ops.maximum(length - 1, 0), axis=1)  # PAD before the first word
-    return ops.concatenate([ops.where(repeats, words[:, run - 1 :], PAD), last[:, None]], axis=1)
+    repeated = ops.where(repeats, words[:, run - 1 :], PAD)
+    if measures is not None and measures[0].any():
+        near = [ops.take(words, ops.maximum(length - k, 0), axis=1) for k in range(1, run + 1)]
+        near = [*(latest[:, None] for latest in near), repeated]
+        is_number, is_times = (sum(ops.take(kind, word) for word in near) > 0 for kind in measures)
+        often = 1 + ops.cast(is_number, "int32") * (1 + ops.cast(is_times, "int32"))
+        seen = ops.sum(
+            ops.cast(ops.equal(repeated[:, :, None], repeated[:, None]), "int32"), axis=2
+        )
+        repeated = ops.where(seen < often, PAD, repeated)
+    return ops.concatenate([repeated, last[:, None]], axis=1)
 
 
 def _with_finished(active: _Active, words: Any, log_p: Any, score: Any, ends: Any) -> _Active:

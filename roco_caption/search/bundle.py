@@ -7,6 +7,7 @@ import math
 import os
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from roco_caption.search.beam import Search
 from roco_caption.search.rerank import Consensus
 from roco_caption.text.tokenizer import END, PAD, START, CaptionTokenizer
 from roco_caption.training.checkpoint import BUNDLE, WEIGHTS, member_folder
+from roco_caption.training.runs import RECORD
 
 if TYPE_CHECKING:
     from roco_caption.search.captioner import Captioner
@@ -89,8 +91,7 @@ def read_bundle(folder: Path) -> tuple[Any, ...]:
 def checked_encoder(encoder: dict[str, Any], weights: str | os.PathLike = "") -> dict[str, Any]:
     """Return an encoder's description with the whole path of its weights file, `weights` if given.
 
-    Raises:
-        UserError: there is no encoder; its weights are missing, or not those of the training.
+    UserError if there is no encoder, or its weights are missing or not those of the training.
     """
     if "image_size" not in encoder or "grid_file" in encoder:
         raise UserError(
@@ -128,7 +129,11 @@ def run_of(path: str | os.PathLike) -> Path:
             "whose notebook was run up to part 8, Captions."
         )
     newest = max(bundles, key=lambda file: file.stat().st_mtime).parent
-    print(f"The newest of {len(bundles)} runs in {folder}: {newest}")
+    trained = ""
+    with suppress(UserError, LookupError, TypeError, ValueError):  # not written by the notebook
+        trained = f", trained on {read_json(newest / RECORD)['captions']['train']:,} captions"
+    hint = ". To use another run, give its own folder." if bundles[1:] else ""
+    print(f"The newest of {len(bundles)} runs in {folder}: {newest}{trained}{hint}")
     return newest
 
 

@@ -95,12 +95,9 @@ class Captioner:
     ) -> pd.DataFrame:
         """Caption the images in a folder and its sub-folders, `batch_size` at once.
 
-        Returns:
-            DataFrame[file, caption, log_probability, error], sorted by file. A file that cannot be
-            decoded has an error and no caption (None, NaN); all others have no error (None).
-
-        Raises:
-            UserError: the folder is missing or has no image; or as `encode` says.
+        Returns DataFrame[file, caption, log_probability, error], sorted by file. A file that cannot
+        be decoded has an error and no caption (None, NaN); all others have no error (None).
+        UserError if the folder is missing or has no image; or as `encode` says.
         """
         tables = caption_files(self, image_files(folder), batch_size=batch_size, search=search)
         return pd.concat(tables, ignore_index=True)
@@ -108,9 +105,8 @@ class Captioner:
     def encode(self, images: Sequence[Any]) -> Any:
         """Return the features of images, rounded to float16 as in training.
 
-        Raises:
-            ImageError: an image cannot be decoded.
-            UserError: the captioner has no encoder, or its weights are not those of the training.
+        ImageError if an image cannot be decoded; UserError if the captioner has no encoder, or its
+        weights are not those of the training.
         """
         features, reasons = self.encode_readable(images)
         if reasons:
@@ -216,6 +212,7 @@ class Captioner:
             if search.beams == 1 and not search.no_repeat and not ranked:
                 return greedy_search(*start, **sizes)
             options = sizes | {"search": replace(search, end_penalty=end_penalty)}
+            options["measures"] = self.tokenizer.measures
             if not ranked:
                 return beam_search(*start, **options)
             return beam_candidates(*start, **options, needed=search.beams)

@@ -98,7 +98,9 @@ def likeliest(
     if barred is not None:
         most = ops.max(ops.sum(ops.cast(ops.not_equal(barred, PAD), "int32"), axis=1))
         k = k + (most if NARROWS else barred.shape[1])
-    largest, tokens = top_k_by_blocks(logits, k)
+    n = logits.shape[1]
+    largest, tokens = ops.top_k(logits, min(k, n) if isinstance(k, int) else ops.minimum(k, n))
+    tokens = ops.cast(tokens, "int32")
     top = largest[:, :1]  # known, so that ops.logsumexp need not look for it again
     total = top + ops.log(ops.sum(ops.exp(logits - top), axis=-1, keepdims=True))
     allowed = tokens > UNKNOWN
@@ -109,32 +111,6 @@ def likeliest(
     end = logits[:, END : END + 1] - total - end_penalty
     ends = ops.full_like(tokens[:, :1], END)
     return ops.concatenate([log_p, end], axis=1), ops.concatenate([tokens, ends], axis=1)
-
-
-def top_k_by_blocks(array: Any, k: Any, block: int = 64) -> tuple[Any, Any]:
-    """Return the `k` largest entries of each row and their columns: a faster `ops.top_k`.
-
-    They are in the `k` blocks with the largest maxima, and maxima are vectorised where sorting is
-    not. `array` is float (m, n); `k` is an int, or with TensorFlow an array ().
-    """
-    n = array.shape[1]
-    blocks = -(-n // block)
-    if blocks < 8:  # sorting few entries is as fast
-        largest, columns = ops.top_k(array, _at_most(k, n))
-        return largest, ops.cast(columns, "int32")
-    if n % block:
-        array = ops.pad(array, ((0, 0), (0, -n % block)), constant_values=2 * IMPOSSIBLE)
-    parts = ops.reshape(array, (-1, blocks, block))
-    _, best = ops.top_k(ops.max(parts, axis=-1), _at_most(k, blocks))
-    entries = ops.reshape(picked(parts, best), (ops.shape(array)[0], -1))
-    largest, places = ops.top_k(entries, _at_most(k, n))
-    places = ops.cast(places, "int32")
-    best = ops.cast(picked(best, places // block), "int32")
-    return largest, best * block + places % block
-
-
-def _at_most(k: Any, n: int) -> Any:
-    return min(k, n) if isinstance(k, int) else ops.minimum(k, n)
 
 
 def picked(array: Any, index: Any) -> Any:

@@ -41,13 +41,12 @@ def explain(
     """Caption an image and find the training images with the nearest features.
 
     `train` is a DataFrame[id, image, caption], `train_features` float (len(train), d), `features`
-    those of this image, computed by default. Returns a figure of the image, as the encoder sees it,
-    beside the three nearest training images; with attention, heat maps for the best caption's
-    words; and a styled table of the three best captions. If `train` is None, a table of captions
+    those of this image, computed by default. Returns a figure of the image beside the three nearest
+    training images; with attention, heat maps for the best caption's words; and a styled table of the three best captions. If `train` is None, a table of captions
     replaces the nearest images, for a captioner that reranks. Raises as `Captioner.encode` does.
     """
     image = os.path.expanduser(image)
-    pixels, rendering = read_with_note(image, captioner.encoder.get("image_size", PIXELS))
+    pixels, rendering = read_with_note(image, PIXELS)
     features = captioner.encode([image]) if features is None else features
     (captions,) = captioner.best_captions(features, 3)
     best = captions[0].text

@@ -16,6 +16,7 @@ from roco_caption.text import words as spelling
 
 PAD, START, END, UNKNOWN = range(4)
 SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
+TIMES = {"×", "x", "*", "by"}
 MOST_WORDS = 100_000  # upper bound, guards against corrupt files
 
 
@@ -69,6 +70,13 @@ class CaptionTokenizer:
     def length(self) -> int:
         """Columns of an encoded caption: start, `max_words`, end."""
         return self.max_words + 2
+
+    @property
+    def measures(self) -> np.ndarray:
+        """Which tokens are numbers, and which join them as "×": int32 0 or 1 (2, vocab_size)."""
+        plain = [word.strip(spelling.JOINER) for word in self.words]
+        numbers = [word.lstrip(".")[:1].isnumeric() for word in plain]
+        return np.array([numbers, [word in TIMES for word in plain]], np.int32)
 
     def encode(self, captions: Sequence[str]) -> np.ndarray:
         """Return token numbers, int32 (n, max_words + 2): `<start>`, words, `<end>`, padding.

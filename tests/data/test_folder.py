@@ -147,6 +147,93 @@ def test_a_column_that_names_no_split_is_ignored_and_that_is_said(tmp_path, caps
     assert "'fold'" in capsys.readouterr().out
 
 
+FOLDERS = [
+    ("train", "val", "test"), ("Training", "valid", "Testing"), ("train", "dev", "test"),
+    ("images/train", "images/validation", "images/test"), ("train_images", "val_images", "test_x"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("folders", FOLDERS)
+def test_folders_of_splits_are_followed(tmp_path, capsys, folders):
+    names = [f"{folder}/{i}.png" for folder in folders for i in range(4)]
+    make_folder(tmp_path, names, [f"{name},text" for name in names])
+    frames, counts = read_dataset(tmp_path)
+    assert counts.used.tolist() == [4, 4, 4]
+    for folder, frame in zip(folders, frames.values(), strict=True):
+        assert all(f"/{folder}/" in image for image in frame.image)
+    assert "Split by" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "form", ["{0}/captions.csv", "{0}/labels/a.csv", "{0}.csv", "tables/captions_{0}.csv"]
+)
+@pytest.mark.parametrize("images", ["{0}", "{0}/images"])
+def test_one_table_per_split_is_read(tmp_path, form, images):
+    """Images of the same names in each, and names without the folder."""
+    for split in ("train", "val", "test"):
+        names = [f"{images.format(split)}/{i}.png" for i in range(3)]
+        make_folder(tmp_path, names, [f"{i}.png,{split} {i}" for i in range(3)], form.format(split))
+    frames, counts = read_dataset(tmp_path)
+    assert counts.used.tolist() == [3, 3, 3]
+    for split, frame in zip(("train", "val", "test"), frames.values(), strict=True):
+        assert frame.caption.tolist() == [f"{split} {i}" for i in range(3)]
+        assert all(f"/{split}/" in image for image in frame.image)
+
+
+def test_one_table_per_split_and_one_folder_of_images(tmp_path):
+    for k, split in enumerate(("train", "val", "test")):
+        names = [f"images/{i}.png" for i in range(4 * k, 4 * k + 4)]
+        make_folder(tmp_path, names, [f"{name},text" for name in names], f"{split}.csv")
+    assert read_dataset(tmp_path)[1].used.tolist() == [4, 4, 4]
+    with open(tmp_path / "test.csv", "a") as file:
+        file.write("images/0.png,text\n")
+    with pytest.raises(UserError, match=r"images/0\.png in several splits"):
+        read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "rows", "sizes"),
+    [
+        # a split that no folder has is held out; a column goes before folders
+        ([f"train/{i}.png" for i in range(8)] + ["test/8.png"], "{0},text", [7, 1, 1]),
+        ([f"test/{i}.png" for i in range(9)], "{0},text", [7, 1, 1]),
+        ([f"train/{i}.png" for i in range(8)] + ["other/8.png"], "{0},text", [6, 1, 1]),
+    ],
+)
+def test_folders_that_name_not_all_splits(tmp_path, names, rows, sizes):
+    make_folder(tmp_path, names, [rows.format(name) for name in names])
+    assert read_dataset(tmp_path)[1].used.tolist() == sizes
+
+
+def test_a_column_of_splits_goes_before_folders(tmp_path):
+    names = [f"{folder}/{i}.png" for i, folder in enumerate(["train", "test", "val"] * 3)]
+    rows = [f"{name},text,{('test', 'val', 'train')[i % 3]}" for i, name in enumerate(names)]
+    make_folder(tmp_path, names, rows, header="image,caption,split")
+    assert read_dataset(tmp_path)[0]["train"].id.tolist() == ["2", "5", "8"]
+
+
+def test_rows_that_cannot_be_used_are_named_with_the_reason(tmp_path, capsys):
+    rows = [f"{i}.png,text" for i in range(9)] + ["gone.png,text", "3.png,  ", "4.png,text"]
+    make_folder(tmp_path, [f"{i}.png" for i in range(9)], rows)
+    read_dataset(tmp_path)
+    said = capsys.readouterr().out
+    for part in ("3 rows", "'gone.png' (image file missing)", "'3.png' (no caption)",
+                 "'4.png' (listed twice)."):  # fmt: skip
+        assert part in said
+    make_folder(tmp_path, [], [*rows, *(f"no{i},x" for i in range(5))])
+    read_dataset(tmp_path)
+    said = capsys.readouterr().out
+    assert "8 rows" in said and "'no1'" in said and "'no2'" not in said and "…" in said
+    rows = [f"text,{i}.png" for i in range(4)] + ["one, two,4.png"]
+    make_folder(tmp_path, [], rows, header="caption,image")
+    read_dataset(tmp_path)
+    said = capsys.readouterr().out
+    assert "'line 6' (does not fit the header)" in said and "in quotes" in said
+    make_folder(tmp_path, [], [f"{i}.png,text" for i in range(4)])
+    read_dataset(tmp_path)
+    assert "left out" not in capsys.readouterr().out
+
+
 def test_several_captions_of_an_image(tmp_path):
     rows = [f"{i}.png,caption {k} of {i}" for i in range(10) for k in range(5)]
     make_folder(tmp_path, [f"{i}.png" for i in range(10)], [*rows, rows[0]])

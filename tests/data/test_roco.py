@@ -411,7 +411,8 @@ def test_unquoted_commas_do_not_cut_a_caption(tmp_path):
 
 
 def test_lines_that_do_not_fit_are_named(tmp_path, capsys):
+    make_roco(tmp_path)
     path = make_split(tmp_path, "train", [("a.png", "x"), ("b.png", "x")])
     path.write_text("id,caption,name\n1,Chest X-ray, PA view,a.png\n2,x,b.png\n")
-    read_split(tmp_path, "train")
-    assert "1 lines" in (said := capsys.readouterr().out) and "left out: 2." in said
+    read_dataset(tmp_path)
+    assert "left out: 'line 2' (does not fit the header)." in capsys.readouterr().out

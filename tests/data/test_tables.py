@@ -148,11 +148,13 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch, suffix):
         (" Caption = Befund ,image= SCAN", ""),
         (
             "image=scan, caption=Report",
-            r"columns \['scan', 'befund', 'name'\].*no caption column 'Report'",
+            r"no caption column 'Report'.*image=name, caption=befund",
         ),
         ("caption=befund, patient=who", r"no patient column 'who'"),
-        ("bild=scan", "COLUMNS must be like"),
-        ("image", "COLUMNS must be like"),
+        ("bild=scan", r"columns \['scan', 'befund', 'name'\].*COLUMNS is 'bild=scan'"),
+        ("image", "such as COLUMNS = 'image=name, caption=befund'"),
+        ("image: scan; caption: befund", "such as COLUMNS = 'image=name, caption=befund'"),
+        ("scan=image", r"pairs of image, caption, split, patient and a column"),
     ],
 )
 def test_columns_can_be_named(tmp_path, columns, says):

@@ -137,8 +137,16 @@ def test_shuffled_moves_every_image(n):
     assert n == 2 or any((shuffled(n, 0) != shuffled(n, seed)).any() for seed in range(1, 5))
 
 
-def test_shuffled_leaves_the_case():
-    cases = np.array(["a", "b", "a", "c", "c", "a", "d", "e"])
+@pytest.mark.parametrize(
+    "cases",
+    [
+        ["a", "b", "a", "c", "c", "a", "d", "e"],
+        ["a", None, "a", "c", "c", "a", None, "e"],
+        [1, "b", 1, "c", "c", 1, None, float("nan")],
+    ],
+)
+def test_shuffled_leaves_the_case(cases):
+    cases = np.array(cases, dtype=object)
     for seed in range(20):
         assert (cases[shuffled(8, seed, cases)] != cases).all()
 

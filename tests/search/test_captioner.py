@@ -382,12 +382,20 @@ def test_the_newest_run_below_a_folder_is_taken_and_named(saved, tmp_path, capsy
         captioner.search = Search(beams=4 + age)
         captioner.save(root / name)
         os.utime(root / name / "captioner.json", (9e8 - age, 9e8 - age))
+    write_json(root / "new" / "settings.json", {"captions": {"train": 1234}}, sealed=True)
     (root / "unfinished").mkdir()
     (root / "a" / "b" / "too deep").mkdir(parents=True)
     (root / "a" / "b" / "too deep" / "captioner.json").touch()
     assert Captioner.load(root).search.beams == 4
-    assert f"The newest of 3 runs in {root}: {root / 'new'}" in capsys.readouterr().out
+    (line,) = capsys.readouterr().out.splitlines()
+    assert f"The newest of 3 runs in {root}: {root / 'new'}, trained on 1,234 captions." in line
+    assert "another run, give its own folder" in line
+    for content in ({}, {"captions": {"train": "many"}}, [1]):  # of another program
+        write_json(root / "new" / "settings.json", content)
+        assert Captioner.load(root).search.beams == 4
+        assert "trained on" not in capsys.readouterr().out
     assert Captioner.load(root / "group").search.beams == 5
+    assert "another" not in capsys.readouterr().out
     capsys.readouterr()
     for path in (root / "old", root / "old" / "captioner.json", str(root / "old" / WEIGHTS)):
         assert Captioner.load(path).search.beams == 6

@@ -158,6 +158,32 @@ def test_a_command_writes_a_table(run, folder, tmp_path, capsys, captioner):
     )
 
 
+@pytest.mark.parametrize("name", ["captions.tsv", "Befunde.XLSX", "a.xlsx"])
+def test_a_table_that_excel_opens_in_columns(run, folder, tmp_path, capsys, captioner, name):
+    draw(folder / "Röntgen.png", 77)
+    out = tmp_path / name
+    if out.suffix != ".tsv":
+        pytest.importorskip("openpyxl")
+    assert command(folder, "--run", run, "--out", out) == 0
+    assert f"{out} has 7 of 7 images" in capsys.readouterr().out
+    table = pd.read_csv(out, sep="\t") if out.suffix == ".tsv" else pd.read_excel(out)
+    assert table.file.tolist() == captioner.caption_folder(folder).file.tolist()
+    assert [path.name for path in tmp_path.glob("*.*sv")] == [name] * (out.suffix == ".tsv")
+
+
+def test_a_table_for_excel_is_a_text_file_until_it_is_complete(run, folder, tmp_path, monkeypatch):
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "a.xlsx"
+    monkeypatch.setattr(command_line, "find_spec", lambda name: None)
+    assert command(folder, "--run", run, "--out", out) == 1
+    monkeypatch.setattr(command_line, "find_spec", lambda name: True)
+    monkeypatch.setattr(pd.DataFrame, "to_excel", stop)
+    assert command(folder, "--run", run, "--out", out) == 130
+    assert len(pd.read_csv(tmp_path / "a.xlsx.csv")) == 6
+
+
 def test_an_existing_table_is_kept_unless_told_otherwise(run, folder, tmp_path, capsys):
     out = tmp_path / "out.csv"
     out.write_text("precious")
