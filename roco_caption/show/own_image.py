@@ -42,8 +42,9 @@ def explain(
 
     `train` is a DataFrame[id, image, caption], `train_features` float (len(train), d), `features`
     those of this image, computed by default. Returns a figure of the image beside the three nearest
-    training images; with attention, heat maps for the best caption's words; and a styled table of the three best captions. If `train` is None, a table of captions
-    replaces the nearest images, for a captioner that reranks. Raises as `Captioner.encode` does.
+    training images; with attention, heat maps for the best caption's words; and a styled table of
+    the three best captions. If `train` is None, a table of captions replaces the
+    nearest images, for a captioner that reranks. Raises as `Captioner.encode` does.
     """
     image = os.path.expanduser(image)
     pixels, rendering = read_with_note(image, PIXELS)
