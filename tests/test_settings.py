@@ -1,11 +1,10 @@
 """The notebook's settings are read from outside and checked before anything runs."""
 
 import re
+import sys
 from pathlib import Path
 
 import nbformat
-import sys
-
 import pytest
 from PIL import Image
 
