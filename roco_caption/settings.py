@@ -16,7 +16,7 @@ from roco_caption.core.errors import UserError
 from roco_caption.core.machine import setting
 from roco_caption.data.images import read_with_note
 from roco_caption.data.roco import SOURCES, parse_counts
-from roco_caption.features.encoder import ENCODERS
+from roco_caption.features.encoder import ENCODERS, keras_hub
 
 PATHS = (
     "DATA_DIR", "CACHE_DIR", "DRIVE_DIR", "ENCODER_WEIGHTS", "FEATURES_FILE", "GRID_FILE",
@@ -107,7 +107,10 @@ CHECKS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "DATA_DIR": ("a folder that exists or ''", lambda value: not value or os.path.isdir(value)),
     "CACHE_DIR": FOLDER, "CHECKPOINT_DIR": FOLDER,
     "DATA_SOURCE": (f"one of {', '.join(SOURCES)}", SOURCES.__contains__),
-    "ENCODER": (f"one of {', '.join(ENCODERS)}", ENCODERS.__contains__),
+    "ENCODER": (
+        f"one of {', '.join(ENCODERS)}",
+        lambda name: name in ENCODERS and (not ENCODERS[name].preset or keras_hub(name)),
+    ),
     "ENCODER_WEIGHTS": (
         "'imagenet', 'random' or the path of a weights file",
         lambda value: value in ("imagenet", "random") or os.path.isfile(value),

@@ -1,6 +1,7 @@
 """The notebook's settings are read from outside and checked before anything runs."""
 
 import re
+import sys
 from pathlib import Path
 
 import nbformat
@@ -129,3 +130,11 @@ def test_a_variable_of_no_setting_is_pointed_out(names, monkeypatch, capsys, var
     read_settings(names)
     (line,) = capsys.readouterr().out.splitlines()
     assert variable in line and line.endswith(hint or ".")
+
+
+def test_an_encoder_that_needs_a_missing_package_is_refused_at_once(monkeypatch):
+    monkeypatch.setitem(sys.modules, "keras_hub", None)
+    with pytest.raises(UserError, match=r"'vit_base' needs KerasHub.*pip install keras-hub"):
+        read_settings({"ENCODER": "vit_base"})
+    read_settings(names := {"ENCODER": "vgg16_pool"})
+    assert names == {"ENCODER": "vgg16_pool"}
