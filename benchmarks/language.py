@@ -20,13 +20,13 @@ import pandas as pd
 from roco_caption import pipeline
 from roco_caption.core.machine import detect, setting
 from roco_caption.features.table import Inputs
+from roco_caption.training import runs
 
-STEPS = 47  # per epoch, of the small data sets on which a weight decay of 0.5 was chosen
 SCHEDULES = [
-    {"batch_size": 32, "weight_decay": 0.5},
-    {"batch_size": 32, "over_data": True},
-    {"batch_size": 256, "over_data": True},
-    {"batch_size": 256, "over_data": True, "learning_rate": 4e-3},
+    {"batch_size": 32, "per_step": True},
+    {"batch_size": 32},
+    {"batch_size": 256},
+    {"batch_size": 256, "learning_rate": 4e-3},
 ]
 EPOCHS, SEEDS = setting("EPOCHS", 6), setting("SEEDS", 2)
 
@@ -52,9 +52,8 @@ def main(folder: str) -> None:
     print(f"{n:,} captions to learn from, {words.tokenizer.vocab_size:,} words, {EPOCHS} epochs")
     for schedule in SCHEDULES:
         options, losses = dict(schedule), []
-        if options.pop("over_data", False):
-            steps = -(-n // options["batch_size"])
-            options["weight_decay"] = 0.5 * min(1.0, STEPS / steps)
+        if options.pop("per_step", False):  # 0.5 per step, however many there are
+            options["weight_decay"] = 0.5 * -(-n // options["batch_size"]) / runs.DECAY_STEPS
         for seed in range(1, SEEDS + 1):
             decoder = pipeline.make_decoder(inputs, words, seed=seed)
             with tempfile.TemporaryDirectory() as place:

@@ -237,8 +237,9 @@ def train_decoder(
         UserError: as `train` says.
     """
     histories = []
-    chosen = runs.Schedule(**schedule)
-    steps = chosen.epochs * -(-len(words.tokens["train"]) // chosen.batch_size)
+    count = len(words.tokens["train"])
+    chosen = runs.Schedule(**schedule).for_captions(count)
+    steps = chosen.epochs * -(-count // int(chosen.batch_size))
     if steps < FEW_STEPS:
         print(f"WARNING: this training has only {steps} steps. For captions that make sense, raise "
               "EPOCHS or lower BATCH_SIZE.")  # fmt: skip

@@ -63,8 +63,9 @@ def _checked(name: str, value: Any) -> Any:
     """Return a setting's value, overridden and expanded; a UserError says what it must be."""
     valid, is_valid = CHECKS.get(name, ("a text", lambda value: True))
     with contextlib.suppress(AttributeError, TypeError, ValueError, OSError):  # another type
-        value = setting(name, value)
+        value = setting(name, str(value) if name == "BATCH_SIZE" else value)
         value = os.path.expanduser(value) if name in PATHS else value
+        value = int(value) if name == "BATCH_SIZE" and value.isdecimal() else value
         if is_valid(value):
             return value
     raise UserError(f"{name} must be {valid}, got {value!r}.")
@@ -94,7 +95,7 @@ def _is_image(value: str) -> bool:
 
 LEAST = {
     "LIMIT": 0, "SEED": 0, "MIN_FREQUENCY": 1, "MAX_WORDS": 1, "MEMBERS": 1, "EPOCHS": 1,
-    "BATCH_SIZE": 1, "BEAMS": 1,
+    "BEAMS": 1,
 }  # fmt: skip
 SWITCH = "True or False", (True, False).__contains__
 FILES = "files that exist, separated by commas, or ''", _exist
@@ -103,6 +104,10 @@ FOLDER = "a folder to write to", _is_writable
 CHECKS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     **{name: (f"a whole number from {least} to 4,294,967,295", partial(_is_whole, least))
        for name, least in LEAST.items()},
+    "BATCH_SIZE": (
+        "'auto' or a whole number from 1 to 4,294,967,295",
+        lambda value: value == "auto" or _is_whole(1, value),
+    ),
     "ATTENTION": SWITCH, "RETRAIN": SWITCH, "FEATURES_FILE": FILES, "GRID_FILE": FILES,
     "DATA_DIR": ("a folder that exists or ''", lambda value: not value or os.path.isdir(value)),
     "CACHE_DIR": FOLDER, "CHECKPOINT_DIR": FOLDER,

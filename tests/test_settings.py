@@ -37,6 +37,24 @@ def test_the_notebooks_defaults_are_valid_and_all_are_checked(names, capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("given", [None, "auto", "64", "1"])
+@pytest.mark.parametrize("inside", ["auto", 16])
+def test_the_batch_size_is_a_number_or_follows_the_captions(names, monkeypatch, given, inside):
+    names["BATCH_SIZE"] = inside
+    if given:
+        monkeypatch.setenv("ROCO_BATCH_SIZE", given)
+    read_settings(names)
+    expected = given or inside
+    assert names["BATCH_SIZE"] == (expected if expected == "auto" else int(expected))
+
+
+@pytest.mark.parametrize("value", [0, 2.5, True, None, "many", "-3", "2.5", "²"])
+def test_a_batch_size_that_is_none_is_named(names, value):
+    names["BATCH_SIZE"] = value
+    with pytest.raises(UserError, match="BATCH_SIZE must be 'auto' or a whole number"):
+        read_settings(names)
+
+
 def test_settings_are_overridden_from_outside_and_printed(names, monkeypatch, capsys):
     monkeypatch.setenv("ROCO_EPOCHS", "5")
     monkeypatch.setenv("ROCO_ATTENTION", "yes")

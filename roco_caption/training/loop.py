@@ -103,9 +103,8 @@ def train(
     model, epochs, batch_size = decoder.every_word, settings["epochs"], settings["batch_size"]
     steps = math.ceil(len(training.tokens) / batch_size)
     rate = keras.optimizers.schedules.CosineDecay(settings["learning_rate"], epochs * steps)
-    optimizer = keras.optimizers.AdamW(
-        rate, weight_decay=settings["weight_decay"], global_clipnorm=1.0
-    )
+    decay = Schedule(weight_decay=settings["weight_decay"]).decay(steps)
+    optimizer = keras.optimizers.AdamW(rate, weight_decay=decay, global_clipnorm=1.0)
     optimizer.build(model.trainable_variables)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
     model.compile(optimizer, loss, jit_compile=keras.backend.backend() == "jax")
@@ -136,7 +135,7 @@ def identify(
     decoder: Decoder, training: CaptionData, validation: CaptionData, **schedule: Any
 ) -> dict[str, Any]:
     """Return what identifies a training: its `schedule`, the model and the data, fit for JSON."""
-    return asdict(Schedule(**schedule)) | {
+    return asdict(Schedule(**schedule).for_captions(len(training.tokens))) | {
         "model": _signature(decoder.every_word), "training data": training.digest(),
         "validation data": validation.digest(),
     }  # fmt: skip

@@ -7,7 +7,7 @@ import json
 import os
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from roco_caption.training.checkpoint import (
 )
 
 RECORD = "settings.json"
+MANY = 20_000  # captions from which on batches are larger
+DECAY_STEPS = 47  # steps per epoch of the data that the weight decay was chosen on
 COLUMNS = ["epochs", "val_loss", "CIDEr", "finished"]  # of `list_runs`
 
 
@@ -36,16 +38,31 @@ class Schedule:
     """How long, how fast and in which order to train; a UserError names an invalid value."""
 
     epochs: int = 30  # passes over the training captions
-    batch_size: int = 32  # captions per step
+    batch_size: int | str = "auto"  # captions per step: 32, or 256 from `MANY` captions on
     learning_rate: float = 2e-3  # its maximum
-    weight_decay: float = 0.5  # of AdamW
+    weight_decay: float = 0.5  # of AdamW, at up to `DECAY_STEPS` steps per epoch
     patience: int = 6  # epochs without improvement after which training stops
     seed: int = 0  # of the batches' order
 
     def __post_init__(self) -> None:
-        at_least(1, epochs=self.epochs, batch_size=self.batch_size)
+        at_least(1, epochs=self.epochs)
+        if self.batch_size != "auto":
+            at_least(1, batch_size=self.batch_size)
         at_least(0, patience=self.patience, seed=self.seed)
         at_least(0.0, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
+
+    def for_captions(self, count: int) -> Schedule:
+        """Return the schedule with the batch size for so many training captions."""
+        chosen = self.batch_size if self.batch_size != "auto" else 32 if count < MANY else 256
+        return replace(self, batch_size=chosen)
+
+    def decay(self, steps: int) -> float:
+        """Return AdamW's weight decay per step, for so many steps per epoch.
+
+        Beyond `DECAY_STEPS` it falls in proportion, so weights shrink as much per epoch: with that
+        of a small data set, AdamW would forget within half an epoch of ROCO.
+        """
+        return self.weight_decay * min(1.0, DECAY_STEPS / steps)
 
 
 def run_folder(

@@ -15,7 +15,14 @@ from roco_caption.core.errors import UserError
 from roco_caption.training import checkpoint, loop, runs
 from roco_caption.training.checkpoint import HISTORY, PREVIOUS, RETRAINING, STATE, WEIGHTS
 from roco_caption.training.loop import identify
-from roco_caption.training.runs import RECORD, Schedule, list_runs, run_folder, zip_run
+from roco_caption.training.runs import (
+    DECAY_STEPS,
+    RECORD,
+    Schedule,
+    list_runs,
+    run_folder,
+    zip_run,
+)
 
 PLAIN = {"trainings": [{"epochs": 1, "seed": 0}]}  # of a run without files
 
@@ -251,3 +258,16 @@ def test_a_run_is_zipped_without_what_only_resuming_needs(given, tmp_path, capsy
         names = {name.removeprefix("given/") for name in archive.namelist()}
         assert archive.read(f"given/{WEIGHTS}") == (given / WEIGHTS).read_bytes()
     assert names == {"captioner.json", HISTORY, RECORD, WEIGHTS, f"member2/{WEIGHTS}"}
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 32), (19_999, 32), (20_000, 256), (65_450, 256)])
+def test_batches_follow_the_number_of_captions(count, size):
+    assert Schedule().for_captions(count).batch_size == size
+    assert Schedule(batch_size=7).for_captions(count).batch_size == 7
+
+
+def test_weights_decay_as_much_per_epoch_however_many_steps_it_has():
+    schedule = Schedule(weight_decay=0.5)
+    assert schedule.decay(1) == schedule.decay(DECAY_STEPS) == 0.5
+    for steps in (48, 256, 2046):
+        assert schedule.decay(steps) * steps == pytest.approx(0.5 * DECAY_STEPS)
