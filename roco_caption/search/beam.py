@@ -179,9 +179,8 @@ def _repetitions(words: Any, length: Any, run: int, measures: Any) -> Any:
         near = [*(latest[:, None] for latest in near), repeated]
         is_number, is_times = (sum(ops.take(kind, word) for word in near) > 0 for kind in measures)
         often = 1 + ops.cast(is_number, "int32") * (1 + ops.cast(is_times, "int32"))
-        seen = ops.sum(
-            ops.cast(ops.equal(repeated[:, :, None], repeated[:, None]), "int32"), axis=2
-        )
+        # times that what comes before it was written: at least as often as the run
+        seen = ops.sum(ops.cast(repeats, "int32"), axis=1, keepdims=True)
         repeated = ops.where(seen < often, PAD, repeated)
     return ops.concatenate([repeated, last[:, None]], axis=1)
 
