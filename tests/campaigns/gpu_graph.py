@@ -4,6 +4,7 @@
 name begins with `Xla`, or if the LSTM that trains is not cuDNN's.
 """
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -12,12 +13,14 @@ from unittest import mock
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path[:0] = map(str, (Path(__file__).parents[2], Path(__file__).parents[1]))
 
+import keras
 import numpy as np
 import tensorflow as tf
 from helpers import toy_captioner
 
 from roco_caption.search.beam import Search
-from roco_caption.text.tokenizer import START
+from roco_caption.text.tokenizer import END, START
+from roco_caption.training.batches import Replicas
 
 
 def operations(function: tf.types.experimental.GenericFunction, *arrays: object) -> set[str]:
@@ -29,15 +32,12 @@ def operations(function: tf.types.experimental.GenericFunction, *arrays: object)
 
 def training() -> set[str]:
     """Return the operations of a training step."""
-    model = toy_captioner.make().decoder.every_word
-
-    @tf.function
-    def step(features: tf.Tensor, tokens: tf.Tensor) -> list[tf.Tensor]:
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(model([features, tokens], training=True))
-        return tape.gradient(loss, model.trainable_variables)
-
-    return operations(step, tf.zeros((4, 3)), tf.fill((4, 9), START))
+    decoder = toy_captioner.make().decoder
+    optimizer = keras.optimizers.AdamW(1e-3, global_clipnorm=1.0)
+    optimizer.build(decoder.every_word.trainable_variables)
+    decoder.every_word.compile(optimizer, "mse", jit_compile=False)
+    inputs = [tf.zeros((4, 3)), tf.fill((4, 9), START)]
+    return operations(Replicas(decoder).step, inputs, tf.fill((4, 9), END), tf.ones((4, 9)))
 
 
 def searching(search: Search) -> set[str]:
@@ -50,7 +50,11 @@ def searching(search: Search) -> set[str]:
 def main() -> int:
     """Print what was found, and return the exit status."""
     cudnn = mock.patch("keras.src.backend.tensorflow.rnn.cudnn_ok", return_value=True)
-    with cudnn, mock.patch("roco_caption.decoder.layers.on_tensorflow_cpu", return_value=False):
+    users = "roco_caption.decoder.layers", "roco_caption.training.loss"
+    with cudnn, contextlib.ExitStack() as stack:
+        for user in users:
+            on_gpu = mock.patch(f"{user}.on_tensorflow_cpu", return_value=False)
+            stack.enter_context(on_gpu)
         graphs = {"training": training()}
     graphs["greedy search"] = searching(Search(beams=1, no_repeat=0))
     graphs["beam search"] = searching(Search(beams=3))
