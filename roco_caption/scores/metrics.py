@@ -91,11 +91,14 @@ def bleu(sums: pd.DataFrame) -> pd.DataFrame:
 def meteor_counts(references: References, hypotheses: Sequence[str]) -> pd.DataFrame:
     """Return each image's 23 match counts of METEOR 1.5 with its best reference, one row per image.
 
-    Java takes some 8 s to start, then 1 s per 1,000 captions; without it, a UserError says why.
+    Java takes some 8 s to start, then 1 s per 1,000 captions; a UserError says what is missing.
     """
     if shutil.which("java") is None:
         raise UserError("there is no Java runtime here")
-    folder = Path(find_spec("pycocoevalcap").submodule_search_locations[0]) / "meteor"
+    spec = find_spec("pycocoevalcap")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("pycocoevalcap is missing: pip install pycocoevalcap")
+    folder = Path(spec.submodule_search_locations[0]) / "meteor"
     command = ["java", "-Xmx2G", "-jar", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-norm"]
     pairs = zip(as_lists(references), hypotheses, strict=True)
     lines = "".join(f"SCORE ||| {' ||| '.join(texts)} ||| {text}\n" for texts, text in pairs)

@@ -7,8 +7,8 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 runtimes=${RUNTIMES:-../shared/runtimes}
-# Neither Colab nor Kaggle has them, so the notebook's first cell must bring them.
-brought=(pycocoevalcap rouge-score)
+# Neither Colab nor Kaggle has it, so the notebook's first cell must bring it.
+brought=(rouge-score)
 # The smaller build without CUDA serves where there is no NVIDIA card.
 tensorflow=tensorflow-cpu
 command -v nvidia-smi >/dev/null && tensorflow=tensorflow

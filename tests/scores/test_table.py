@@ -188,11 +188,18 @@ def test_meteor_is_left_out_unless_asked_for():
     assert "METEOR" not in scores.attrs["caption"]
 
 
-def test_without_java_meteor_is_empty_with_the_reason(monkeypatch):
-    monkeypatch.setattr("roco_caption.scores.metrics.shutil.which", lambda name: None)
+@pytest.mark.parametrize(
+    ("found", "java", "reason"),
+    [("shutil.which", None, "there is no Java"), ("find_spec", "java", "pycocoevalcap is missing")],
+)
+def test_meteor_is_empty_with_the_reason_that_something_is_missing(
+    monkeypatch, found, java, reason
+):
+    monkeypatch.setattr("roco_caption.scores.metrics.shutil.which", lambda name: java)
+    monkeypatch.setattr(f"roco_caption.scores.metrics.{found}", lambda name: None)
     scores = table({"a": OTHERS}, meteor=True)
     assert scores["METEOR"].isna().all()
-    assert "METEOR is empty: there is no Java" in scores.attrs["caption"]
+    assert f"METEOR is empty: {reason}" in scores.attrs["caption"]
 
 
 def test_meteor_of_every_run_lands_in_its_row(monkeypatch):
