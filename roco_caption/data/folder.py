@@ -6,9 +6,9 @@ import hashlib
 import itertools
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pandas as pd
 from PIL import Image
@@ -16,7 +16,7 @@ from PIL import Image
 from roco_caption.core.errors import UserError
 from roco_caption.data.dicom import is_dicom
 from roco_caption.data.images import FORMATS
-from roco_caption.data.tables import EXTENSION, READERS, Table, match_files, read_table
+from roco_caption.data.tables import EXTENSION, READERS, Table, match_files, read_table, sheets_of
 from roco_caption.data.tables import without_extension as stem_of
 
 IMAGES_PER_CASE = 10  # if id prefixes average more images than this, they are not case ids
@@ -56,13 +56,15 @@ def read_folder(folder: Path, columns: str = "") -> pd.DataFrame:
     paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
     files = [name for name in paths if not HIDDEN.search(name) and is_image_file(paths[name])]
     parts = []
-    tables = _chosen_tables(folder, files, columns)
+    tables, unread = _choose_tables(folder, files, columns)
     for table in tables:
         print(table)
         part = list_rows(table, folder, _beside(table, folder, files))
         split = _split_of(table, folder) if tables[1:] else _known_splits(table, part)
         parts.append(part.assign(split=split))
     rows = pd.concat(parts, ignore_index=True)
+    named = {_split_of(table, folder) for table in tables}
+    _report_unread(unread, named | set(rows.split[rows.reason == ""]))
     if unlisted := len(set(files) - set(rows.file)):
         print(f"{unlisted:,} of the {len(files):,} images have no row in the table.")
     count = rows[rows.reason == ""].groupby("file").split.nunique()
@@ -79,7 +81,7 @@ def _split_word(path: str) -> str:
 
 
 def _split_of(table: Table, folder: Path) -> str:
-    return _split_word(table.path.relative_to(folder).as_posix())
+    return _split_word(table.sheet) or _split_word(table.path.relative_to(folder).as_posix())
 
 
 def _beside(table: Table, folder: Path, files: list[str]) -> list[str]:
@@ -88,14 +90,22 @@ def _beside(table: Table, folder: Path, files: list[str]) -> list[str]:
     return [f for f in files if split and split == _split_word(os.path.dirname(f))] or files
 
 
-def _chosen_tables(folder: Path, files: list[str], columns: str) -> list[Table]:
-    """Return the table that names most images, by the column that does, or one per split."""
-    tables, problems = [], []
-    for path in tables_in(folder):
+def _choose_tables(
+    folder: Path, files: list[str], columns: str
+) -> tuple[list[Table], list[tuple[str, str]]]:
+    """Return the table that names most images, by the column that does, or one per split.
+
+    And for each that is not read the split that its path or sheet names, or "", and why.
+    """
+    tables, problems, unread = [], [], []
+    for path, sheet in ((file, sheet) for file in tables_in(folder) for sheet in sheets_of(file)):
         try:
-            table = read_table(path, columns)
+            table = read_table(path, columns, sheet)
         except UserError as error:
             problems.append(str(error))
+            split = _split_word(sheet) or _split_word(path.relative_to(folder).as_posix())
+            if split or not (sheet or path.suffix.lower() == ".txt"):  # not a legend or README
+                unread.append((split, str(error)))
             continue
         beside = _beside(table, folder, files)
         found = {name: match_files(table.rows[name], beside) for name in table.roles["image"]}
@@ -104,18 +114,40 @@ def _chosen_tables(folder: Path, files: list[str], columns: str) -> list[Table]:
         tables.append((images[table.roles["image"][0]], table))
     if not tables:
         raise UserError(f"{folder} has no table of images and captions. {' '.join(problems[:3])}")
+    splits = dict.fromkeys(_split_of(table, folder) for named, table in tables if named)
+    groups = [[pair for pair in tables if _split_of(pair[1], folder) == s] for s in splits if s]
+    whole = len(groups) < 2 or ("" in splits and "train" not in splits)
+    chosen = [_largest(group, folder) for group in ([tables] if whole else groups)]
+    for named, table in tables:
+        if not any(table is one for one in chosen):
+            why = f"{table} ({len(named):,} of the images) is not read."
+            unread.append((_split_of(table, folder), why))
+    return chosen, unread
+
+
+def _largest(tables: list[tuple[set[str], Table]], folder: Path) -> Table:
     most, best = max(tables, key=lambda pair: len(pair[0]))
     rivals = [table for named, table in tables if named and not named < most]
-    if len(rivals) < 2:
-        return [best]
-    splits = {_split_of(table, folder) for table in rivals}
-    if "train" in splits and "" not in splits and len(splits) == len(rivals):
-        return rivals
+    if len({table.path for table in rivals}) < 2:  # sheets of one workbook are no rivals
+        return best
     raise UserError(
         f"{' and '.join(str(table.path) for table in rivals)} each name images of {folder}. Keep "
         "one table there, with all images; a column `split` may say train, validation or test. Or "
-        "keep one per split, such as train.csv, val.csv and test.csv."
+        "keep one readable table per split, such as train.csv, val.csv and test.csv."
     )
+
+
+def _report_unread(unread: list[tuple[str, str]], splits: set[str]) -> None:
+    """Print which tables are not read; raise a UserError if one names a split not in `splits`."""
+    for split, why in unread:
+        if split and split not in splits:
+            raise UserError(
+                f"{why} It is named like the table of {split} images, and no other has these. "
+                "Correct it, or move it to another folder: images are then held out at random."
+            )
+    if unread:
+        print("NOTE:", *[why for _, why in unread[:3]], "…" * (len(unread) > 3), "To read another "
+              "table, move the others away, or set DATA_DIR to a folder of its own.")  # fmt: skip
 
 
 def list_rows(table: Table, folder: Path, files: list[str]) -> pd.DataFrame:
@@ -134,6 +166,7 @@ def list_rows(table: Table, folder: Path, files: list[str]) -> pd.DataFrame:
     for reason, applies in {
         "image file missing": rows.file == "",
         "several files of this name": found.map(len) > 1,
+        "several names for this file": _clashing(rows),
         "no caption": rows.caption == "",
         "does not fit the header": table.misfits > 0,
     }.items():
@@ -141,7 +174,10 @@ def list_rows(table: Table, folder: Path, files: list[str]) -> pd.DataFrame:
     rows["name"] = ("line " + table.misfits.astype(str)).where(table.misfits > 0, names)
     for column in table.roles["patient"]:
         patient = table.rows[column].str.strip()
-        rows["case"] = patient.where(patient != "", rows.file)
+        rows["case"] = patient.where(patient != "")
+        if table.sheet and (gaps := rows["case"].isna()).any():
+            rows["case"] = rows["case"].ffill()  # of merged cells only the first has the value
+            print(f"NOTE: {gaps.sum():,} rows of {table.path} get the patient above them.")
     usable = rows[rows.reason == ""]
     rows.loc[usable.index[usable.duplicated(["file", "caption"])], "reason"] = "listed twice"
     if usable.empty:
@@ -151,6 +187,17 @@ def list_rows(table: Table, folder: Path, files: list[str]) -> pd.DataFrame:
             f"columns {list(table.rows.columns)}. Names in it: {[*names[:2]]}; files: {files[:2]}."
         )
     return rows
+
+
+def _clashing(rows: pd.DataFrame) -> pd.Series:
+    """Return which rows name a file by folders other than those in another name of this file."""
+    loose, folders = rows.name != rows.file, defaultdict(set)
+    for name, file in rows.loc[loose & (rows.file != ""), ["name", "file"]].values:
+        path = PurePosixPath("/", name.casefold().strip().replace("\\", "/"))
+        folders[file].add(str(path.parent).rstrip("/"))
+    longest = {file: max(paths, key=len) for file, paths in folders.items()}
+    clashing = [f for f in folders if not all(longest[f].endswith(path) for path in folders[f])]
+    return loose & rows.file.isin(clashing)
 
 
 def print_left_out(rows: pd.DataFrame) -> None:

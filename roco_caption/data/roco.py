@@ -144,11 +144,27 @@ def read_dataset(
     else:
         rows = read_folder(root, columns)
     print_left_out(rows)
-    if "case" in rows:  # perhaps not in all tables
-        rows["case"] = rows["case"].fillna(rows.file)
+    rows = rows.dropna(axis="columns", how="all")  # a column of patients may be empty
+    if "case" in rows:
+        rows["case"] = _patients(rows)
     rows["id"] = rows.file.map(image_ids(rows.file[rows.reason == ""]))
     rows["split"] = complete_splits(rows, seed)
+    if "case" in rows:
+        splits = rows[rows.reason == ""].groupby("case").split.nunique()
+        if shared := (splits > 1).sum():
+            print(f"NOTE: {shared:,} of {len(splits):,} patients have images in several splits.")
     return _frames(rows, limit)
+
+
+def _patients(rows: pd.DataFrame) -> pd.Series:
+    """Return each row's patient, in one spelling; if the row has none, the image's or its file."""
+    spelled = rows["case"].str.split().str.join(" ")
+    same = spelled.str.casefold().str.replace(r"^0*(\d+)([.,]0+)?$", r"\1", regex=True)
+    patient = spelled.groupby(same).transform("first")
+    patient = patient.fillna(patient.groupby(rows.file).transform("first"))
+    if unknown := patient[rows.reason == ""].isna().sum():
+        print(f"NOTE: {unknown:,} rows have no patient; each counts as a patient of its own.")
+    return patient.fillna(rows.file)
 
 
 def _frames(rows: pd.DataFrame, limit: int) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:

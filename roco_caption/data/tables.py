@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import functools
 import io
 import re
 from collections import defaultdict
@@ -50,6 +51,7 @@ class Table:
     rows: pd.DataFrame  # str, one row per caption
     roles: dict[str, list[str]]  # "image": columns that may name it; the others: the column, if any
     misfits: pd.Series  # int, as in MISFIT
+    sheet: str = ""  # of a workbook
 
     def __str__(self) -> str:
         used = {role: columns[0] for role, columns in self.roles.items() if columns}
@@ -57,9 +59,18 @@ class Table:
         return f"{self.path}: {len(self.rows):,} rows, {self.how}; {roles}"
 
 
-def read_table(path: Path, columns: str = "") -> Table:
+def sheets_of(path: Path) -> list[str]:
+    """Return the names of a workbook's sheets, and [""] for all other files."""
+    try:
+        return pd.ExcelFile(path).sheet_names if path.suffix.lower().startswith(".xls") else [""]
+    except Exception:  # `read_table` says what is wrong with it
+        return [""]
+
+
+def read_table(path: Path, columns: str = "", sheet: str = "") -> Table:
     """Read a table by its extension, one of `READERS`; lists of captions become a row each.
 
+    `sheet` is that of a workbook, "" for the one whose columns are recognised best.
     `columns` names columns as in "image=scan, caption=befund"; the others are found by `USUAL`.
     Raises a UserError if the file is not such a table, or has no column for images or captions.
     """
@@ -67,7 +78,10 @@ def read_table(path: Path, columns: str = "") -> Table:
     named = {role.strip().lower(): column.strip() for role, _, column in pairs}
     valid = set(named) <= set(USUAL) and all(named.values())
     try:
-        rows, how = READERS[path.suffix.lower()](path, named if valid else {})
+        read = (
+            functools.partial(_read_excel, sheet=sheet) if sheet else READERS[path.suffix.lower()]
+        )
+        rows, how = read(path, named if valid else {})
         rows.columns = [str(column).strip() for column in rows.columns]
         rows = rows.loc[:, ~rows.columns.duplicated()]
         roles = find_columns(rows.columns, named if valid else {})
@@ -91,7 +105,7 @@ def read_table(path: Path, columns: str = "") -> Table:
             f"pairs of {', '.join(USUAL)} and a column, such as "
             f"COLUMNS = 'image={first}, caption={last}'."
         )
-    return Table(path, how, rows, roles, misfits)
+    return Table(path, how, rows, roles, misfits, sheet)
 
 
 def find_columns(header: Sequence[str], named: dict[str, str]) -> dict[str, list[str]]:
@@ -186,8 +200,9 @@ def _read_json(path: Path, named: dict[str, str]) -> tuple[pd.DataFrame, str]:
     return rows, f"JSON {'lines' if lines else 'list'}, encoding UTF-8"
 
 
-def _read_excel(path: Path, named: dict[str, str]) -> tuple[pd.DataFrame, str]:
-    sheets = pd.read_excel(path, sheet_name=None, dtype=object, keep_default_na=False)
+def _read_excel(path: Path, named: dict[str, str], sheet: str = "") -> tuple[pd.DataFrame, str]:
+    chosen = [sheet] if sheet else None  # None for all
+    sheets = pd.read_excel(path, sheet_name=chosen, dtype=object, keep_default_na=False)
     name = max(sheets, key=lambda name: _recognised([*map(str, sheets[name])], named))
     return sheets[name], f"sheet {name!r}"
 

@@ -27,6 +27,25 @@ def of_patients(root, patients, each=3):
     return make_folder(root, names, rows, header="image,caption,Patient ID")
 
 
+def of_splits(root, form="{}/captions.csv"):
+    """Write four images and a table for each split."""
+    for split in ("train", "val", "test"):
+        names = [f"{split}/{i}.png" for i in range(4)]
+        make_folder(root, names, [f"{name},text" for name in names], form.format(split))
+    return root
+
+
+def workbook(path, sheets):
+    """Write an Excel workbook of {sheet: rows}."""
+    book = pytest.importorskip("openpyxl").Workbook()
+    book.remove(book.active)
+    for name, rows in sheets.items():
+        sheet = book.create_sheet(name)
+        for row in rows:
+            sheet.append(row)
+    book.save(path)
+
+
 def together(frames):
     return pd.concat(frames, names=["split"]).reset_index("split")
 
@@ -335,3 +354,192 @@ def test_a_folder_before_an_id_does_not_hide_its_case():
     assert cases_of(ids).tolist() == ["MPX1", "MPX1", "MPX2"]
     assert cases_of(pd.Series(["train/001", "test/001"])).tolist() == ["train/001", "test/001"]
     assert cases_of(pd.Series([f"P{i // 15}_{i // 5}" for i in range(30)])).tolist()[0] == "P0"
+
+
+@pytest.mark.parametrize("form", ["{}/captions.csv", "captions_{}.csv"])
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b'image,caption\ntest/0.png,"open\n', "a quote is never closed"),
+        (b"a,b\n0.png,text\n", r"columns \['a', 'b'\]"),
+        (b"\0\1\2", "not a text file"),
+        (b"", ""),
+        (b"image,caption\n", "0 of the images"),
+        (b"image,caption\nelsewhere.png,text\n", "0 of the images"),
+    ],
+)
+def test_no_split_is_drawn_while_its_table_cannot_be_used(tmp_path, form, split, content, why):
+    path = of_splits(tmp_path, form) / form.format(split)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"{form.format(split)}.*{why}.*move it"):
+        read_dataset(tmp_path)
+    path.unlink()
+    if split != "train":
+        assert read_dataset(tmp_path)[1].used.sum() == 8
+
+
+def test_a_table_of_all_images_is_not_split_while_one_of_the_test_images_is_broken(tmp_path):
+    rows = [f"{i}.png,text" for i in range(9)]
+    make_folder(tmp_path, [f"{i}.png" for i in range(9)], rows)
+    for broken in ('image,caption\n8.png,"open\n', "image,caption\n8.png,text\n"):
+        (tmp_path / "test.csv").write_text(broken)
+        with pytest.raises(UserError, match=r"test\.csv"):
+            read_dataset(tmp_path)
+    words = [f"{row},{'test' if i > 6 else 'val' if i > 4 else 'train'}"
+             for i, row in enumerate(rows)]  # fmt: skip
+    make_folder(tmp_path, [], words, header="image,caption,split")
+    assert read_dataset(tmp_path)[1].used.tolist() == [5, 2, 2]
+
+
+@pytest.mark.parametrize("others", ["all.csv", "a.csv", "zz.jsonl"])
+@pytest.mark.parametrize("splits", [["train", "val", "test"], ["train", "test"], ["train", "val"]])
+def test_tables_of_splits_win_over_one_of_all_images(tmp_path, capsys, others, splits):
+    names = [f"{i}.png" for i in range(12)]
+    make_folder(tmp_path, names, [f"{name},all" for name in names], others)
+    if others.endswith("jsonl"):
+        lines = [f'{{"image": "{name}", "caption": "all"}}' for name in names]
+        (tmp_path / others).write_text("\n".join(lines))
+    size = 12 // len(splits)
+    for k, split in enumerate(splits):
+        rows = [f"{name},own" for name in names[k * size : (k + 1) * size]]
+        make_folder(tmp_path, [], rows, f"{split}.csv")
+    rows = together(read_dataset(tmp_path)[0])
+    assert set(rows.caption) == {"own"}
+    last = "test" if splits[-1] == "test" else "validation"
+    assert set(rows.id[rows.split == last]) == {str(i) for i in range(12 - size, 12)}
+    said = capsys.readouterr().out
+    assert f"{others}: 12 rows" in said and "is not read" in said and "DATA_DIR" in said
+
+
+@pytest.mark.parametrize("unread", ["captions_corrected.csv", "b/new.csv", "open.csv"])
+def test_a_table_that_is_not_read_is_named(tmp_path, capsys, unread):
+    names = [f"{i}.png" for i in range(12)]
+    make_folder(tmp_path, names, [f"{name},old" for name in names])
+    rows = [f"{name},new" for name in names[:11]]
+    make_folder(tmp_path, [], [*rows, '"open'] if unread == "open.csv" else rows, unread)
+    assert set(together(read_dataset(tmp_path)[0]).caption) == {"old"}
+    said = capsys.readouterr().out.split("NOTE: ")[1]
+    assert str(tmp_path / unread) in said and "DATA_DIR" in said
+
+
+@pytest.mark.parametrize("sheets", [("train", "val", "test"), ("Training set", "Dev", "TEST")])
+@pytest.mark.parametrize("folder", ["", "{}/"])
+def test_sheets_of_splits_are_the_splits(tmp_path, sheets, folder):
+    rows = {"Legend": [["explanation"], ["text"]]}
+    for k, (split, sheet) in enumerate(zip(("train", "val", "test"), sheets, strict=True)):
+        names = [f"{i}.png" for i in (range(3) if folder else range(3 * k, 3 * k + 3))]
+        make_folder(tmp_path, [folder.format(split) + name for name in names], [], "notes.txt")
+        rows[sheet] = [["image", "caption"], *([name, f"{split} {name}"] for name in names)]
+    workbook(tmp_path / "captions.xlsx", rows)
+    frames, counts = read_dataset(tmp_path)
+    assert counts.used.tolist() == [3, 3, 3]
+    for split, frame in zip(("train", "val", "test"), frames.values(), strict=True):
+        assert frame.caption.str.startswith(split).all()
+    rows[sheets[2]] = [["a", "b"], ["0.png", "text"]]
+    workbook(tmp_path / "captions.xlsx", rows)
+    with pytest.raises(UserError, match=sheets[2]):
+        read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("sheets", [("2019", "2020"), ("Sheet1", "old"), ("a", "train")])
+def test_other_sheets_with_captions_are_named(tmp_path, capsys, sheets):
+    names = [f"{i}.png" for i in range(12)]
+    make_folder(tmp_path, names, [], "notes.txt")
+    parts = {sheet: [["image", "caption"], *([n, sheet] for n in names[k * 7 : k * 7 + 7])]
+             for k, sheet in enumerate(sheets)}  # fmt: skip
+    workbook(tmp_path / "captions.xlsx", parts)
+    if sheets[1] == "train":  # a sheet of one split cannot be left out silently
+        with pytest.raises(UserError, match="sheet 'train'"):
+            read_dataset(tmp_path)
+    else:
+        assert set(together(read_dataset(tmp_path)[0]).caption) == {sheets[0]}
+        assert f"sheet {sheets[1]!r}" in capsys.readouterr().out.split("NOTE: ")[1]
+
+
+def with_patients(root, patients, header="image,caption,patient"):
+    rows = [f"{i}.png,text,{patient}" for i, patient in enumerate(patients)]
+    return make_folder(root, [f"{i}.png" for i in range(len(patients))], rows, header=header)
+
+
+def test_merged_cells_of_patients_are_filled(tmp_path, capsys):
+    names = [f"{i}.png" for i in range(12)]
+    make_folder(tmp_path, names, [], "notes.txt")
+    rows = [[f"P{i // 3}" if i % 3 == 0 else None, name, "text"] for i, name in enumerate(names)]
+    workbook(tmp_path / "captions.xlsx", {"Sheet": [["patient", "image", "caption"], *rows]})
+    rows = together(read_dataset(tmp_path)[0])
+    assert dict(zip(rows.id, rows.case, strict=True)) == {str(i): f"P{i // 3}" for i in range(12)}
+    assert rows.groupby("case").split.nunique().eq(1).all()
+    assert "8 rows" in capsys.readouterr().out
+
+
+def test_rows_without_a_patient_are_counted(tmp_path, capsys):
+    patients = ["P0", "", "", "P1", "", " ", "P2", "P2", "P2"]
+    frames, _ = read_dataset(with_patients(tmp_path, patients))
+    assert together(frames)["case"].nunique() == 7
+    assert "NOTE: 4 rows have no patient" in capsys.readouterr().out
+    with open(tmp_path / "captions.csv", "a") as file:
+        file.write("1.png,another caption,P0\n")  # says whose image that is
+    frames, _ = read_dataset(tmp_path)
+    assert set(together(frames).set_index("id")["case"]["1"]) == {"P0"}
+    read_dataset(with_patients(tmp_path, [""] * 9))  # such a column names no patients
+    assert "nothing names the patients" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "same",
+    [["17", "017", "17.0"], [" P17", "p17", "P17 "], ["Doe  Jane", "DOE JANE"], ["0", "00", "0.0"]],
+)
+def test_spellings_of_one_patient_are_one(tmp_path, same):
+    others = ["P1", "1", "P01", "1.5", "A17", "170"]
+    patients = [*same, *others] * 2
+    frames, _ = read_dataset(with_patients(tmp_path, patients))
+    rows = together(frames)
+    assert rows["case"].nunique() == 1 + len(others)
+    assert rows[rows.id.astype(int) % len(set(patients)) < len(same)]["case"].nunique() == 1
+    assert rows.groupby("case").split.nunique().eq(1).all()
+
+
+def test_patients_in_several_splits_are_counted(tmp_path, capsys):
+    words = ["train", "train", "val", "test"] * 3
+    patients = [f"p{i // 4},{word}" for i, word in enumerate(words)]
+    with_patients(tmp_path, patients, "image,caption,patient,split")
+    read_dataset(tmp_path)
+    assert "NOTE: 3 of 3 patients" in capsys.readouterr().out
+    patients = [f"{word[:2]}{i % 2},{word}" for i, word in enumerate(words)]
+    patients[0] = "TE1,train"  # in another spelling
+    read_dataset(with_patients(tmp_path, patients, "image,caption,patient,split"))
+    assert "NOTE: 1 of " in capsys.readouterr().out
+    patients[0] = "tr0,train"
+    read_dataset(with_patients(tmp_path, patients, "image,caption,patient,split"))
+    assert "several splits" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [
+        ("pat1/1.png", "pat2/1.png"),
+        (r"C:\data\pat1\1.png", r"C:\data\pat2\1.png"),
+        ("pat1/1", "pat2/001"),
+        ("/home/x/a/1.png", "b/1.png"),
+    ],
+)
+def test_a_flattened_folder_does_not_merge_patients(tmp_path, capsys, one, two):
+    rows = [f"{one},A", f"{two},B", *(f"x/{i}.png,text" for i in range(2, 9))]
+    make_folder(tmp_path, [f"{i}.png" for i in range(1, 9)], rows)
+    frames, counts = read_dataset(tmp_path)
+    assert not set(together(frames).caption) & {"A", "B"}
+    assert counts.used.sum() == 7
+    assert "2 rows are left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "names", [("1.png", "./1.png", "1"), ("data/x/1.png", "x/1.png", "1.PNG"), (r"X\1", "x/1.png")]
+)
+def test_names_that_agree_are_one_image(tmp_path, names):
+    rows = [f"{name},{k}" for k, name in enumerate(names)]
+    rows += [f"{i}.png,text" for i in range(2, 9)]
+    make_folder(tmp_path, [f"{i}.png" for i in range(1, 9)], rows)
+    frames, _ = read_dataset(tmp_path)
+    used = {k for refs in together(frames).references for k in refs}
+    assert used == {"text", *map(str, range(len(names)))}
