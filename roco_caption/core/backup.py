@@ -56,7 +56,7 @@ def bring_back(copy: str | os.PathLike, folder: str | os.PathLike) -> None:
             "this cell again; on Colab, set DRIVE_DIR to '' to go without the copy."
         ) from error
     if count:
-        print(f"{count} files brought back from {copy}")
+        print(f"{count} {'file' if count == 1 else 'files'} brought back from {copy}")
 
 
 def _update(folder: Path, copy: Path, known: set[Path]) -> None:

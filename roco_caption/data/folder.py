@@ -206,7 +206,8 @@ def print_left_out(rows: pd.DataFrame) -> None:
     if len(left_out):
         first = [f"{plain!r} ({why})" for plain, why in left_out[["name", "reason"]].values[:5]]
         more = ", …" if len(left_out) > 5 else "."
-        print(f"NOTE: {len(left_out):,} rows are left out: {', '.join(first)}{more}")
+        rows_are = "1 row is" if len(left_out) == 1 else f"{len(left_out):,} rows are"
+        print(f"NOTE: {rows_are} left out: {', '.join(first)}{more}")
         if "does not fit the header" in set(left_out.reason):
             print("Put captions that contain the separator in quotes.")
 
