@@ -168,11 +168,14 @@ def _column(folder: Path, name: str, column: str) -> Sequence[float]:
 
 
 def zip_run(folder: str | os.PathLike) -> Path:
-    """Write a run's files to `<folder>.zip` beside it, without what only resuming needs."""
+    """Write a run's files to `<folder>.zip` beside it, without runs below it or resuming states."""
     folder = Path(folder)
     path = folder.with_name(f"{folder.name}.zip")
     parts = STATE, PREVIOUS, RETRAINING, "tensorboard"
     files = [f for f in sorted(folder.rglob("*")) if f.is_file() and not f.name.startswith(".")]
+    runs = {path.parent for path in folder.glob(f"*/**/{RECORD}")}
+    zips = {run.with_name(f"{run.name}.zip") for run in runs}
+    files = [f for f in files if f not in zips and runs.isdisjoint(f.parents)]
     files = [file for file in files if not set(parts) & set(file.relative_to(folder).parts)]
     with (
         atomic_path(path, size=sum(file.stat().st_size for file in files)) as aside,

@@ -287,6 +287,20 @@ def test_a_run_is_zipped_without_what_only_resuming_needs(given, tmp_path, capsy
     assert names == {"captioner.json", HISTORY, RECORD, WEIGHTS, f"member2/{WEIGHTS}"}
 
 
+@pytest.mark.parametrize("name", ["toy-40captions-1a2b3c", "my.data-1a2b3c", "group/toy", "other"])
+def test_runs_below_a_run_are_not_in_its_zip(given, name):
+    (given / "notes").mkdir()
+    (given / "notes" / "figures.zip").touch()
+    (given / name).mkdir(parents=True)
+    for file in (RECORD, "captioner.json", f"member2/{WEIGHTS}"):
+        (given / name / file).parent.mkdir(exist_ok=True)
+        (given / name / file).touch()
+    zip_run(given / name)
+    with zipfile.ZipFile(zip_run(given)) as archive:
+        names = {name.removeprefix("given/") for name in archive.namelist()}
+    assert names == {HISTORY, RECORD, WEIGHTS, "notes/figures.zip"}
+
+
 @pytest.mark.parametrize(("count", "size"), [(1, 32), (19_999, 32), (20_000, 256), (65_450, 256)])
 def test_batches_follow_the_number_of_captions(count, size):
     assert Schedule().for_captions(count).batch_size == size
