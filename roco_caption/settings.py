@@ -131,6 +131,7 @@ CHECKS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     ),
     "ATTENTION": SWITCH, "RETRAIN": SWITCH, "FEATURES_FILE": FILES, "GRID_FILE": FILES,
     "DATA_DIR": ("a folder that exists or ''", lambda value: not value or os.path.isdir(value)),
+    "COLUMNS": ("a text such as 'image=scan, caption=report' or ''", lambda v: isinstance(v, str)),
     "CACHE_DIR": FOLDER, "CHECKPOINT_DIR": FOLDER,
     "DATA_SOURCE": (f"one of {', '.join(SOURCES)}", SOURCES.__contains__),
     "ENCODER": (
