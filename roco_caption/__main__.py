@@ -14,9 +14,11 @@ import pandas as pd
 
 from roco_caption.core.backend import chatter_left_out
 from roco_caption.core.errors import UserError
-from roco_caption.core.files import cannot_write, make_folder, read_json
+from roco_caption.core.files import atomic_path, cannot_write, make_folder, read_json
 from roco_caption.core.machine import detect
 from roco_caption.search.folder import caption_files, image_files
+
+NOT_IN_XML = "[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]"  # nor in an Excel file
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,9 +61,10 @@ def _captioner(options: argparse.Namespace) -> Any:
     with chatter_left_out():
         from roco_caption.search.bundle import run_of
         from roco_caption.search.captioner import Captioner
+        from roco_caption.training.checkpoint import BUNDLE
 
         options.run = run_of(options.run)
-        captioner = Captioner.load(options.run, options.weights)
+        captioner = Captioner.load(options.run / BUNDLE, options.weights)
         captioner.encoder_model  # noqa: B018  what it lacks is noticed now
     return captioner
 
@@ -83,9 +86,11 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _caption(options: argparse.Namespace) -> int:
     out = options.out.expanduser()
-    if out.exists() and not options.overwrite:
-        raise UserError(f"{out} exists. Choose another --out, or replace it with --overwrite.")
     excel = out.suffix.lower() == ".xlsx"
+    text = out.with_suffix(".xlsx.csv") if excel else out  # until the table is complete
+    for path in (out, text):
+        if path.exists() and not options.overwrite:
+            raise UserError(f"{path} exists. Choose another --out, or replace it with --overwrite.")
     if excel and not find_spec("openpyxl"):
         raise UserError(f"{out} needs openpyxl. Run `pip install openpyxl`, or name a .csv file.")
     files = image_files(*options.images)
@@ -95,8 +100,8 @@ def _caption(options: argparse.Namespace) -> int:
     if options.beams is not None:
         captioner.search = replace(captioner.search, beams=options.beams)
     make_folder(out.parent)
-    text = out.with_suffix(".xlsx.csv") if excel else out
     separator = "\t" if out.suffix.lower() == ".tsv" else ","
+    tables: list[pd.DataFrame] = []
     done = failed = 0
     try:
         for table in caption_files(captioner, files, batch_size=BATCH):
@@ -105,9 +110,10 @@ def _caption(options: argparse.Namespace) -> int:
                 text, mode="a" if done else "w", header=not done, index=False, sep=separator,
                 float_format="%.5f", encoding="utf-8-sig", errors="backslashreplace",
             )  # fmt: skip
+            tables.append(table)
             done, failed = done + len(table), failed + int((table.caption.fillna("") == "").sum())
         if excel:
-            pd.read_csv(text).to_excel(out, index=False)
+            _write_excel(out, pd.concat(tables))
             text.unlink()
     except OSError as error:
         raise cannot_write(out, error) from error
@@ -117,6 +123,21 @@ def _caption(options: argparse.Namespace) -> int:
             print(f"{place} has {done:,} of {len(files):,} images, {failed:,} of them without a "
                   "caption (see the column error).")  # fmt: skip
     return int(failed == done)
+
+
+def _write_excel(path: Path, table: pd.DataFrame) -> None:
+    """Write an Excel file in which texts stay texts, whatever they look like."""
+    texts = table.select_dtypes(object).fillna("").astype(str)
+    texts = texts.map(lambda text: text.encode("utf-8", "backslashreplace").decode())
+    table = table.assign(**texts.replace(NOT_IN_XML, "\ufffd", regex=True)).round(5)
+    with atomic_path(path, ending=".xlsx") as aside:
+        writer = pd.ExcelWriter(aside, "openpyxl")
+        table.to_excel(writer, sheet_name="captions", index=False)
+        for row in writer.sheets["captions"].iter_rows():
+            for cell in row:
+                if isinstance(cell.value, str):
+                    cell.data_type = "s"  # neither a formula nor an error
+        writer.close()
 
 
 if __name__ == "__main__":

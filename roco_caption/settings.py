@@ -14,8 +14,9 @@ from typing import Any
 
 from roco_caption.core.errors import UserError
 from roco_caption.core.machine import setting
+from roco_caption.data.archive import TREE
 from roco_caption.data.images import read_with_note
-from roco_caption.data.roco import SOURCES, parse_counts
+from roco_caption.data.roco import SOURCES, locate_dataset, parse_counts
 from roco_caption.features.encoder import ENCODERS, keras_hub
 
 PATHS = (
@@ -40,12 +41,12 @@ def read_settings(names: dict[str, Any]) -> None:
         UserError: settings are invalid; one line for each.
     """
     settings = [name for name in names if name.isupper() and not name.startswith("_")]
-    problems = []
+    problems = {}
     for name in settings:
         try:
             names[name] = _checked(name, names[name])
         except UserError as error:
-            problems.append(str(error))
+            problems[name] = str(error)
         else:
             if f"ROCO_{name}" in os.environ:
                 print(f"{name} = {names[name]!r}, from ROCO_{name}")
@@ -55,8 +56,16 @@ def read_settings(names: dict[str, Any]) -> None:
             close = difflib.get_close_matches(name, settings, n=1)
             hint = f" Did you mean ROCO_{close[0]}?" if close else ""
             print(f"WARNING: {variable} is ignored: there is no setting {name}.{hint}")
+    run = "" if "CHECKPOINT_DIR" in problems else names.get("CHECKPOINT_DIR", "")
+    for name in ("DATA_DIR", "DRIVE_DIR") if run else ():
+        place = name not in problems and names.get(name)
+        if place and _is_mixed(run, name, place):
+            problems[f"{name} apart"] = (
+                f"CHECKPOINT_DIR must be a folder apart from {name} ({place}), got {run!r}: "
+                "otherwise the run's files mix with those there. Choose an empty folder elsewhere."
+            )
     if problems:
-        raise UserError("\n".join(problems))
+        raise UserError("\n".join(problems.values()))
 
 
 def _checked(name: str, value: Any) -> Any:
@@ -69,6 +78,18 @@ def _checked(name: str, value: Any) -> Any:
         if is_valid(value):
             return value
     raise UserError(f"{name} must be {valid}, got {value!r}.")
+
+
+def _is_mixed(run: str, name: str, place: str) -> bool:
+    """Return whether a run's folder is or holds the place, or is read as a part of DATA_DIR."""
+    folder, held, read = Path(run).resolve(), [Path(place).resolve()], []
+    with contextlib.suppress(UserError, OSError):  # no data set, which is said later
+        if name == "DATA_DIR":
+            root = locate_dataset("", data_dir=place).root.resolve()
+            read = [root / TREE if (root / TREE).is_dir() else root]
+    return any(p.is_relative_to(folder) for p in held + read) or (
+        any(map(folder.is_relative_to, read))
+    )
 
 
 def _is_whole(least: int, value: Any) -> bool:
@@ -110,6 +131,7 @@ CHECKS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     ),
     "ATTENTION": SWITCH, "RETRAIN": SWITCH, "FEATURES_FILE": FILES, "GRID_FILE": FILES,
     "DATA_DIR": ("a folder that exists or ''", lambda value: not value or os.path.isdir(value)),
+    "COLUMNS": ("a text such as 'image=scan, caption=report' or ''", lambda v: isinstance(v, str)),
     "CACHE_DIR": FOLDER, "CHECKPOINT_DIR": FOLDER,
     "DATA_SOURCE": (f"one of {', '.join(SOURCES)}", SOURCES.__contains__),
     "ENCODER": (

@@ -33,7 +33,7 @@ def test_the_notebooks_defaults_are_valid_and_all_are_checked(names, capsys):
     before = dict(names)
     read_settings(names)
     assert names == before and len(names) >= 22
-    assert names.keys() - CHECKS.keys() <= {"DRIVE_DIR", "COLUMNS"}
+    assert names.keys() - CHECKS.keys() <= {"DRIVE_DIR"}
     assert capsys.readouterr().out == ""
 
 
@@ -91,6 +91,7 @@ def test_an_invalid_setting_is_named_with_its_value(names, monkeypatch, name, va
     ("name", "value"),
     [("EPOCHS", "30"), ("EPOCHS", 1.5), ("EPOCHS", None), ("BEAMS", True), ("ATTENTION", "False"),
      ("PHANTOMS", (48, 8)), ("LEARNING_RATE", "2e-3"), ("IMAGE", 5), ("DATA_DIR", ["a"]),
+     ("COLUMNS", {"image": "scan"}), ("COLUMNS", None), ("COLUMNS", ["image=scan"]), ("COLUMNS", 3),
      ("DATA_DIR", None), ("DRIVE_DIR", None), ("IMAGE", None), ("PHANTOMS", [48, 8, 8]),
      ("ENCODER", ["vgg16"]), ("BEAMS", 10**30), ("DATA_DIR", "a\0b"), ("DATA_DIR", __file__)],
 )  # fmt: skip
@@ -128,6 +129,53 @@ def test_a_home_folder_is_expanded_in_every_path(names, monkeypatch, tmp_path):
     read_settings(names)
     assert names["CACHE_DIR"] == f"{tmp_path}/roco" and names["DATA_DIR"] == str(tmp_path)
     assert not any("~" in str(value) for value in names.values())
+
+
+def own_data(folder):
+    """A folder of images with a table, which `DATA_DIR` may name."""
+    (folder / "deep" / "er").mkdir(parents=True)
+    Image.new("L", (8, 8)).save(folder / "x.png")
+    (folder / "captions.csv").write_text("image,caption\nx.png,no mass\n")
+    return folder
+
+
+def roco_data(folder):
+    (folder / "roco" / "all_data" / "train" / "radiology").mkdir(parents=True)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("make", "data", "run"),
+    [(own_data, "data", run) for run in ("data", "data/", "data/../data", "data/runs", ".",
+                                         "data/deep/er", "link", "link/new")]
+    + [(roco_data, "data", run) for run in ("data", "data/roco", "data/roco/all_data",
+                                            "data/roco/all_data/train/runs", ".")],
+)  # fmt: skip
+def test_a_run_cannot_be_mixed_with_the_data(names, tmp_path, make, data, run):
+    make(tmp_path / "data")
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    chosen = {"DATA_DIR": f"{tmp_path}/{data}", "CHECKPOINT_DIR": f"{tmp_path}/{run}"}
+    with pytest.raises(UserError) as error:
+        read_settings(names | chosen | {"EPOCHS": 0})
+    epochs, mixed = str(error.value).splitlines()
+    assert "EPOCHS" in epochs and all(text in mixed for text in (*chosen, *chosen.values()))
+    read_settings(names | chosen | {"DATA_DIR": ""})
+
+
+@pytest.mark.parametrize("run", ["", "drive", "."])
+def test_a_run_cannot_hold_its_own_copy(names, tmp_path, run):
+    chosen = {"DRIVE_DIR": f"{tmp_path}/drive/roco", "CHECKPOINT_DIR": f"{tmp_path}/{run}"}
+    with pytest.raises(UserError, match=r"CHECKPOINT_DIR must be .* apart from DRIVE_DIR"):
+        read_settings(names | chosen)
+    read_settings(names | chosen | {"CHECKPOINT_DIR": f"{tmp_path}/drive/roco/checkpoints/x"})
+
+
+def test_a_run_beside_the_data_is_accepted(names, tmp_path):
+    own, roco = own_data(tmp_path / "data"), roco_data(tmp_path / "kaggle")
+    for data, run in ((own, tmp_path / "data2"), (own, tmp_path / "runs" / "new"),
+                      (roco, roco / "runs"), (roco, roco / "roco" / "run")):  # fmt: skip
+        chosen = {"DATA_DIR": str(data), "CHECKPOINT_DIR": str(run)}
+        read_settings(names | chosen | {"DRIVE_DIR": str(data), "CACHE_DIR": str(data)})
 
 
 def test_several_feature_files_may_be_named(names, tmp_path):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
-FileMark = Sequence[int]  # size in bytes, time of change in ns, CRC-32
+FileMark = Sequence[int]  # size in bytes, time of change or renaming in ns, CRC-32
 UNKNOWN: FileMark = (-1, -1, -1)
 
 
@@ -29,7 +29,7 @@ def present_marks(
 def _present_mark(mark: FileMark, path: str | os.PathLike) -> FileMark | None:
     try:
         status = os.stat(path)
-        size, time = status.st_size, status.st_mtime_ns
+        size, time = status.st_size, max(status.st_mtime_ns, status.st_ctime_ns)
         if (mark[0], mark[1]) == (size, time):
             return mark
         if mark[0] not in (size, UNKNOWN[0]):

@@ -117,22 +117,23 @@ def checked_encoder(encoder: dict[str, Any], weights: str | os.PathLike = "") ->
 
 
 def run_of(path: str | os.PathLike) -> Path:
-    """Return the run of a path in it, or else the newest up to two levels below; print which."""
+    """Return the run of a file in it, or a folder's newest up to two levels below; print which."""
     path = Path(path).expanduser()
     folder = path.parent if path.is_file() or path.name == BUNDLE else path
-    if (folder / BUNDLE).exists():
-        return folder
-    bundles = [file for below in ("*/", "*/*/") for file in folder.glob(below + BUNDLE)]
+    below = () if folder != path else ("*/", "*/*/")
+    bundles = [file for level in ("", *below) for file in folder.glob(level + BUNDLE)]
     if not bundles:
         raise UserError(
             f"{folder / BUNDLE} is missing, and no folder below has one. Give the folder of a run "
             "whose notebook was run up to part 8, Captions."
         )
     newest = max(bundles, key=lambda file: file.stat().st_mtime).parent
+    if bundles == [folder / BUNDLE]:
+        return folder
     trained = ""
     with suppress(UserError, LookupError, TypeError, ValueError):  # not written by the notebook
         trained = f", trained on {read_json(newest / RECORD)['captions']['train']:,} captions"
-    hint = ". To use another run, give its own folder." if bundles[1:] else ""
+    hint = f". To use another run, give its {BUNDLE}." if bundles[1:] else ""
     print(f"The newest of {len(bundles)} runs in {folder}: {newest}{trained}{hint}")
     return newest
 

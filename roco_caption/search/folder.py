@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from roco_caption.core.errors import UserError, at_least
+from roco_caption.core.files import cannot_read
 from roco_caption.core.progress import progress_bar
 from roco_caption.data.folder import HIDDEN, is_image_file
 from roco_caption.data.images import FORMATS
@@ -27,30 +28,59 @@ def image_files(*places: str | os.PathLike) -> list[Path]:
     """Return the image files among files and in folders with their sub-folders, sorted.
 
     A file in a folder is an image by its extension, or by its content: DICOM files often have no
-    extension. A note is printed of others, except for hidden ones and DICOM directories.
-    UserError if a place is missing or none has an image.
+    extension. Links to folders are followed, but each folder is read once. A note is printed of
+    other files, except for hidden ones and DICOM directories, and of folders without permission.
+    UserError if a place is missing or cannot be read, or none has an image.
     """
-    images, others = set(), []
+    images, others, closed = set(), [], list[str]()
     for place in (Path(place).expanduser() for place in places):
-        if not place.exists():
-            raise UserError(f"{place} is missing. Give an image file, or a folder with images.")
+        try:
+            os.stat(place)
+        except OSError as error:
+            remedy = "Give an image file, or a folder with images."
+            raise UserError(f"{cannot_read(place, error)} {remedy}") from error
         if place.is_file():
             images.add(place)
-        for path in sorted(place.rglob("*")):
-            hidden = HIDDEN.search(path.relative_to(place).as_posix())
-            if hidden or path.name.lower() in SYSTEM or path.is_dir():
+        for path in _files_below(place, closed) if place.is_dir() else ():
+            if path.name.lower() in SYSTEM:
                 continue
             if is_image_file(path):
                 images.add(path)
             else:
                 others.append(path)
+    denied = f"{', '.join(closed[:3])}: no permission to read {len(closed):,} folders. Allow it "
+    denied += "(chmod u+rx) and run this again to caption their images."
+    if closed and images:
+        print(f"NOTE: {denied}")
     if others:
         more = f" and {len(others) - 1:,} more" if others[1:] else ""
         print(f"NOTE: not an image, so left out: {others[0]}{more}")
     if not images:
         where = ", ".join(map(str, places))
-        raise UserError(f"There is no image in {where}. Formats: DICOM, {', '.join(FORMATS)}.")
+        hint = denied if closed else f"Formats: DICOM, {', '.join(FORMATS)}."
+        raise UserError(f"There is no image in {where}. {hint}")
     return sorted(images)
+
+
+def _files_below(place: Path, closed: list[str]) -> Iterator[Path]:
+    """Yield the files in a folder and below, not hidden; enter folders that cannot be read."""
+    read, tops, errors = set(), [str(place)], list[OSError]()
+    while tops:
+        for top, folders, files in os.walk(tops.pop(0), onerror=errors.append):
+            folders[:] = sorted(name for name in folders if not HIDDEN.search(f"{name}/"))
+            if (real := Path(top).resolve()) in read:
+                folders.clear()
+                continue
+            read.add(real)
+            if not os.access(top, os.X_OK):  # names can be listed, but nothing opened
+                closed.append(top)
+                folders.clear()
+                continue
+            links = [path for name in folders if (path := Path(top, name)).is_symlink()]
+            tops += [str(path) for path in links  # not back to where this is
+                     if not place.resolve().is_relative_to(path.resolve())]  # fmt: skip
+            yield from (Path(top, name) for name in sorted(files) if not HIDDEN.search(name))
+    closed += [error.filename for error in errors]
 
 
 def caption_files(

@@ -20,6 +20,7 @@ from roco_caption.core.files import atomic_path, gigabytes, read_json, write_jso
 from roco_caption.core.machine import attached, project_commit
 from roco_caption.training.checkpoint import (
     BUNDLE,
+    HISTORY,
     PREVIOUS,
     RETRAINING,
     STATE,
@@ -30,6 +31,11 @@ from roco_caption.training.checkpoint import (
 RECORD = "settings.json"
 MANY = 20_000  # captions from which on batches are larger
 DECAY_STEPS = 47  # steps per epoch of the data that the weight decay was chosen on
+# Files that a run writes, by names that others use as well
+COMMON = (
+    RECORD, HISTORY, "captions.csv", "scores.csv", "tokenizer.json", "consensus.npz",
+    "model_card.md", "decoder.keras",
+)  # fmt: skip
 COLUMNS = ["epochs", "val_loss", "CIDEr", "finished"]  # of `list_runs`
 
 
@@ -80,7 +86,7 @@ def run_folder(
         record: its settings, for a reader; those in `trainings`, what `train` identifies each
             member's training by, decide which run it is.
         checkpoint_dir: the folder to use instead, unless it holds another training; then the run
-            gets a folder below it.
+            gets a folder below it. UserError if it holds files of others that a run replaces.
         copy: see `backed_up`; the run's own is below it, in `checkpoints/`.
     """
     record = json.loads(json.dumps(record))  # as it is read back: no tuples
@@ -93,6 +99,8 @@ def run_folder(
             print(f"{folder} holds a training with other settings, which is kept.")
             folder /= name
     earlier = [copy / "checkpoints" / folder.name] if copy else []
+    for place in (folder, *earlier) if checkpoint_dir else ():
+        _refuse_others(place)
     for place in [*earlier, *(attached(f"checkpoints/{name}") if folder.name == name else [])]:
         bring_back(place, folder)
     commits = [*commits_of(folder), project_commit(Path(__file__).parents[2])]
@@ -116,6 +124,17 @@ def _holds_another(folder: Path, trainings: list[dict[str, Any]]) -> bool:
         return read_json(folder / RECORD)["trainings"] != trainings
     except (UserError, KeyError, TypeError):  # missing, damaged, or of another program
         return settings_of(folder) != trainings[0]
+
+
+def _refuse_others(folder: Path) -> None:
+    """Raise a UserError if a folder has files that a run would replace, but is not a run's."""
+    own = (BUNDLE, STATE, PREVIOUS, WEIGHTS)
+    found = [name for name in COMMON if (folder / name).exists()]
+    if found and not commits_of(folder) and not any((folder / name).exists() for name in own):
+        raise UserError(
+            f"{folder} is not a run's folder, and a run would replace its {', '.join(found)}. "
+            "Choose an empty folder as CHECKPOINT_DIR."
+        )
 
 
 def list_runs(parent: str | os.PathLike) -> pd.DataFrame:
@@ -149,11 +168,14 @@ def _column(folder: Path, name: str, column: str) -> Sequence[float]:
 
 
 def zip_run(folder: str | os.PathLike) -> Path:
-    """Write a run's files to `<folder>.zip` beside it, without what only resuming needs."""
+    """Write a run's files to `<folder>.zip` beside it, without runs below it or resuming states."""
     folder = Path(folder)
     path = folder.with_name(f"{folder.name}.zip")
     parts = STATE, PREVIOUS, RETRAINING, "tensorboard"
     files = [f for f in sorted(folder.rglob("*")) if f.is_file() and not f.name.startswith(".")]
+    runs = {path.parent for path in folder.glob(f"*/**/{RECORD}")}
+    zips = {run.with_name(f"{run.name}.zip") for run in runs}
+    files = [f for f in files if f not in zips and runs.isdisjoint(f.parents)]
     files = [file for file in files if not set(parts) & set(file.relative_to(folder).parts)]
     with (
         atomic_path(path, size=sum(file.stat().st_size for file in files)) as aside,

@@ -389,7 +389,7 @@ def test_the_newest_run_below_a_folder_is_taken_and_named(saved, tmp_path, capsy
     assert Captioner.load(root).search.beams == 4
     (line,) = capsys.readouterr().out.splitlines()
     assert f"The newest of 3 runs in {root}: {root / 'new'}, trained on 1,234 captions." in line
-    assert "another run, give its own folder" in line
+    assert "another run, give its captioner.json" in line
     for content in ({}, {"captions": {"train": "many"}}, [1]):  # of another program
         write_json(root / "new" / "settings.json", content)
         assert Captioner.load(root).search.beams == 4
@@ -402,6 +402,25 @@ def test_the_newest_run_below_a_folder_is_taken_and_named(saved, tmp_path, capsy
     assert capsys.readouterr().out == ""
     os.utime(root / "old" / "captioner.json")
     assert Captioner.load(root).search.beams == 6
+
+
+@pytest.mark.parametrize("below", ["toy-40captions", "group/toy", None])
+@pytest.mark.parametrize("newest", ["outer", "inner"])
+def test_of_a_run_and_those_below_it_the_newest_is_taken(saved, tmp_path, capsys, below, newest):
+    captioner, outer = saved[0], tmp_path / "chosen"
+    beams = {outer: 4} | ({outer / below: 5} if below else {})
+    for age, folder in enumerate(beams):
+        save_best(captioner.decoder.every_word, folder, Progress({}))
+        captioner.search = Search(beams=beams[folder])
+        captioner.save(folder)
+        age = -age if newest == "inner" else age
+        os.utime(folder / "captioner.json", (9e8 - age, 9e8 - age))
+    expected = outer / below if below and newest == "inner" else outer
+    assert Captioner.load(outer).search.beams == beams[expected]
+    said = capsys.readouterr().out
+    assert (f"The newest of 2 runs in {outer}: {expected}." in said) == bool(below)
+    assert Captioner.load(outer / "captioner.json").search.beams == 4
+    assert not capsys.readouterr().out
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):

@@ -1,6 +1,10 @@
 """A folder of images: which files are captioned, and what becomes of those that cannot be."""
 
 import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,7 +16,7 @@ from PIL import Image
 from roco_caption import __main__ as command_line
 from roco_caption.core.errors import OutOfMemory, UserError
 from roco_caption.search import captioner as module
-from roco_caption.search.captioner import Captioner, Search
+from roco_caption.search.captioner import Caption, Captioner, Search
 from roco_caption.search.folder import image_files
 from roco_caption.training.checkpoint import Progress, save_best
 
@@ -70,6 +74,57 @@ def test_pipes_and_dead_links_are_not_opened(folder):
     os.mkfifo(folder / "pipe.png")
     (folder / "dead.png").symlink_to(folder / "nowhere.png")
     assert image_files(folder) == [folder / name for name in NAMES]
+
+
+def test_linked_folders_are_read_once_and_without_end(tmp_path):
+    draw(tmp_path / "place" / "z" / "a.png")
+    draw(tmp_path / "far" / "b.png")
+    draw(tmp_path / "far" / "deep" / "c.png")
+    links = {"place/link": "far", "place/twin": "far", "place/a": "place/z", "far/back": "place",
+             "place/up": ".", "place/z/self": "place/z", "far/deep/loop": "far"}  # fmt: skip
+    for link, target in links.items():
+        (tmp_path / link).symlink_to(tmp_path / target)
+    found = [path.relative_to(tmp_path / "place").as_posix()
+             for path in image_files(tmp_path / "place")]  # fmt: skip
+    assert found == ["link/b.png", "link/deep/c.png", "z/a.png"]
+    assert image_files(tmp_path / "place" / "twin")[0] == tmp_path / "place" / "twin" / "b.png"
+
+
+AS_ANOTHER = """
+import os, sys
+from pathlib import Path
+from roco_caption.core.errors import UserError
+from roco_caption.search.folder import image_files
+if os.getuid() == 0:
+    os.setuid(65534)
+for place in sys.argv[1:]:
+    try:
+        print(len(image_files(place)))
+    except UserError as error:
+        print("UserError", error)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such permissions on Windows")
+@pytest.mark.parametrize("mode", [0o444, 0o000, 0o111])
+def test_a_folder_without_permission_is_named(mode):
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        closed = [draw(Path(place, name, "b.png")).parent for name in ("some/sub", "none/sub")]
+        draw(Path(place, "some", "a.png"))
+        for folder in closed:
+            folder.chmod(mode)
+        places = [f"{place}/some", f"{place}/none", closed[0], closed[0] / "deeper"]
+        command = [sys.executable, "-c", AS_ANOTHER, *map(str, places)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        for folder in closed:
+            folder.chmod(0o755)
+    assert not done.stderr
+    note, count, none, itself, deeper = done.stdout.splitlines()
+    assert note.startswith("NOTE") and str(closed[0]) in note and count == "1"
+    assert none.startswith("UserError") and str(closed[1]) in none
+    assert itself.startswith("UserError") and "no permission" in itself
+    assert deeper.startswith("UserError") and "deeper" in deeper
 
 
 @pytest.mark.parametrize("content", [[], ["notes.txt"], [".DS_Store", "._a.png"], ["a/b/c.csv"]])
@@ -182,6 +237,46 @@ def test_a_table_for_excel_is_a_text_file_until_it_is_complete(run, folder, tmp_
     monkeypatch.setattr(pd.DataFrame, "to_excel", stop)
     assert command(folder, "--run", run, "--out", out) == 130
     assert len(pd.read_csv(tmp_path / "a.xlsx.csv")) == 6
+
+
+@pytest.mark.parametrize("name", ["a.xlsx", "a.XLSX"])
+def test_a_file_beside_a_table_for_excel_is_kept_as_well(run, folder, tmp_path, capsys, name):
+    pytest.importorskip("openpyxl")
+    beside = tmp_path / "a.xlsx.csv"
+    beside.write_text("precious")
+    options = [folder, "--run", run, "--out", tmp_path / name]
+    assert command(*options) == 1
+    assert f"{beside} exists" in capsys.readouterr().err and beside.read_text() == "precious"
+    assert not (tmp_path / name).exists()
+    assert command(*options, "--overwrite") == 0 and not beside.exists()
+
+
+LIKE_SOMETHING = ["001", "1e5", "nan", "None", "NULL", "=1+1", "=SUM(A1)", "#N/A", "+1", "true",
+                  "2024-01-02", "a\x07b", "a\x1bb", "a\nb", "\ufffe", "http:x"]  # fmt: skip
+
+
+@pytest.mark.skipif(os.name == "nt", reason="such names are not allowed")
+def test_texts_stay_texts_in_a_table_for_excel(run, tmp_path, monkeypatch, capsys):
+    openpyxl = pytest.importorskip("openpyxl")
+    (tmp_path / "odd").mkdir()
+    monkeypatch.chdir(tmp_path / "odd")
+    names = sorted([*LIKE_SOMETHING, os.fsdecode(b"\xff")])
+    for name in names:
+        draw(tmp_path / "odd" / name)
+
+    def captions(self, features, search=None):
+        return [Caption(name, -1.5) for name in names]
+
+    monkeypatch.setattr(Captioner, "caption_features", captions)
+    assert command(*names, "--run", run, "--out", "../odd.xlsx") == 0
+    sheet = openpyxl.load_workbook(tmp_path / "odd.xlsx").active
+    rows = [[cell.value for cell in row] for row in sheet.iter_rows(min_row=2)]
+    changed = {"a\x07b": "a\ufffdb", "a\x1bb": "a\ufffdb", "\ufffe": "\ufffd",
+               os.fsdecode(b"\xff"): "\\udcff"}  # fmt: skip
+    expected = [changed.get(name, name) for name in names]
+    assert rows == [[name, name, -1.5, None] for name in expected]
+    assert {cell.data_type for row in sheet.iter_rows(max_col=2) for cell in row} == {"s"}
+    assert {path.name for path in tmp_path.iterdir()} == {"odd", "odd.xlsx", "checkpoints"}
 
 
 def test_an_existing_table_is_kept_unless_told_otherwise(run, folder, tmp_path, capsys):

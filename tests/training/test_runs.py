@@ -152,6 +152,33 @@ def test_weights_without_a_state_are_kept_as_well(tmp_path):
     assert run_folder(tmp_path, "toy", record(), str(place)).parent == place
 
 
+OTHERS = ("captions.csv", "scores.csv", HISTORY, RECORD, "tokenizer.json", "model_card.md",
+          "decoder.keras")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("place", ["chosen", "drive/checkpoints/chosen"])
+def test_files_of_others_are_not_replaced(tmp_path, name, place):
+    (tmp_path / place).mkdir(parents=True)
+    (tmp_path / place / name).write_text("{}")
+    with pytest.raises(UserError, match="empty folder") as error:
+        run_folder(tmp_path, "toy", PLAIN, str(tmp_path / "chosen"), tmp_path / "drive")
+    assert f"{tmp_path / place} " in str(error.value) and name in str(error.value)
+    assert [path.name for path in (tmp_path / place).iterdir()] == [name]
+    assert (tmp_path / place / name).read_text() == "{}"
+
+
+@pytest.mark.parametrize("content", [(), ("x.png", "notes.txt"), ("a-run/captions.csv",)])
+def test_a_folder_without_such_files_and_an_own_run_are_used(tmp_path, content):
+    for name in content:
+        (tmp_path / "chosen" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "chosen" / name).touch()
+    for _ in range(2):
+        assert run_folder(tmp_path, "toy", PLAIN, str(tmp_path / "chosen")) == tmp_path / "chosen"
+        for name in set(OTHERS) - {RECORD}:
+            (tmp_path / "chosen" / name).touch()
+
+
 def test_training_in_the_folder_of_another_training_is_refused(given):
     before = contents(given)
     with pytest.raises(UserError, match=r"other settings .batch_size, patience"):
@@ -258,6 +285,20 @@ def test_a_run_is_zipped_without_what_only_resuming_needs(given, tmp_path, capsy
         names = {name.removeprefix("given/") for name in archive.namelist()}
         assert archive.read(f"given/{WEIGHTS}") == (given / WEIGHTS).read_bytes()
     assert names == {"captioner.json", HISTORY, RECORD, WEIGHTS, f"member2/{WEIGHTS}"}
+
+
+@pytest.mark.parametrize("name", ["toy-40captions-1a2b3c", "my.data-1a2b3c", "group/toy", "other"])
+def test_runs_below_a_run_are_not_in_its_zip(given, name):
+    (given / "notes").mkdir()
+    (given / "notes" / "figures.zip").touch()
+    (given / name).mkdir(parents=True)
+    for file in (RECORD, "captioner.json", f"member2/{WEIGHTS}"):
+        (given / name / file).parent.mkdir(exist_ok=True)
+        (given / name / file).touch()
+    zip_run(given / name)
+    with zipfile.ZipFile(zip_run(given)) as archive:
+        names = {name.removeprefix("given/") for name in archive.namelist()}
+    assert names == {HISTORY, RECORD, WEIGHTS, "notes/figures.zip"}
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 32), (19_999, 32), (20_000, 256), (65_450, 256)])
