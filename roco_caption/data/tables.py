@@ -9,6 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unicodedata import normalize
@@ -154,29 +155,87 @@ def _detected(content: bytes) -> str:
 
 def _read_text(path: Path, named: dict[str, str]) -> tuple[pd.DataFrame, str]:
     text, encoding = decode(path)
-    file = io.StringIO(f"{text}\n{END}", newline=None)
-    lines = (line for line in file if line.strip() and not line.startswith(HINT))
-    first = next(lines).removesuffix(END)
+    lines = io.StringIO(f"{text}\n{END}", newline=None).readlines()
+    first = next(line for line in lines if line.strip() and not line.startswith(HINT))
+    first = first.removesuffix(END)
     cells = {separator: next(csv.reader([first], delimiter=separator)) for separator in ",;\t|"}
     separator = max(cells, key=lambda s: (_recognised(cells[s], named), len(cells[s])))
-    file.seek(0)
     spaced = f'{separator} "' in first  # quotes after a space are quotes
-    reader = csv.reader(file, delimiter=separator, skipinitialspace=spaced)
-    numbered = [(reader.line_num, row) for row in reader if row and not row[0].startswith(HINT)]
-    header = [column.strip() for column in numbered[0][1] if column != END]
-    if numbered.pop()[1] != [END]:
-        raise ValueError("a quote is never closed")
+    parse = partial(csv.reader, delimiter=separator, skipinitialspace=spaced)
+    header = [column.strip() for column in cells[separator]]
     while header and not header[-1]:
         header.pop()
+    closed = _close_quotes(lines, parse, header, find_columns(header, named)["image"])
+    numbered = [(start + 1, row) for start, _, row in _records(lines, parse)]
+    if numbered[-1][1] != [END]:
+        raise ValueError(f"a quote is never closed, in line {numbered[-1][0]}")
     width, caption_last = len(header), find_columns(header, named)["caption"] == header[-1:]
     rows = []
-    for line, row in numbered[1:]:
+    for line, row in numbered[1:-1]:
         misfit = any(cell.strip() for cell in row[width:])
         if misfit and caption_last:  # a caption with unquoted separators
             row, misfit = [*row[: width - 1], separator.join(row[width - 1 :])], False
         rows.append([*(row + [""] * width)[:width], line if misfit else 0])
     how = f"separator {separator!r}, encoding {encoding}"
+    if closed:
+        how += f". NOTE: stray quotes in lines {closed} are ignored"
     return pd.DataFrame(rows, columns=[*header, MISFIT], dtype=object), how
+
+
+def _records(lines: list[str], parse: Callable) -> list[tuple[int, int, list[str]]]:
+    """Return the rows of a text file, each after its first line and the one after its last."""
+    reader = parse(lines)
+    ends = [(reader.line_num, row) for row in reader]
+    starts = [0, *(end for end, _ in ends)]
+    records = [(start, *end) for start, end in zip(starts, ends, strict=False)]
+    return [record for record in records if record[2] and not record[2][0].startswith(HINT)]
+
+
+def _close_quotes(
+    lines: list[str], parse: Callable, header: list[str], images: list[str]
+) -> list[int]:
+    """Close, in place, quotes that would swallow the rows below, and return their lines' numbers.
+
+    Lines of a quoted text are such rows if they have as many cells as the header, and a name like
+    those of other images. Raises a ValueError if only some are, or their first line does not fit.
+    """
+    closed: list[int] = []
+    width, at = len(header), header.index(images[0]) if images else 0
+
+    def fitting(line: str) -> str:
+        options = [line, line.rstrip("\n") + '"\n', line.replace('"', "")]
+        return next((one for one in options if len(next(parse([one]))) == width), line)
+
+    while images:
+        records, before = _records(lines, parse), len(closed)
+        names = {row[at] for _, _, row in records if len(row) > at}
+        kinds = set(map(_kind, names))
+        for start, end, row in records:
+            broken = [place for place, cell in enumerate(row) if "\n" in cell]
+            if not broken:
+                continue
+            below = [line for line in lines[start + 1 : end] if line.strip() and line != END]
+            first = fitting(lines[start].rstrip("\n") + '"\n')
+            if at > broken[0]:  # the last line has the name of a text with real line breaks
+                below = [*below[:-1], first]
+            cells = [next(parse([fitting(line)])) for line in below]
+            rows = [c for c in cells if len(c) >= width and _kind(c[at]) in kinds]
+            rows = [c for c in rows if _kind(c[at]) != "0" or c[at] not in names]  # no mere list
+            if rows and (len(rows) < len(cells) or len(next(parse([first]))) != width):
+                raise ValueError(f"a quote in line {start + 1} is not closed before the next row")
+            if rows:
+                lines[start] = first
+                closed.append(start + 1)
+        if len(closed) == before:
+            break
+    return sorted(closed)
+
+
+def _kind(name: str) -> str:
+    """Return what names of images have in common: their extension, or else all but numbers."""
+    extension = EXTENSION.search(name.strip())
+    number = r"\b[0-9a-f]{4,}\b|\d+"  # hexadecimal as well
+    return extension[0].lower() if extension else re.sub(number, "0", name.strip().lower())
 
 
 def _read_json(path: Path, named: dict[str, str]) -> tuple[pd.DataFrame, str]:

@@ -91,6 +91,70 @@ def test_a_line_that_does_not_fit_is_known_by_its_number(tmp_path, content, line
     assert sorted(table.misfits) == [0, line]
 
 
+def with_stray_quotes(rows, form, header, stray):
+    """Return a table's text; `form` has {name} and {caption}; rows in `stray` have a quote."""
+    lines = [form.format(name=name, caption=f"Film {i} of {name}.") for i, name in rows]
+    quoted = [form.format(name=name, caption=f'"Film {i} of {name}.') for i, name in rows]
+    return "\n".join([header, *(quoted[i] if i in stray else lines[i] for i, _ in rows), ""])
+
+
+@pytest.mark.parametrize("stray", [{2, 7}, {2}, {0, 1}, {1, 4, 5, 9}])
+@pytest.mark.parametrize(
+    ("header", "form", "name"),
+    [
+        ("image,caption", "{name},{caption}", "{}.png"),
+        ("image\tcaption", "{name}\t{caption}", "{}.png"),
+        ("caption;image", "{caption};{name}", "{}.jpg"),
+        ("image,caption,patient", "{name},{caption},7", "ROCO_{:05}"),
+        ("id|report", "{name}|{caption}", "{}"),
+        ("image,text", "{name},{caption}", "0af{:05x}-77e1"),
+    ],
+)
+def test_stray_quotes_swallow_no_rows(tmp_path, header, form, name, stray):
+    rows = [(i, name.format(i + 1)) for i in range(12)]
+    content = with_stray_quotes(rows, form, header, stray)
+    if "caption;" in header and stray == {2}:
+        content += '"Real\nbreak";13.jpg\n'
+        rows_after = [("13.jpg", "Real\nbreak")]
+    else:
+        rows_after = []
+    pairs, table = read(tmp_path, content)
+    assert pairs == [(name, f"Film {i} of {name}.") for i, name in rows] + rows_after
+    assert str(sorted(i + 2 for i in stray)) in table.how
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "First paragraph.\nSecond, with a comma.",
+        "Findings:\n1, heart normal\n2, no effusion",
+        "3.png is older.\n\n4.png shows less.",
+        "a\nb\nc",
+    ],
+)
+@pytest.mark.parametrize("order", [("image", "caption"), ("caption", "image")])
+@pytest.mark.parametrize("name", ["{}.png", "{}"])
+def test_real_line_breaks_in_quotes_are_kept(tmp_path, caption, order, name):
+    rows = pd.DataFrame({"image": [name.format(i) for i in range(1, 6)], "caption": caption})
+    pairs, table = read(tmp_path, rows[list(order)].to_csv(index=False))
+    assert pairs == list(zip(rows.image, rows.caption, strict=True))
+    assert "quote" not in table.how
+
+
+@pytest.mark.parametrize(
+    ("rows", "line"),
+    [
+        (['1.png,"One, two,7', "2.png,x,8", '3.png,"Three,9'], 2),
+        (["1.png,x,7", '2.png,"No end.', "More.", "3.png,y,8", '4.png,"Four",9'], 3),
+        (["1.png,x,7", "2.png,y,8", '3.png,"Cut off'], 4),
+    ],
+)
+def test_a_quote_that_cannot_be_closed_is_named_by_its_line(tmp_path, rows, line):
+    content = "\n".join(["image,caption,age", *rows, ""])
+    with pytest.raises(UserError, match=rf"captions.csv .*quote.*line {line}\b"):
+        read(tmp_path, content)
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [
