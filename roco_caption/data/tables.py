@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from roco_caption.core.errors import UserError, first_line
+from roco_caption.data.quotes import END, HINT, close_quotes, records_of
 
 # Usual names of columns, the best first, without case, spaces, `_` and `-`
 USUAL = {
@@ -34,11 +35,15 @@ EXTENSION = re.compile(
 )  # of images
 NUMBER = re.compile(r"(^|/)0*(\d+)(\.0)?$")  # `007`, or `7.0` as spreadsheets show it
 SIGNS = set("°±µ²³¹·×÷¼½¾§©®™«»‘’‚“”„†•…–—€")  # what English texts in Windows-1252 have
+TURKISH = set("ðþýÐÞÝ")  # Windows-1252 has these where Windows-1254 has ğ, ş, ı, Ğ, Ş, İ
+LIKE_TURKISH = TURKISH | set("çöüâîûÇÖÜÂÎÛ")  # while Icelandic has á, é, í, ó, ú and æ
 WINDOWS = {  # supersets, with more signs of the same language
     "iso-8859-1": "cp1252", "iso-8859-9": "cp1254", "shift_jis": "cp932", "gb2312": "gb18030",
 }  # fmt: skip
-END = "\0 end"  # a row of its own, unless a quote before it was never closed
-HINT = "sep="  # Excel's first line
+MISSING = {
+    "nan", "n/a", "<na>", "n.a.", "none", "null", "-",
+    "#n/a", "#name?", "#ref!", "#value!", "#null!", "#div/0!", "#num!",
+}  # fmt: skip
 MISFIT = "\0 misfit"  # a column: the number of a line that has more fields than the header, else 0
 
 
@@ -55,7 +60,7 @@ class Table:
     def __str__(self) -> str:
         used = {role: columns[0] for role, columns in self.roles.items() if columns}
         roles = ", ".join(f"{role} = {column!r}" for role, column in used.items())
-        return f"{self.path}: {len(self.rows):,} rows, {self.how}; {roles}"
+        return f"{self.path}: {len(self.rows):,} rows; {roles}; {self.how}"
 
 
 def read_table(path: Path, columns: str = "") -> Table:
@@ -70,10 +75,11 @@ def read_table(path: Path, columns: str = "") -> Table:
     try:
         rows, how = READERS[path.suffix.lower()](path, named if valid else {})
         rows.columns = [str(column).strip() for column in rows.columns]
-        rows = rows.loc[:, ~rows.columns.duplicated()]
         roles = find_columns(rows.columns, named if valid else {})
         for column in roles["caption"]:
-            rows = rows.explode(column, ignore_index=True)
+            how += _unused(rows.columns, column, "caption" in named)
+            rows, note = _captions(rows.loc[:, ~rows.columns.duplicated()], column)
+            how += note
         misfits = rows.pop(MISFIT) if MISFIT in rows else pd.Series(0, rows.index)
         rows = rows.map(_text).astype(object)
     except Exception as error:  # zipfile, openpyxl, Arrow and pandas each raise their own kinds
@@ -93,6 +99,28 @@ def read_table(path: Path, columns: str = "") -> Table:
             f"COLUMNS = 'image={first}, caption={last}'."
         )
     return Table(path, how, rows, roles, misfits)
+
+
+def _unused(header: Sequence[str], used: str, chosen: bool) -> str:
+    """Return a note on columns that may have captions as well, for `Table.how`."""
+    names = {_plain(used)} if chosen else {*USUAL["caption"].split()}
+    columns = [name for name in header if _plain(re.sub(r"\.\d+$", "", name)) in names]
+    columns.remove(used)
+    return f". NOTE: {used!r} has the captions; not used: {columns}" if columns else ""
+
+
+def _captions(rows: pd.DataFrame, column: str) -> tuple[pd.DataFrame, str]:
+    """Return a row per caption, "" for what is no text, and a note on these, for `Table.how`."""
+    lists = rows[column].map(lambda cell: [cell] if isinstance(cell, dict) else cell)
+    rows = rows.assign(**{column: lists.astype(object)}).explode(column, ignore_index=True)
+    odd = rows[column][~rows[column].map(lambda cell: isinstance(cell, str) or not _text(cell))]
+    if odd.empty:
+        return rows, ""
+    first = f"{column!r} has {str(odd.iloc[0])!r:.60} in row {odd.index[0] + 1}, which is not text"
+    if len(odd) == (rows[column].map(_text) != "").sum():
+        raise ValueError(first)
+    rows.loc[odd.index, column] = ""
+    return rows, f". NOTE: {first} ({len(odd):,} such rows are not used)"
 
 
 def find_columns(header: Sequence[str], named: dict[str, str]) -> dict[str, list[str]]:
@@ -117,10 +145,11 @@ def _recognised(header: Sequence[str], named: dict[str, str]) -> int:
 
 
 def _text(value: Any) -> str:
-    """Return a cell as text: whole numbers without `.0`, "" for what is missing or no text."""
+    """Return a cell as text: whole numbers without `.0`, "" for what is missing."""
     if isinstance(value, float | np.floating) and float(value).is_integer():
         value = int(value)
-    return str(value) if pd.api.types.is_scalar(value) and not pd.isna(value) else ""
+    missing = value is None or (pd.api.types.is_scalar(value) and pd.isna(value))
+    return "" if missing or str(value).strip().lower() in MISSING else str(value)
 
 
 def decode(path: Path) -> tuple[str, str]:
@@ -150,7 +179,9 @@ def _detected(content: bytes) -> str:
     import chardet
 
     encoding = (chardet.detect(content)["encoding"] or "cp1252").lower().replace("windows-", "cp")
-    return WINDOWS.get(encoding, encoding)
+    encoding = WINDOWS.get(encoding, encoding)
+    turkish = encoding == "cp1252" and signs & TURKISH and signs <= LIKE_TURKISH | SIGNS
+    return "cp1254" if turkish else encoding
 
 
 def _read_text(path: Path, named: dict[str, str]) -> tuple[pd.DataFrame, str]:
@@ -165,8 +196,8 @@ def _read_text(path: Path, named: dict[str, str]) -> tuple[pd.DataFrame, str]:
     header = [column.strip() for column in cells[separator]]
     while header and not header[-1]:
         header.pop()
-    closed = _close_quotes(lines, parse, header, find_columns(header, named)["image"])
-    numbered = [(start + 1, row) for start, _, row in _records(lines, parse)]
+    closed = close_quotes(lines, parse, header, find_columns(header, named)["image"])
+    numbered = [(start + 1, row) for start, _, row in records_of(lines, parse)]
     if numbered[-1][1] != [END]:
         raise ValueError(f"a quote is never closed, in line {numbered[-1][0]}")
     width, caption_last = len(header), find_columns(header, named)["caption"] == header[-1:]
@@ -180,62 +211,6 @@ def _read_text(path: Path, named: dict[str, str]) -> tuple[pd.DataFrame, str]:
     if closed:
         how += f". NOTE: stray quotes in lines {closed} are ignored"
     return pd.DataFrame(rows, columns=[*header, MISFIT], dtype=object), how
-
-
-def _records(lines: list[str], parse: Callable) -> list[tuple[int, int, list[str]]]:
-    """Return the rows of a text file, each after its first line and the one after its last."""
-    reader = parse(lines)
-    ends = [(reader.line_num, row) for row in reader]
-    starts = [0, *(end for end, _ in ends)]
-    records = [(start, *end) for start, end in zip(starts, ends, strict=False)]
-    return [record for record in records if record[2] and not record[2][0].startswith(HINT)]
-
-
-def _close_quotes(
-    lines: list[str], parse: Callable, header: list[str], images: list[str]
-) -> list[int]:
-    """Close, in place, quotes that would swallow the rows below, and return their lines' numbers.
-
-    Lines of a quoted text are such rows if they have as many cells as the header, and a name like
-    those of other images. Raises a ValueError if only some are, or their first line does not fit.
-    """
-    closed: list[int] = []
-    width, at = len(header), header.index(images[0]) if images else 0
-
-    def fitting(line: str) -> str:
-        options = [line, line.rstrip("\n") + '"\n', line.replace('"', "")]
-        return next((one for one in options if len(next(parse([one]))) == width), line)
-
-    while images:
-        records, before = _records(lines, parse), len(closed)
-        names = {row[at] for _, _, row in records if len(row) > at}
-        kinds = set(map(_kind, names))
-        for start, end, row in records:
-            broken = [place for place, cell in enumerate(row) if "\n" in cell]
-            if not broken:
-                continue
-            below = [line for line in lines[start + 1 : end] if line.strip() and line != END]
-            first = fitting(lines[start].rstrip("\n") + '"\n')
-            if at > broken[0]:  # the last line has the name of a text with real line breaks
-                below = [*below[:-1], first]
-            cells = [next(parse([fitting(line)])) for line in below]
-            rows = [c for c in cells if len(c) >= width and _kind(c[at]) in kinds]
-            rows = [c for c in rows if _kind(c[at]) != "0" or c[at] not in names]  # no mere list
-            if rows and (len(rows) < len(cells) or len(next(parse([first]))) != width):
-                raise ValueError(f"a quote in line {start + 1} is not closed before the next row")
-            if rows:
-                lines[start] = first
-                closed.append(start + 1)
-        if len(closed) == before:
-            break
-    return sorted(closed)
-
-
-def _kind(name: str) -> str:
-    """Return what names of images have in common: their extension, or else all but numbers."""
-    extension = EXTENSION.search(name.strip())
-    number = r"\b[0-9a-f]{4,}\b|\d+"  # hexadecimal as well
-    return extension[0].lower() if extension else re.sub(number, "0", name.strip().lower())
 
 
 def _read_json(path: Path, named: dict[str, str]) -> tuple[pd.DataFrame, str]:

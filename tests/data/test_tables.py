@@ -1,6 +1,8 @@
 """Tables of any usual format, encoding and wording are read; their names find the files."""
 
+import datetime
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -42,6 +44,108 @@ def test_captions_keep_their_letters_in_every_encoding(tmp_path, text, encoding,
     pairs, table = read(tmp_path, content)
     assert pairs == [("a.png", text), ("b.png", "plain")]
     assert f"encoding {said}" in table.how or (said, "cp1254" in table.how) == ("cp1252", True)
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("Akciğer grafisi: sağ plevral sıvı, kalp büyümüş", "cp1254"),
+        ("Şüpheli gölge, İdrar yolları açık – “sağ” 5 cm", "cp1254"),
+        ("Kırık ve çıkık", "cp1254"),
+        ("Röntgenmynd af lungum: vökvi í fleiðruholi, hjarta stækkað, það er brot", "cp1252"),
+        ("Brot á þumli", "cp1252"),
+        ("Röntgen-Thorax: Größe 5 cm, Ödem der Lunge, Çelik übermäßig", "cp1252"),
+    ],
+)
+def test_turkish_is_told_from_icelandic_and_german(tmp_path, text, encoding):
+    pytest.importorskip("chardet")
+    content = f'name,caption\na.png,"{text}"\n'.encode(encoding)
+    assert read(tmp_path, content)[0] == [("a.png", text)]
+
+
+MISSING = [
+    "NaN",
+    "nan",
+    "N/A",
+    "None",
+    "null",
+    "-",
+    "#NAME?",
+    "#REF!",
+    "#N/A",
+    " NULL ",
+    "#VALUE!",
+    "",
+]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.json", "a.xlsx"])
+def test_what_is_missing_is_the_same_in_every_format(tmp_path, name):
+    captions = [*MISSING, "None of the ribs is broken.", "-5 HU", "n/a to the left"]
+    frame = pd.DataFrame({"image": [f"{i}.png" for i in range(len(captions))], "caption": captions})
+    if name == "a.xlsx":
+        pytest.importorskip("openpyxl")
+        frame.to_excel(tmp_path / name, index=False)
+    elif name == "a.csv":
+        frame.to_csv(tmp_path / name, index=False)
+    else:
+        frame.to_json(tmp_path / name, orient="records")
+    table = read_table(tmp_path / name)
+    assert table.rows.caption.tolist() == [""] * len(MISSING) + captions[len(MISSING) :]
+
+
+def written(folder, records, name):
+    """Write records as JSON or Excel, and return the file."""
+    path = folder / name
+    if path.suffix == ".xlsx":
+        pytest.importorskip("openpyxl")
+        pd.DataFrame(records).to_excel(path, index=False)
+    else:
+        path.write_text(json.dumps(records))
+    return path
+
+
+DAY = datetime.date(2024, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("value", "name", "shown"),
+    [
+        ({"en": "CT"}, "a.json", "{'en': 'CT'}"), ([{"raw": "CT"}], "a.json", "{'raw': 'CT'}"),
+        (True, "a.json", "True"), (True, "a.xlsx", "True"), (DAY, "a.xlsx", "2024-01-02"),
+        (12.5, "a.xlsx", "12.5"), (3, "a.json", "3"),
+    ],
+)  # fmt: skip
+def test_a_caption_that_is_no_text_is_named(tmp_path, value, name, shown):
+    records = [{"image": f"{i}.png", "caption": value} for i in range(3)]
+    with pytest.raises(UserError, match=rf"'caption' has .*{re.escape(shown)}.* row 1"):
+        read_table(written(tmp_path, records, name))
+    records[0]["caption"] = "CT of the chest"
+    table = read_table(written(tmp_path, records, name))
+    assert table.rows.caption.tolist() == ["CT of the chest", "", ""]
+    assert shown in str(table) and "row 2" in str(table)
+
+
+@pytest.mark.parametrize(
+    ("content", "columns", "unused"),
+    [
+        ("image,caption,caption\na,x,y\n", "", "['caption']"),
+        ("image,findings,impression\na,x,y\n", "", "['impression']"),
+        ("image,Impression,Report Text,text\na,x,y,z\n", "", "['Impression', 'text']"),
+        ("image,findings,impression\na,x,y\n", "caption=impression", ""),
+        ("image,caption,age,patient\na,x,7,8\n", "", ""),
+    ],
+)
+def test_columns_of_captions_that_are_not_used_are_named(tmp_path, content, columns, unused):
+    text = str(read(tmp_path, content, columns=columns)[1])
+    assert unused in text and ("not used" in text) == bool(unused)
+
+
+def test_the_second_of_two_columns_in_excel_is_named(tmp_path):
+    pytest.importorskip("openpyxl")
+    frame = pd.DataFrame([["a", "x", "y"]], columns=["image", "caption", "caption"])
+    frame.to_excel(tmp_path / "a.xlsx", index=False)
+    assert "not used: ['caption" in str(read_table(tmp_path / "a.xlsx"))
 
 
 def test_one_foreign_line_does_not_spoil_a_table_in_utf8(tmp_path):
