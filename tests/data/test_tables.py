@@ -1,5 +1,6 @@
 """Tables of any usual format, encoding and wording are read; their names find the files."""
 
+import csv
 import datetime
 import json
 import re
@@ -118,12 +119,14 @@ DAY = datetime.date(2024, 1, 2)
 )  # fmt: skip
 def test_a_caption_that_is_no_text_is_named(tmp_path, value, name, shown):
     records = [{"image": f"{i}.png", "caption": value} for i in range(3)]
-    with pytest.raises(UserError, match=rf"'caption' has .*{re.escape(shown)}.* row 1"):
+    with pytest.raises(
+        UserError, match=rf"'caption' has .*{re.escape(shown)}.* row {2 if 'xlsx' in name else 1}\b"
+    ):
         read_table(written(tmp_path, records, name))
     records[0]["caption"] = "CT of the chest"
     table = read_table(written(tmp_path, records, name))
     assert table.rows.caption.tolist() == ["CT of the chest", "", ""]
-    assert shown in str(table) and "row 2" in str(table)
+    assert shown in str(table) and f"row {3 if 'xlsx' in name else 2}," in str(table)
 
 
 @pytest.mark.parametrize(
@@ -351,6 +354,42 @@ def test_columns_can_be_named(tmp_path, columns, says):
 def test_what_is_no_table_is_named(tmp_path, name, content, says):
     with pytest.raises(UserError, match=rf"{name} .*({says})"):
         read(tmp_path, content, name)
+
+
+TITLES = [["Radiology 2023 export"], ["Report", "A, B"], ["1", "2", "3"], ["x"]]
+
+
+@pytest.mark.parametrize("titles", [TITLES[:1], TITLES[1:2], TITLES[:3], TITLES, [TITLES[0], []]])
+@pytest.mark.parametrize("name", ["a.csv", "a.xlsx", "semicolons.csv"])
+def test_a_header_below_a_title_is_found(tmp_path, titles, name):
+    grid = [*titles, ["image", "caption", "age"], ["1.png", "One; two.", 7], ["", "Three.", 8]]
+    if name == "a.xlsx":
+        pytest.importorskip("openpyxl")
+        pd.DataFrame(grid).to_excel(tmp_path / name, index=False, header=False)
+    else:
+        with open(tmp_path / name, "w", newline="") as file:
+            csv.writer(file, delimiter=";" if "semi" in name else ",").writerows(grid)
+    table = read_table(tmp_path / name)
+    assert table.rows.values.tolist() == [["1.png", "One; two.", "7"], ["", "Three.", "8"]]
+    line = len(titles) + 1
+    assert f"NOTE: row {line} names the columns" in str(table)
+    assert [place.split()[1] for place in table.places] == [str(line + 1), str(line + 2)]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["1.png,CT of the chest\n2.png,MRI\n", "Export of 2023\nscan,words\n1.png,CT\n", "A\nB\n"],
+)
+def test_without_a_header_no_data_are_suggested_as_columns(tmp_path, content):
+    with pytest.raises(UserError, match="first row must name the columns") as error:
+        read(tmp_path, content)
+    assert "such as" not in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", ["xls", "ods", "xlsb", "numbers"])
+def test_spreadsheets_that_are_not_read_are_named(tmp_path, suffix):
+    with pytest.raises(UserError, match=rf"a\.{suffix} .*\.{suffix} is not supported.*\.xlsx"):
+        read(tmp_path, b"x", f"a.{suffix}")
 
 
 @pytest.mark.parametrize(
