@@ -16,12 +16,21 @@ from PIL import Image
 from roco_caption.core.errors import UserError
 from roco_caption.data.dicom import is_dicom
 from roco_caption.data.images import FORMATS
-from roco_caption.data.tables import EXTENSION, READERS, Table, match_files, read_table, sheets_of
+from roco_caption.data.tables import (
+    EXTENSION,
+    READERS,
+    UNREAD,
+    Table,
+    match_files,
+    read_table,
+    sheets_of,
+)
 from roco_caption.data.tables import without_extension as stem_of
 
 IMAGES_PER_CASE = 10  # if id prefixes average more images than this, they are not case ids
 HIDDEN = re.compile(r"(^|/)(\.|~\$|__MACOSX/)")  # of systems and programs, not of the user
 HELD_OUT = 0.1  # share of the images, where there is no test or validation split
+QUOTES = "Put captions that contain the separator in quotes."
 WORDS = {
     "train": "train", "training": "train", "val": "validation", "valid": "validation",
     "validation": "validation", "dev": "validation", "test": "test", "testing": "test",
@@ -31,7 +40,8 @@ WORDS = {
 def tables_in(folder: Path) -> list[Path]:
     """Return the files in a folder, or up to two folders below, that may be tables."""
     paths = (path for level in ("*", "*/*", "*/*/*") for path in sorted(folder.glob(level)))
-    named = [path for path in paths if path.suffix.lower() in READERS and path.is_file()]
+    tables = {*READERS, *UNREAD}  # `read_table` says what to do with those that it cannot read
+    named = [path for path in paths if path.suffix.lower() in tables and path.is_file()]
     return [path for path in named if not HIDDEN.search(path.relative_to(folder).as_posix())]
 
 
@@ -171,7 +181,7 @@ def list_rows(table: Table, folder: Path, files: list[str]) -> pd.DataFrame:
         "does not fit the header": table.misfits > 0,
     }.items():
         rows.loc[applies, "reason"] = reason
-    rows["name"] = ("line " + table.misfits.astype(str)).where(table.misfits > 0, names)
+    rows["name"] = names.where((table.misfits == 0) & (names.str.strip() != ""), table.places)
     for column in table.roles["patient"]:
         patient = table.rows[column].str.strip()
         rows["case"] = patient.where(patient != "")
@@ -181,10 +191,12 @@ def list_rows(table: Table, folder: Path, files: list[str]) -> pd.DataFrame:
     usable = rows[rows.reason == ""]
     rows.loc[usable.index[usable.duplicated(["file", "caption"])], "reason"] = "listed twice"
     if usable.empty:
+        advice = f"{QUOTES} " if (table.misfits > 0).any() else ""
         raise UserError(
-            f"No image of {folder} can be used ({rows.reason.value_counts().to_dict()}). Check "
-            f"that its images are unpacked and that its table has captions. {table}. It has the "
-            f"columns {list(table.rows.columns)}. Names in it: {[*names[:2]]}; files: {files[:2]}."
+            f"No image of {folder} can be used ({rows.reason.value_counts().to_dict()}). "
+            f"{advice}Check that its images are unpacked and that its table has captions. {table}. "
+            f"It has the columns {list(table.rows.columns)}. Names in it: {[*names[:2]]}; files: "
+            f"{files[:2]}."
         )
     return rows
 
@@ -209,7 +221,7 @@ def print_left_out(rows: pd.DataFrame) -> None:
         rows_are = "1 row is" if len(left_out) == 1 else f"{len(left_out):,} rows are"
         print(f"NOTE: {rows_are} left out: {', '.join(first)}{more}")
         if "does not fit the header" in set(left_out.reason):
-            print("Put captions that contain the separator in quotes.")
+            print(QUOTES)
 
 
 def image_ids(files: Iterable[str]) -> dict[str, str]:
@@ -244,7 +256,12 @@ def _known_splits(table: Table, rows: pd.DataFrame) -> pd.Series:
     if "train" not in set(split):  # such folders mean something else
         split = pd.Series("", rows.index)
     for column in table.roles["split"]:
-        by_column = table.rows[column].str.strip().str.lower().map(WORDS).fillna("")
+        words = table.rows[column].str.strip().str.lower()
+        by_column = words.map(WORDS).fillna("")
+        unknown = [word for word in words[by_column == ""].unique() if word]
+        if unknown and by_column.any():
+            print(f"NOTE: column {column!r} of {table.path} has the words {unknown[:5]}, which "
+                  f"name no split. Known are {', '.join(WORDS)}.")  # fmt: skip
         if by_column.any():
             split = by_column
         else:

@@ -10,14 +10,16 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 from unicodedata import normalize
 
 import numpy as np
 import pandas as pd
 
 from roco_caption.core.errors import UserError, first_line
+from roco_caption.data.cells import PLACE, captions_of, text_of
+from roco_caption.data.quotes import END, HINT, close_quotes, records_of
 
 # Usual names of columns, the best first, without case, spaces, `_` and `-`
 USUAL = {
@@ -34,11 +36,13 @@ EXTENSION = re.compile(
 )  # of images
 NUMBER = re.compile(r"(^|/)0*(\d+)(\.0)?$")  # `007`, or `7.0` as spreadsheets show it
 SIGNS = set("°±µ²³¹·×÷¼½¾§©®™«»‘’‚“”„†•…–—€")  # what English texts in Windows-1252 have
+TURKISH = set("ðþýÐÞÝ")  # Windows-1252 has these where Windows-1254 has ğ, ş, ı, Ğ, Ş, İ
+LIKE_TURKISH = TURKISH | set("çöüâîûÇÖÜÂÎÛ")  # while Icelandic has á, é, í, ó, ú and æ
 WINDOWS = {  # supersets, with more signs of the same language
     "iso-8859-1": "cp1252", "iso-8859-9": "cp1254", "shift_jis": "cp932", "gb2312": "gb18030",
 }  # fmt: skip
-END = "\0 end"  # a row of its own, unless a quote before it was never closed
-HINT = "sep="  # Excel's first line
+UNREAD = (".xls", ".xlsb", ".ods", ".numbers")  # tables that would need further packages
+BELOW = ". NOTE: row {} names the columns; those above it are not read"
 MISFIT = "\0 misfit"  # a column: the number of a line that has more fields than the header, else 0
 
 
@@ -51,12 +55,13 @@ class Table:
     rows: pd.DataFrame  # str, one row per caption
     roles: dict[str, list[str]]  # "image": columns that may name it; the others: the column, if any
     misfits: pd.Series  # int, as in MISFIT
+    places: pd.Series  # str, such as "line 7"
     sheet: str = ""  # of a workbook
 
     def __str__(self) -> str:
         used = {role: columns[0] for role, columns in self.roles.items() if columns}
         roles = ", ".join(f"{role} = {column!r}" for role, column in used.items())
-        return f"{self.path}: {len(self.rows):,} rows, {self.how}; {roles}"
+        return f"{self.path}: {len(self.rows):,} rows; {roles}; {self.how}"
 
 
 def sheets_of(path: Path) -> list[str]:
@@ -78,34 +83,53 @@ def read_table(path: Path, columns: str = "", sheet: str = "") -> Table:
     named = {role.strip().lower(): column.strip() for role, _, column in pairs}
     valid = set(named) <= set(USUAL) and all(named.values())
     try:
-        read = (
-            functools.partial(_read_excel, sheet=sheet) if sheet else READERS[path.suffix.lower()]
-        )
-        rows, how = read(path, named if valid else {})
+        if path.suffix.lower() in UNREAD:
+            raise ValueError(f"the format {path.suffix} is not supported")
+        reader = READERS[path.suffix.lower()]
+        reader = functools.partial(_read_excel, sheet=sheet) if sheet else reader
+        rows, how = reader(path, named if valid else {})
         rows.columns = [str(column).strip() for column in rows.columns]
-        rows = rows.loc[:, ~rows.columns.duplicated()]
         roles = find_columns(rows.columns, named if valid else {})
+        if PLACE not in rows:
+            rows[PLACE] = np.arange(1, len(rows) + 1)
         for column in roles["caption"]:
-            rows = rows.explode(column, ignore_index=True)
+            how += _unused(rows.columns, column, "caption" in named)
+            rows, note = captions_of(rows.loc[:, ~rows.columns.duplicated()], column)
+            how += note
+        places = ("line " if MISFIT in rows else "row ") + rows.pop(PLACE).astype(str)
         misfits = rows.pop(MISFIT) if MISFIT in rows else pd.Series(0, rows.index)
-        rows = rows.map(_text).astype(object)
+        rows = rows.map(text_of).astype(object)
     except Exception as error:  # zipfile, openpyxl, Arrow and pandas each raise their own kinds
         raise UserError(
             f"{path} is not a readable table ({first_line(error)}). Mend it, or save it as a CSV "
-            "in UTF-8."
+            "in UTF-8 or as .xlsx."
         ) from error
     lacking = [role for role in ("image", "caption", *named) if not roles.get(role)]
     if lacking or not valid:
         name = f" {named[lacking[0]]!r}" if lacking and lacking[0] in named else ""
         problem = f"but no {lacking[0]} column{name}" if valid else f"and COLUMNS is {columns!r}"
-        header, usual = list(rows.columns) or ["scan"], find_columns(rows.columns, {})
-        first, last = (*usual["image"], header[0])[0], (*usual["caption"], header[-1])[0]
         raise UserError(
-            f"{path} has the columns {list(rows.columns)} ({how}), {problem}. COLUMNS takes "
-            f"pairs of {', '.join(USUAL)} and a column, such as "
-            f"COLUMNS = 'image={first}, caption={last}'."
+            f"{path} has the columns {list(rows.columns)} ({how}), {problem}. The first row must "
+            f"name the columns. COLUMNS takes pairs of {', '.join(USUAL)} and a column"
+            f"{_example(list(rows.columns))}."
         )
-    return Table(path, how, rows, roles, misfits, sheet)
+    return Table(path, how, rows, roles, misfits, places, sheet)
+
+
+def _example(header: list[str]) -> str:
+    if len(header) < 2 or any(EXTENSION.search(name) or len(name) > 30 for name in header):
+        return ""  # these are no names of columns
+    usual = find_columns(header, {})
+    image, caption = (*usual["image"], header[0])[0], (*usual["caption"], header[-1])[0]
+    return f", such as COLUMNS = 'image={image}, caption={caption}'"
+
+
+def _unused(header: Sequence[str], used: str, chosen: bool) -> str:
+    """Return a note on columns that may have captions as well, for `Table.how`."""
+    names = {_plain(used)} if chosen else {*USUAL["caption"].split()}
+    columns = [name for name in header if _plain(re.sub(r"\.\d+$", "", name)) in names]
+    columns.remove(used)
+    return f". NOTE: {used!r} has the captions; not used: {columns}" if columns else ""
 
 
 def find_columns(header: Sequence[str], named: dict[str, str]) -> dict[str, list[str]]:
@@ -129,11 +153,10 @@ def _recognised(header: Sequence[str], named: dict[str, str]) -> int:
     return sum(map(bool, find_columns(header, named).values()))
 
 
-def _text(value: Any) -> str:
-    """Return a cell as text: whole numbers without `.0`, "" for what is missing or no text."""
-    if isinstance(value, float | np.floating) and float(value).is_integer():
-        value = int(value)
-    return str(value) if pd.api.types.is_scalar(value) and not pd.isna(value) else ""
+def _header_at(rows: Sequence[Sequence[str]], named: dict[str, str]) -> int:
+    """Return which of the first five rows names columns of images and captions, else 0."""
+    found = [find_columns(row, named) for row in rows[:5]]
+    return next((i for i, roles in enumerate(found) if roles["image"] and roles["caption"]), 0)
 
 
 def decode(path: Path) -> tuple[str, str]:
@@ -163,34 +186,42 @@ def _detected(content: bytes) -> str:
     import chardet
 
     encoding = (chardet.detect(content)["encoding"] or "cp1252").lower().replace("windows-", "cp")
-    return WINDOWS.get(encoding, encoding)
+    encoding = WINDOWS.get(encoding, encoding)
+    turkish = encoding == "cp1252" and signs & TURKISH and signs <= LIKE_TURKISH | SIGNS
+    return "cp1254" if turkish else encoding
 
 
 def _read_text(path: Path, named: dict[str, str]) -> tuple[pd.DataFrame, str]:
     text, encoding = decode(path)
-    file = io.StringIO(f"{text}\n{END}", newline=None)
-    lines = (line for line in file if line.strip() and not line.startswith(HINT))
-    first = next(lines).removesuffix(END)
-    cells = {separator: next(csv.reader([first], delimiter=separator)) for separator in ",;\t|"}
-    separator = max(cells, key=lambda s: (_recognised(cells[s], named), len(cells[s])))
-    file.seek(0)
+    lines = io.StringIO(f"{text}\n{END}", newline=None).readlines()
+    head = [n for n, line in enumerate(lines) if line.strip() and not line.startswith(HINT)][:5]
+    top = [lines[n].removesuffix(END) for n in head]
+    cells = {s: [next(csv.reader([line], delimiter=s)) for line in top] for s in ",;\t|"}
+    headers = {s: rows[_header_at(rows, named)] for s, rows in cells.items()}
+    separator = max(headers, key=lambda s: (_recognised(headers[s], named), len(headers[s])))
+    skipped = _header_at(cells[separator], named)
+    first, start = top[skipped], head[skipped]
+    lines[:start] = ["\n"] * start if skipped else lines[:start]  # so that line numbers stay
     spaced = f'{separator} "' in first  # quotes after a space are quotes
-    reader = csv.reader(file, delimiter=separator, skipinitialspace=spaced)
-    numbered = [(reader.line_num, row) for row in reader if row and not row[0].startswith(HINT)]
-    header = [column.strip() for column in numbered[0][1] if column != END]
-    if numbered.pop()[1] != [END]:
-        raise ValueError("a quote is never closed")
+    parse = partial(csv.reader, delimiter=separator, skipinitialspace=spaced)
+    header = [column.strip() for column in headers[separator]]
     while header and not header[-1]:
         header.pop()
+    closed = close_quotes(lines, parse, header, find_columns(header, named)["image"])
+    numbered = [(begin + 1, row) for begin, _, row in records_of(lines, parse)]
+    if numbered[-1][1] != [END]:
+        raise ValueError(f"a quote is never closed, in line {numbered[-1][0]}")
     width, caption_last = len(header), find_columns(header, named)["caption"] == header[-1:]
     rows = []
-    for line, row in numbered[1:]:
+    for line, row in numbered[1:-1]:
         misfit = any(cell.strip() for cell in row[width:])
         if misfit and caption_last:  # a caption with unquoted separators
             row, misfit = [*row[: width - 1], separator.join(row[width - 1 :])], False
-        rows.append([*(row + [""] * width)[:width], line if misfit else 0])
+        rows.append([*(row + [""] * width)[:width], line, line if misfit else 0])
     how = f"separator {separator!r}, encoding {encoding}"
-    return pd.DataFrame(rows, columns=[*header, MISFIT], dtype=object), how
+    how += BELOW.format(start + 1) if skipped else ""
+    how += f". NOTE: stray quotes in lines {closed} are ignored" if closed else ""
+    return pd.DataFrame(rows, columns=[*header, PLACE, MISFIT], dtype=object), how
 
 
 def _read_json(path: Path, named: dict[str, str]) -> tuple[pd.DataFrame, str]:
@@ -202,9 +233,17 @@ def _read_json(path: Path, named: dict[str, str]) -> tuple[pd.DataFrame, str]:
 
 def _read_excel(path: Path, named: dict[str, str], sheet: str = "") -> tuple[pd.DataFrame, str]:
     chosen = [sheet] if sheet else None  # None for all
-    sheets = pd.read_excel(path, sheet_name=chosen, dtype=object, keep_default_na=False)
-    name = max(sheets, key=lambda name: _recognised([*map(str, sheets[name])], named))
-    return sheets[name], f"sheet {name!r}"
+    options = {"sheet_name": chosen, "header": None, "dtype": object, "keep_default_na": False}
+    sheets = pd.read_excel(path, **options)
+    grids = {name: sheet[(sheet != "").any(axis=1)] for name, sheet in sheets.items()}
+    tops = {name: [[*map(str, row)] for row in grid[:5].values] for name, grid in grids.items()}
+    at = {name: _header_at(top, named) for name, top in tops.items()}
+    headers = {name: (*top[at[name] :], [])[0] for name, top in tops.items()}
+    name = max(headers, key=lambda name: _recognised(headers[name], named))
+    rows = grids[name][at[name] + 1 :].set_axis(headers[name], axis=1)
+    rows = rows.loc[:, [column.strip() != "" for column in headers[name]]]
+    note = BELOW.format(grids[name].index[at[name]] + 1) if at[name] else ""
+    return rows.assign(**{PLACE: rows.index + 1}).reset_index(drop=True), f"sheet {name!r}{note}"
 
 
 READERS: dict[str, Callable[[Path, dict[str, str]], tuple[pd.DataFrame, str]]] = {

@@ -543,3 +543,43 @@ def test_names_that_agree_are_one_image(tmp_path, names):
     frames, _ = read_dataset(tmp_path)
     used = {k for refs in together(frames).references for k in refs}
     assert used == {"text", *map(str, range(len(names)))}
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "advice"),
+    [
+        ("image,caption,age", "{},Chest, no effusion,17", "in quotes"),
+        ("caption;image", "Left; right; both;{}", "in quotes"),
+        ("image,caption", "x{},Chest", "unpacked"),
+    ],
+)
+def test_why_no_row_can_be_used_is_said(tmp_path, header, row, advice):
+    names = [f"{i}.png" for i in range(4)]
+    make_folder(tmp_path, names, [row.format(name) for name in names], header=header)
+    with pytest.raises(UserError, match=advice) as error:
+        read_dataset(tmp_path)
+    assert ("in quotes" in str(error.value)) == (advice == "in quotes")
+
+
+@pytest.mark.parametrize(("train", "test"), [("trn", "tst"), ("fit", "hold-out")])
+def test_unknown_words_for_splits_are_listed(tmp_path, capsys, train, test):
+    names = [f"{i}.png" for i in range(12)]
+    rows = [f"{n},film {n},{['train', train, 'val', test][i % 4]}" for i, n in enumerate(names)]
+    make_folder(tmp_path, names, rows, header="image,caption,split")
+    read_dataset(tmp_path)
+    said = capsys.readouterr().out
+    assert repr([train, test]) in said and "Known are train, training, val" in said
+
+
+def test_rows_without_a_name_are_known_by_their_line(tmp_path, capsys):
+    rows = [f"{i}.png,film {i}" for i in range(6)]
+    make_folder(tmp_path, [f"{i}.png" for i in range(6)], [*rows[:3], ",no name", *rows[3:]])
+    read_dataset(tmp_path)
+    assert "'line 5' (image file missing)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suffix", ["xls", "ods"])
+def test_a_table_in_a_format_that_is_not_read_is_named(tmp_path, suffix):
+    make_folder(tmp_path, ["1.png"], ["1.png,x"], table=f"captions.{suffix}")
+    with pytest.raises(UserError, match=rf"captions\.{suffix} .*\.xlsx"):
+        read_dataset(locate_dataset(tmp_path, data_dir=str(tmp_path)).root)

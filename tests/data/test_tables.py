@@ -1,6 +1,9 @@
 """Tables of any usual format, encoding and wording are read; their names find the files."""
 
+import csv
+import datetime
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -42,6 +45,110 @@ def test_captions_keep_their_letters_in_every_encoding(tmp_path, text, encoding,
     pairs, table = read(tmp_path, content)
     assert pairs == [("a.png", text), ("b.png", "plain")]
     assert f"encoding {said}" in table.how or (said, "cp1254" in table.how) == ("cp1252", True)
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("Akciğer grafisi: sağ plevral sıvı, kalp büyümüş", "cp1254"),
+        ("Şüpheli gölge, İdrar yolları açık – “sağ” 5 cm", "cp1254"),
+        ("Kırık ve çıkık", "cp1254"),
+        ("Röntgenmynd af lungum: vökvi í fleiðruholi, hjarta stækkað, það er brot", "cp1252"),
+        ("Brot á þumli", "cp1252"),
+        ("Röntgen-Thorax: Größe 5 cm, Ödem der Lunge, Çelik übermäßig", "cp1252"),
+    ],
+)
+def test_turkish_is_told_from_icelandic_and_german(tmp_path, text, encoding):
+    pytest.importorskip("chardet")
+    content = f'name,caption\na.png,"{text}"\n'.encode(encoding)
+    assert read(tmp_path, content)[0] == [("a.png", text)]
+
+
+MISSING = [
+    "NaN",
+    "nan",
+    "N/A",
+    "None",
+    "null",
+    "-",
+    "#NAME?",
+    "#REF!",
+    "#N/A",
+    " NULL ",
+    "#VALUE!",
+    "",
+]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.json", "a.xlsx"])
+def test_what_is_missing_is_the_same_in_every_format(tmp_path, name):
+    captions = [*MISSING, "None of the ribs is broken.", "-5 HU", "n/a to the left"]
+    frame = pd.DataFrame({"image": [f"{i}.png" for i in range(len(captions))], "caption": captions})
+    if name == "a.xlsx":
+        pytest.importorskip("openpyxl")
+        frame.to_excel(tmp_path / name, index=False)
+    elif name == "a.csv":
+        frame.to_csv(tmp_path / name, index=False)
+    else:
+        frame.to_json(tmp_path / name, orient="records")
+    table = read_table(tmp_path / name)
+    assert table.rows.caption.tolist() == [""] * len(MISSING) + captions[len(MISSING) :]
+
+
+def written(folder, records, name):
+    """Write records as JSON or Excel, and return the file."""
+    path = folder / name
+    if path.suffix == ".xlsx":
+        pytest.importorskip("openpyxl")
+        pd.DataFrame(records).to_excel(path, index=False)
+    else:
+        path.write_text(json.dumps(records))
+    return path
+
+
+DAY = datetime.date(2024, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("value", "name", "shown"),
+    [
+        ({"en": "CT"}, "a.json", "{'en': 'CT'}"), ([{"raw": "CT"}], "a.json", "{'raw': 'CT'}"),
+        (True, "a.json", "True"), (True, "a.xlsx", "True"), (DAY, "a.xlsx", "2024-01-02"),
+        (12.5, "a.xlsx", "12.5"), (3, "a.json", "3"),
+    ],
+)  # fmt: skip
+def test_a_caption_that_is_no_text_is_named(tmp_path, value, name, shown):
+    records = [{"image": f"{i}.png", "caption": value} for i in range(3)]
+    with pytest.raises(
+        UserError, match=rf"'caption' has .*{re.escape(shown)}.* row {2 if 'xlsx' in name else 1}\b"
+    ):
+        read_table(written(tmp_path, records, name))
+    records[0]["caption"] = "CT of the chest"
+    table = read_table(written(tmp_path, records, name))
+    assert table.rows.caption.tolist() == ["CT of the chest", "", ""]
+    assert shown in str(table) and f"row {3 if 'xlsx' in name else 2}," in str(table)
+
+
+@pytest.mark.parametrize(
+    ("content", "columns", "unused"),
+    [
+        ("image,caption,caption\na,x,y\n", "", "['caption']"),
+        ("image,findings,impression\na,x,y\n", "", "['impression']"),
+        ("image,Impression,Report Text,text\na,x,y,z\n", "", "['Impression', 'text']"),
+        ("image,findings,impression\na,x,y\n", "caption=impression", ""),
+        ("image,caption,age,patient\na,x,7,8\n", "", ""),
+    ],
+)
+def test_columns_of_captions_that_are_not_used_are_named(tmp_path, content, columns, unused):
+    text = str(read(tmp_path, content, columns=columns)[1])
+    assert unused in text and ("not used" in text) == bool(unused)
+
+
+def test_the_second_of_two_columns_in_excel_is_named(tmp_path):
+    pytest.importorskip("openpyxl")
+    frame = pd.DataFrame([["a", "x", "y"]], columns=["image", "caption", "caption"])
+    frame.to_excel(tmp_path / "a.xlsx", index=False)
+    assert "not used: ['caption" in str(read_table(tmp_path / "a.xlsx"))
 
 
 def test_one_foreign_line_does_not_spoil_a_table_in_utf8(tmp_path):
@@ -89,6 +196,70 @@ def test_separators_names_of_columns_and_unquoted_captions(tmp_path, content, pa
 def test_a_line_that_does_not_fit_is_known_by_its_number(tmp_path, content, line):
     table = read(tmp_path, content)[1]
     assert sorted(table.misfits) == [0, line]
+
+
+def with_stray_quotes(rows, form, header, stray):
+    """Return a table's text; `form` has {name} and {caption}; rows in `stray` have a quote."""
+    lines = [form.format(name=name, caption=f"Film {i} of {name}.") for i, name in rows]
+    quoted = [form.format(name=name, caption=f'"Film {i} of {name}.') for i, name in rows]
+    return "\n".join([header, *(quoted[i] if i in stray else lines[i] for i, _ in rows), ""])
+
+
+@pytest.mark.parametrize("stray", [{2, 7}, {2}, {0, 1}, {1, 4, 5, 9}])
+@pytest.mark.parametrize(
+    ("header", "form", "name"),
+    [
+        ("image,caption", "{name},{caption}", "{}.png"),
+        ("image\tcaption", "{name}\t{caption}", "{}.png"),
+        ("caption;image", "{caption};{name}", "{}.jpg"),
+        ("image,caption,patient", "{name},{caption},7", "ROCO_{:05}"),
+        ("id|report", "{name}|{caption}", "{}"),
+        ("image,text", "{name},{caption}", "0af{:05x}-77e1"),
+    ],
+)
+def test_stray_quotes_swallow_no_rows(tmp_path, header, form, name, stray):
+    rows = [(i, name.format(i + 1)) for i in range(12)]
+    content = with_stray_quotes(rows, form, header, stray)
+    if "caption;" in header and stray == {2}:
+        content += '"Real\nbreak";13.jpg\n'
+        rows_after = [("13.jpg", "Real\nbreak")]
+    else:
+        rows_after = []
+    pairs, table = read(tmp_path, content)
+    assert pairs == [(name, f"Film {i} of {name}.") for i, name in rows] + rows_after
+    assert str(sorted(i + 2 for i in stray)) in table.how
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "First paragraph.\nSecond, with a comma.",
+        "Findings:\n1, heart normal\n2, no effusion",
+        "3.png is older.\n\n4.png shows less.",
+        "a\nb\nc",
+    ],
+)
+@pytest.mark.parametrize("order", [("image", "caption"), ("caption", "image")])
+@pytest.mark.parametrize("name", ["{}.png", "{}"])
+def test_real_line_breaks_in_quotes_are_kept(tmp_path, caption, order, name):
+    rows = pd.DataFrame({"image": [name.format(i) for i in range(1, 6)], "caption": caption})
+    pairs, table = read(tmp_path, rows[list(order)].to_csv(index=False))
+    assert pairs == list(zip(rows.image, rows.caption, strict=True))
+    assert "quote" not in table.how
+
+
+@pytest.mark.parametrize(
+    ("rows", "line"),
+    [
+        (['1.png,"One, two,7', "2.png,x,8", '3.png,"Three,9'], 2),
+        (["1.png,x,7", '2.png,"No end.', "More.", "3.png,y,8", '4.png,"Four",9'], 3),
+        (["1.png,x,7", "2.png,y,8", '3.png,"Cut off'], 4),
+    ],
+)
+def test_a_quote_that_cannot_be_closed_is_named_by_its_line(tmp_path, rows, line):
+    content = "\n".join(["image,caption,age", *rows, ""])
+    with pytest.raises(UserError, match=rf"captions.csv .*quote.*line {line}\b"):
+        read(tmp_path, content)
 
 
 @pytest.mark.parametrize(
@@ -183,6 +354,42 @@ def test_columns_can_be_named(tmp_path, columns, says):
 def test_what_is_no_table_is_named(tmp_path, name, content, says):
     with pytest.raises(UserError, match=rf"{name} .*({says})"):
         read(tmp_path, content, name)
+
+
+TITLES = [["Radiology 2023 export"], ["Report", "A, B"], ["1", "2", "3"], ["x"]]
+
+
+@pytest.mark.parametrize("titles", [TITLES[:1], TITLES[1:2], TITLES[:3], TITLES, [TITLES[0], []]])
+@pytest.mark.parametrize("name", ["a.csv", "a.xlsx", "semicolons.csv"])
+def test_a_header_below_a_title_is_found(tmp_path, titles, name):
+    grid = [*titles, ["image", "caption", "age"], ["1.png", "One; two.", 7], ["", "Three.", 8]]
+    if name == "a.xlsx":
+        pytest.importorskip("openpyxl")
+        pd.DataFrame(grid).to_excel(tmp_path / name, index=False, header=False)
+    else:
+        with open(tmp_path / name, "w", newline="") as file:
+            csv.writer(file, delimiter=";" if "semi" in name else ",").writerows(grid)
+    table = read_table(tmp_path / name)
+    assert table.rows.values.tolist() == [["1.png", "One; two.", "7"], ["", "Three.", "8"]]
+    line = len(titles) + 1
+    assert f"NOTE: row {line} names the columns" in str(table)
+    assert [place.split()[1] for place in table.places] == [str(line + 1), str(line + 2)]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["1.png,CT of the chest\n2.png,MRI\n", "Export of 2023\nscan,words\n1.png,CT\n", "A\nB\n"],
+)
+def test_without_a_header_no_data_are_suggested_as_columns(tmp_path, content):
+    with pytest.raises(UserError, match="first row must name the columns") as error:
+        read(tmp_path, content)
+    assert "such as" not in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", ["xls", "ods", "xlsb", "numbers"])
+def test_spreadsheets_that_are_not_read_are_named(tmp_path, suffix):
+    with pytest.raises(UserError, match=rf"a\.{suffix} .*\.{suffix} is not supported.*\.xlsx"):
+        read(tmp_path, b"x", f"a.{suffix}")
 
 
 @pytest.mark.parametrize(
