@@ -11,7 +11,6 @@ from roco_caption.core import machine
 from roco_caption.core.errors import UserError
 from roco_caption.data.archive import TABLES, TREE
 from roco_caption.data.folder import (
-    complete_splits,
     image_ids,
     list_rows,
     print_left_out,
@@ -20,6 +19,7 @@ from roco_caption.data.folder import (
 )
 from roco_caption.data.kaggle import RECORD, download_roco, mounted_by_colab
 from roco_caption.data.phantoms.dataset import make_phantoms
+from roco_caption.data.splits import complete_splits
 from roco_caption.data.tables import READERS, read_table
 
 SOURCES = "auto", "kaggle", "phantoms"
