@@ -127,7 +127,7 @@ def _caption(options: argparse.Namespace) -> int:
 
 def _write_excel(path: Path, table: pd.DataFrame) -> None:
     """Write an Excel file in which texts stay texts, whatever they look like."""
-    texts = table.select_dtypes(object).fillna("").astype(str)
+    texts = table[["file", "caption", "error"]].fillna("").astype(str)
     texts = texts.map(lambda text: text.encode("utf-8", "backslashreplace").decode())
     table = table.assign(**texts.replace(NOT_IN_XML, "\ufffd", regex=True)).round(5)
     with atomic_path(path, ending=".xlsx") as aside:
