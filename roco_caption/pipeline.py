@@ -15,6 +15,7 @@ from roco_caption.core.backup import backed_up, bring_back
 from roco_caption.core.machine import attached, set_seeds
 from roco_caption.core.progress import tensorboard
 from roco_caption.data.roco import Source, locate_dataset, parse_counts, read_dataset
+from roco_caption.data.texts import read_texts  # noqa: F401  a stage as well
 from roco_caption.decoder.model import Decoder, Ensemble, build_decoder, combine, fit_scalers
 from roco_caption.features.extract import extract_features
 from roco_caption.features.given import read_features_file, with_grid_file
@@ -30,8 +31,9 @@ from roco_caption.search.compare import (  # the last stages  # noqa: F401
 from roco_caption.search.rerank import Consensus, match_length
 from roco_caption.text.tokenizer import CaptionTokenizer
 from roco_caption.training import runs
+from roco_caption.training.captions import CaptionData
 from roco_caption.training.checkpoint import member_folder
-from roco_caption.training.loop import CaptionData, identify, train
+from roco_caption.training.loop import identify, train
 
 FEW_STEPS = 200  # after fewer, captions are words in no order
 Frames = dict[str, pd.DataFrame]  # {split: DataFrame[id, image, caption]}
@@ -52,6 +54,7 @@ class Words:
 
     tokenizer: CaptionTokenizer
     tokens: dict[str, np.ndarray]
+    texts: np.ndarray | None = None  # captions without images, int32 (m, length)
 
 
 def prepare_data(
@@ -123,11 +126,14 @@ def prepare_features(
     return select_inputs(data.frames, features, attention=attention)
 
 
-def index_words(frames: Frames, *, min_frequency: int = 3, max_words: int = 50) -> Words:
+def index_words(
+    frames: Frames, texts: Sequence[str] = (), *, min_frequency: int = 3, max_words: int = 50
+) -> Words:
     """Make the vocabulary of the training captions, and encode all captions with it.
 
     Args:
         frames: captions by split.
+        texts: captions without images; their words do not make the vocabulary.
         min_frequency: words that are rarer in the training captions become unknown.
         max_words: longer captions are truncated.
 
@@ -138,7 +144,8 @@ def index_words(frames: Frames, *, min_frequency: int = 3, max_words: int = 50) 
     tokenizer = CaptionTokenizer.fit(
         captions["train"], min_frequency=min_frequency, max_words=max_words
     )
-    return Words(tokenizer, {split: tokenizer.encode(texts) for split, texts in captions.items()})
+    tokens = {split: tokenizer.encode(of_split) for split, of_split in captions.items()}
+    return Words(tokenizer, tokens, tokenizer.encode(texts) if texts else None)
 
 
 def make_decoder(
@@ -182,7 +189,7 @@ def run_folder(
     Its files come back from `copy` if they are there, as `read_or_encode` describes it.
     The other arguments are those of `train_decoder`.
     """
-    learn, tune = _caption_data(inputs, words)
+    learn, tune = _caption_data(decoder, inputs, words)
     trainings = [
         identify(member, learn, tune, **options)
         for member, options in zip(decoder.members, _schedules(decoder, schedule), strict=True)
@@ -197,8 +204,11 @@ def run_folder(
     return runs.run_folder(parent, label, record | {"trainings": trainings}, checkpoint_dir, copy)
 
 
-def _caption_data(inputs: Inputs, words: Words) -> tuple[CaptionData, CaptionData]:
-    learn = CaptionData(inputs.features["train"], words.tokens["train"])
+def _caption_data(
+    decoder: Decoder | Ensemble, inputs: Inputs, words: Words
+) -> tuple[CaptionData, CaptionData]:
+    ratings = decoder.members[0].ratings
+    learn = CaptionData(inputs.features["train"], words.tokens["train"], ratings, words.texts)
     return learn, CaptionData(inputs.features["validation"], words.tokens["validation"])
 
 
@@ -247,7 +257,7 @@ def train_decoder(
         place = member_folder(folder, k)
         options |= {"retrain": retrain, "precision": precision, "strategy": strategy}
         options["callbacks"] = [tensorboard(place / "tensorboard"), *callbacks]
-        learn, tune = _caption_data(inputs, words)
+        learn, tune = _caption_data(decoder, inputs, words)
         histories.append(train(decoder.members[k], learn, tune, place, **options))
     return histories
 

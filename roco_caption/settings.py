@@ -17,11 +17,12 @@ from roco_caption.core.machine import setting
 from roco_caption.data.archive import TREE
 from roco_caption.data.images import read_with_note
 from roco_caption.data.roco import SOURCES, locate_dataset, parse_counts
+from roco_caption.data.texts import ROCO
 from roco_caption.features.encoder import ENCODERS, keras_hub
 
 PATHS = (
     "DATA_DIR", "CACHE_DIR", "DRIVE_DIR", "ENCODER_WEIGHTS", "FEATURES_FILE", "GRID_FILE",
-    "CHECKPOINT_DIR", "IMAGE",
+    "CHECKPOINT_DIR", "IMAGE", "TEXT_FILE",
 )  # fmt: skip
 # Read elsewhere: by the package, by `make`, and by its benchmarks and campaigns.
 OTHER_NAMES = (
@@ -131,6 +132,10 @@ CHECKS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     ),
     "ATTENTION": SWITCH, "RETRAIN": SWITCH, "FEATURES_FILE": FILES, "GRID_FILE": FILES,
     "DATA_DIR": ("a folder that exists or ''", lambda value: not value or os.path.isdir(value)),
+    "TEXT_FILE": (
+        f"a file or folder of captions, {ROCO!r} or ''",
+        lambda value: value in ("", ROCO) or os.path.exists(value),
+    ),
     "COLUMNS": ("a text such as 'image=scan, caption=report' or ''", lambda v: isinstance(v, str)),
     "CACHE_DIR": FOLDER, "CHECKPOINT_DIR": FOLDER,
     "DATA_SOURCE": (f"one of {', '.join(SOURCES)}", SOURCES.__contains__),

@@ -88,7 +88,7 @@ def test_concepts_are_fitted_with_whole_cases_left_out():
     decoder = pipeline.make_decoder(inputs, words, **SIZES)
     alone = build_decoder(**decoder.sizes)
     fit_scalers(alone, inputs.features["train"], words.tokens["train"], cases=None)
-    one, other = (d.parts["concepts"].get_weights()[1] for d in (decoder, alone))
+    one, other = (d.parts["scaler"].get_weights()[1] for d in (decoder, alone))
     assert not np.array_equal(one, other)
 
 

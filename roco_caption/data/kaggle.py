@@ -1,24 +1,31 @@
 """Downloads ROCO from Kaggle: with or without an account, resumable, verified."""
 
-import base64
 import contextlib
 import importlib.util
+import io
 import itertools
-import json
 import os
 import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import requests
 
 from roco_caption.core.errors import UserError
-from roco_caption.core.files import cannot_write, gigabytes, lock, read_json, write_json
+from roco_caption.core.files import (
+    cannot_write,
+    gigabytes,
+    lock,
+    make_folder,
+    read_json,
+    write_json,
+    write_text,
+)
 from roco_caption.core.progress import progress_bar
+from roco_caption.data.account import find_account
 from roco_caption.data.archive import DamagedArchive, check_room, unpack_radiology
 
 DATASET = "virajbagal/roco-dataset"
@@ -77,6 +84,32 @@ def mounted_by_colab() -> Path | None:
             done = subprocess.run(command, timeout=CACHE_SECONDS, **options)
             return Path(done.stdout.splitlines()[-1])
     return None
+
+
+def download_file(name: str, path: Path) -> Path:
+    """Download one file of ROCO, small enough for memory, to `path` unless it is there.
+
+    Raises a UserError if Kaggle does not deliver.
+    """
+    if path.exists():
+        return path
+    print(f"Downloading {name} of {DATASET} from Kaggle")
+    url = f"{SERVER}/api/v1/datasets/download/{DATASET}?file_name={name}"
+    try:
+        try:
+            content = _get(url, {}).content
+        except requests.RequestException as error:
+            headers = find_account()[1] if _status(error) in (401, 403) else {}
+            if not headers:
+                raise
+            content = _get(url, headers).content
+    except requests.RequestException as error:
+        raise _explained(error, path) from error
+    if content.startswith(b"PK"):  # Kaggle zips larger files
+        with zipfile.ZipFile(io.BytesIO(content)) as zipped:
+            content = zipped.read(zipped.namelist()[0])
+    write_text(make_folder(path.parent) / path.name, content.decode("utf-8", "replace"))
+    return path
 
 
 def _download_and_unpack(archive: Path) -> int:
@@ -188,53 +221,6 @@ def _valid_bytes(archive: Path, version: dict[str, Any]) -> int:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def find_account() -> tuple[str, dict[str, str]]:
-    """Return where Kaggle credentials were found, and the header for them; empty without any."""
-    for source, *values in _credentials():
-        values = [str(value or "").strip() for value in values]
-        text = ":".join(values)
-        if not all(values):
-            continue
-        if text.isascii() and text.isprintable():
-            basic = base64.b64encode(text.encode()).decode()
-            header = f"Bearer {text}" if len(values) == 1 else f"Basic {basic}"
-            return f"with the account from {source}", {"Authorization": header}
-        print(f"The credentials from {source} contain invalid characters and are ignored.")
-    return "", {}
-
-
-def _credentials() -> Iterator[tuple[Any, ...]]:
-    """Yield (source, token) and (source, user name, key); values may be empty or None."""
-    env = os.environ.get
-    token = env("KAGGLE_API_TOKEN", "")
-    yield "KAGGLE_API_TOKEN", _read(token) or token  # a token or a file that contains one
-    yield "~/.kaggle/access_token", _read("~/.kaggle/access_token")
-    yield "KAGGLE_KEY", env("KAGGLE_USERNAME"), env("KAGGLE_KEY")
-    config = env("XDG_CONFIG_HOME", "~/.config")
-    for folder in (env("KAGGLE_CONFIG_DIR", "~/.kaggle"), f"{config}/kaggle"):
-        path = f"{folder}/kaggle.json"
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            saved = json.loads(_read(path))
-            yield path, saved["username"], saved["key"]
-    yield "Colab's secrets", _colab_secret("KAGGLE_API_TOKEN")
-    yield "Colab's secrets", _colab_secret("KAGGLE_USERNAME"), _colab_secret("KAGGLE_KEY")
-
-
-def _read(path: str) -> str:
-    with contextlib.suppress(OSError, ValueError):
-        return Path(path).expanduser().read_text("utf-8")
-    return ""
-
-
-def _colab_secret(name: str) -> str | None:
-    try:
-        from google.colab import userdata
-
-        return userdata.get(name)
-    except Exception:  # not in Colab, no such secret, or no access to it
-        return None
 
 
 def _status(error: requests.RequestException) -> int:

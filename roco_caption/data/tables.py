@@ -72,12 +72,14 @@ def sheets_of(path: Path) -> list[str]:
         return [""]
 
 
-def read_table(path: Path, columns: str = "", sheet: str = "") -> Table:
+def read_table(
+    path: Path, columns: str = "", sheet: str = "", required: Sequence[str] = ("image", "caption")
+) -> Table:
     """Read a table by its extension, one of `READERS`; lists of captions become a row each.
 
     `sheet` is that of a workbook, "" for the one whose columns are recognised best.
     `columns` names columns as in "image=scan, caption=befund"; the others are found by `USUAL`.
-    Raises a UserError if the file is not such a table, or has no column for images or captions.
+    Raises a UserError if the file is not such a table, or lacks a `required` column.
     """
     pairs = [pair.partition("=") for pair in columns.split(",") if pair.strip()]
     named = {role.strip().lower(): column.strip() for role, _, column in pairs}
@@ -104,7 +106,7 @@ def read_table(path: Path, columns: str = "", sheet: str = "") -> Table:
             f"{path} is not a readable table ({first_line(error)}). Mend it, or save it as a CSV "
             "in UTF-8 or as .xlsx."
         ) from error
-    lacking = [role for role in ("image", "caption", *named) if not roles.get(role)]
+    lacking = [role for role in (*required, *named) if not roles.get(role)]
     if lacking or not valid:
         name = f" {named[lacking[0]]!r}" if lacking and lacking[0] in named else ""
         problem = f"but no {lacking[0]} column{name}" if valid else f"and COLUMNS is {columns!r}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -10,19 +11,23 @@ import pandas as pd
 from keras import layers, ops
 
 from roco_caption.decoder.layers import filled
-from roco_caption.decoder.scaler import largest_components
+from roco_caption.decoder.scaler import fit_scaler, largest_components, scaled_rows
 from roco_caption.text.tokenizer import END, PAD, START, UNKNOWN
 
 SAMPLE = 8192  # images that the regressions are fitted to
-CANDIDATES = 2048  # the most frequent words are tried
-PENALTIES = np.logspace(-5, 3, 25)  # relative to the largest component's variance
-MIN_R2 = 0.01  # cross-validated R² from which on a word is selected
+CANDIDATES = 1024  # the most frequent words are tried,
+MIN_IMAGES = 8  # of those that so many captions have
+COMPONENTS = 2048  # principal components that the regressions use
+PENALTIES = np.logspace(-4, 3, 15)  # relative to the largest component's variance
+MIN_R2 = 0.005  # R² on images left out from which on a word is selected
+EASE = 0.01  # added to R² before ratings are divided by its root, as it is itself an estimate
 FLOOR = 0.3  # share of a cell's mean variance that is added to all directions before whitening
+LARGEST = 8.0  # standard deviations: a rare word's presence is no more
 
 
 @keras.saving.register_keras_serializable("roco_caption")
 class Concepts(layers.Layer):
-    """Rates words by an image: what its caption may be about, before any word is decoded.
+    """Rates words by an image's grid: what its caption may be about, before any word is decoded.
 
     A decoder learns better from such words than from an encoder's features (Wu et al. 2016, "What
     Value Do Explicit High Level Concepts Have in Vision to Language Problems?"). Each of `count`
@@ -57,14 +62,69 @@ class Concepts(layers.Layer):
         return super().get_config() | {"count": self.count}
 
 
+@dataclass(frozen=True)
+class Ratings:
+    """Honest ratings of training images: by regressions that had not seen their cases.
+
+    A decoder that learns from them learns how far ratings can be trusted; on images that the
+    regressions were fitted to, they seem better than they are.
+
+    Attributes:
+        left_out: float32 (n, count), about one standard deviation each; zero in unused columns.
+        words: the word that each column rates, int32 (count,); 0 in unused columns.
+        r2: on images left out, the share of the variance of a word's presence that is explained,
+            float32 (count,).
+        tokens: the images' captions, int32 (n, t).
+    """
+
+    left_out: np.ndarray
+    words: np.ndarray
+    r2: np.ndarray
+    tokens: np.ndarray
+
+    def beside(self, other: Ratings) -> Ratings:
+        """Return the columns of both, of the same images."""
+        left_out = np.concatenate([self.left_out, other.left_out], axis=1)
+        words = np.concatenate([self.words, other.words])
+        return Ratings(left_out, words, np.concatenate([self.r2, other.r2]), self.tokens)
+
+    def simulated(self, tokens: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return ratings as images with these captions, int32 (m, t), might have: float32 (m, k).
+
+        A word's presence raises its rating by as much as in the training images, and the errors
+        are those of a random one, so that they are correlated as errors are (after Nukrai, Mokady,
+        Globerson 2022, "Text-Only Training for Image Captioning using Noise-Injected CLIP").
+        """
+        known = _standardised(presence(self.tokens, self.words))
+        gain = (known * self.left_out).mean(axis=0)
+        errors = self.left_out - gain * known
+        present = np.minimum(_standardised(presence(tokens, self.words)), LARGEST)
+        return gain * present + errors[rng.integers(len(errors), size=len(tokens))]
+
+
+def fit_rating_scaler(
+    features: np.ndarray, tokens: np.ndarray, count: int, cases: np.ndarray | None = None
+) -> tuple[tuple[np.ndarray, ...], Ratings]:
+    """Fit the weights of a `FeatureScaler` that rates words; the arguments are `fit_concepts`'.
+
+    Where no word can be rated, as with few images, the weights are those of `fit_scaler`, and the
+    ratings are what it makes of these images.
+    """
+    rows, offset, weight = scaled_rows(features)
+    _, projection, ratings = fit_concepts(rows, tokens, count, cases)
+    if not ratings.r2.any():
+        offset, projection, longest = fit_scaler(features, count)
+        known = ((rows / weight) @ projection).astype(np.float32)
+        return (offset, projection, longest), replace(ratings, left_out=known)
+    vectors = np.concatenate([ratings.left_out, rows @ projection])
+    longest = np.asarray(1.01 * np.linalg.norm(vectors, axis=1).max(), np.float32)
+    return (offset, weight[:, None] * projection, longest), ratings
+
+
 def fit_concepts(
-    described: np.ndarray,
-    tokens: np.ndarray,
-    count: int,
-    cases: np.ndarray | None = None,
-    components: int = 2048,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Fit the weights of a `Concepts` layer.
+    described: np.ndarray, tokens: np.ndarray, count: int, cases: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, Ratings]:
+    """Fit ridge regressions that rate words.
 
     Each word's penalty minimises its error on images left out, which ridge regression has in closed
     form. Images of one case are left out together, as they would reveal each other's words; without
@@ -77,57 +137,68 @@ def fit_concepts(
         tokens: their captions, int32 (n, t).
         count: words rated; columns are zero where fewer can be predicted.
         cases: labels of the images' cases, (n,).
-        components: principal components of `described` that the regressions use.
 
     Returns:
-        `offset` float32 (d,), for grids with d = cells * channels; `projection` float32 (d, count),
-        which rates words in standard deviations of their presence; and those `words`, int32.
+        `offset` float32 (d,), for grids with d = cells * channels; `projection` float32 (d, count);
+        and the `Ratings` of these images.
     """
     n = len(described)
     offset = described.reshape(n, -1).mean(axis=0)
     centred = described.reshape(n, -1) - offset
     projection = np.zeros((len(offset), count), np.float32)
-    words = np.zeros(count, np.int32)
+    ratings = Ratings(
+        np.zeros((n, count), np.float32), np.zeros(count, np.int32), np.zeros(count, np.float32),
+        tokens,
+    )  # fmt: skip
     groups = _groups(tokens, cases)
     whitening = _fit_cells(centred.reshape(described.shape)) if described.ndim == 3 else None
     if whitening is not None:
         centred = _by_cells(centred, whitening)
-    axes, values = largest_components(centred, components)
-    if not len(values) or any(len(group) == n for group in groups):
-        return offset, projection, words  # all images, captions or cases are the same
-    variance = values / n
-    axes = axes / np.sqrt(variance)
-    word_ids, presence = _word_presence(tokens)
-    weights, r2 = _regress(centred @ axes, presence, variance, groups)
+    axes, values = largest_components(centred, COMPONENTS)
+    word_ids = _candidates(tokens)
+    if not len(values) or not len(word_ids) or any(len(group) == n for group in groups):
+        return offset, projection, ratings  # all images, captions or cases are the same
+    axes = axes / np.sqrt(values / n)
+    target = _standardised(presence(tokens, word_ids))
+    weights, left_out, r2 = _regress(centred @ axes, target, values / n, groups)
     selected = np.argsort(-r2, kind="stable")[:count]
     selected = selected[r2[selected] > MIN_R2]
-    columns = axes @ weights[:, selected]
+    columns, k = axes @ weights[:, selected], len(selected)
     if whitening is not None:
         columns = _by_cells(columns.T, whitening).T  # a whitening is symmetric
-    projection[:, : len(selected)] = columns
-    words[: len(selected)] = word_ids[selected]
-    return offset, projection, words
+    spread = _spread(r2[selected])
+    projection[:, :k] = columns * spread
+    ratings.left_out[:, :k] = left_out[:, selected] * spread
+    ratings.words[:k], ratings.r2[:k] = word_ids[selected], r2[selected]
+    return offset, projection, ratings
+
+
+def _spread(r2: np.ndarray) -> np.ndarray:
+    """Return the factors that give ratings about unit variance: theirs is R²."""
+    return np.where(r2 > 0, 1 / np.sqrt(r2 + EASE), 0).astype(np.float32)
 
 
 def _regress(
-    white: np.ndarray, presence: np.ndarray, variance: np.ndarray, groups: list[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Regress each word's presence (n, words) on whitened components (n, r), by the best penalty.
+    white: np.ndarray, target: np.ndarray, variance: np.ndarray, groups: list[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Regress words (n, words) on whitened components (n, r), each by its best penalty.
 
     `variance` is each component's before whitening, `groups` are rows to leave out together.
-    Returns the weights, (r, words), and R² on images left out, (words,).
+    Returns the weights, (r, words), what images left out are rated, (n, words), and R² on them.
     """
-    share = presence.mean(axis=0)
-    target = (presence - share) / np.sqrt(share * (1 - share) + 1e-9)
     slopes = white.T @ target / len(white)
-    penalties = PENALTIES * variance[0]
-    errors = np.stack([
-        _error_left_out(white, target, slopes, variance / (variance + penalty), groups)
-        for penalty in penalties
-    ])  # fmt: skip
-    penalty = penalties[errors.argmin(axis=0)]
-    weights = variance[:, None] / (variance[:, None] + penalty) * slopes
-    return weights, np.where((share > 0) & (share < 1), 1 - errors.min(axis=0), 0)
+    weights, left_out = np.zeros_like(slopes), np.zeros_like(target)
+    lowest = (target**2).mean(axis=0)  # of rating nothing
+    everything = lowest.copy()
+    for penalty in PENALTIES * variance[0]:
+        shrinkage = variance / (variance + penalty)
+        errors = _errors_left_out(white, target, slopes, shrinkage, groups)
+        mean = (errors**2).mean(axis=0)
+        better = mean < lowest
+        lowest[better] = mean[better]
+        weights[:, better] = shrinkage[:, None] * slopes[:, better]
+        left_out[:, better] = target[:, better] - errors[:, better]
+    return weights, left_out, np.where(everything > 0, 1 - lowest / np.maximum(everything, 1e-9), 0)
 
 
 def _fit_cells(centred: np.ndarray) -> np.ndarray:
@@ -146,13 +217,25 @@ def _by_cells(rows: np.ndarray, whitening: np.ndarray) -> np.ndarray:
     return product.reshape(rows.shape)
 
 
-def _word_presence(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the most frequent words, int (words,), and which captions have them, (n, words)."""
-    presence = np.zeros((len(tokens), tokens.max() + 1), np.float32)
-    presence[np.arange(len(tokens))[:, None], tokens] = 1
-    presence[:, [token for token in (PAD, START, END, UNKNOWN) if token < presence.shape[1]]] = 0
-    word_ids = np.argsort(-presence.sum(axis=0), kind="stable")[:CANDIDATES]
-    return word_ids, presence[:, word_ids]
+def _candidates(tokens: np.ndarray) -> np.ndarray:
+    """Return the most frequent words, int (words,)."""
+    frequency = np.bincount(np.concatenate([np.unique(row) for row in tokens]))
+    frequency[[t for t in (PAD, START, END, UNKNOWN) if t < len(frequency)]] = 0
+    word_ids = np.argsort(-frequency, kind="stable")[:CANDIDATES]
+    return word_ids[frequency[word_ids] >= MIN_IMAGES]
+
+
+def presence(tokens: np.ndarray, words: np.ndarray) -> np.ndarray:
+    """Return which captions, int (n, t), have which of these words, int (k,): float32 (n, k)."""
+    size = int(max(tokens.max(initial=0), words.max(initial=0))) + 1
+    present = np.zeros((len(tokens), size), np.float32)
+    present[np.arange(len(tokens))[:, None], tokens] = 1
+    return present[:, words]
+
+
+def _standardised(present: np.ndarray) -> np.ndarray:
+    share = present.mean(axis=0)
+    return (present - share) / np.sqrt(share * (1 - share) + 1e-6)
 
 
 def _groups(tokens: np.ndarray, cases: np.ndarray | None) -> list[np.ndarray]:
@@ -169,10 +252,10 @@ def _repeated(rows: np.ndarray) -> list[np.ndarray]:
     return [group for group in groups if len(group) > 1]
 
 
-def _error_left_out(
+def _errors_left_out(
     white: np.ndarray, target: np.ndarray, slopes: np.ndarray, shrinkage: np.ndarray, groups: list
 ) -> np.ndarray:
-    """Return each word's mean squared error on images left out: `groups` together, others alone.
+    """Return the errors (n, words) on images left out: `groups` together, others alone.
 
     `slopes` are those without penalty, float (r, words), and `shrinkage` (r,) is the share of each
     component's slope that the penalty leaves.
@@ -184,4 +267,4 @@ def _error_left_out(
     for rows in groups:
         leverage = np.eye(len(rows)) - 1 / n - weighted[rows] @ white[rows].T
         left_out[rows] = np.linalg.solve(leverage, residual[rows])
-    return (left_out**2).mean(axis=0)
+    return left_out

@@ -10,7 +10,13 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from roco_caption.decoder.concepts import SAMPLE, Concepts, fit_concepts
+from roco_caption.decoder.concepts import (
+    SAMPLE,
+    Concepts,
+    Ratings,
+    fit_concepts,
+    fit_rating_scaler,
+)
 from roco_caption.decoder.layers import LSTM, GridCells, LastWord, WordAttention, open_gates
 from roco_caption.decoder.scaler import FeatureScaler, fit_scaler
 from roco_caption.features.table import arrays_of, sampled
@@ -32,7 +38,9 @@ class Decoder:
             `input_txt` (n, t) → probabilities of the next word (n, vocab_size).
         every_word: the training view: the same inputs → logits (n, t, vocab_size), row i for the
             word after `input_txt[:, : i + 1]`.
-        every_hidden: `every_word` without its last layer → (n, t, units).
+        every_hidden: `every_word` without its first and last layers: the images' ratings, see
+            `rate`, and `input_txt` → (n, t, units).
+        ratings: those of the training images that `fit_scalers` left out, or None.
 
     With attention each has a second input, `input_grid` (n, cells, channels).
 
@@ -43,6 +51,7 @@ class Decoder:
 
     def __init__(self, parts: dict[str, layers.Layer], sizes: dict[str, Any]) -> None:
         self.parts, self.sizes = parts, sizes
+        self.ratings: Ratings | None = None
         inputs = [keras.Input((sizes["feature_size"],), name="input_img")]
         if sizes["attention"]:
             inputs.append(keras.Input(sizes["grid_size"], name="input_grid"))
@@ -55,7 +64,9 @@ class Decoder:
         hidden = self._merge(parts["drop_lstm"](self._read(words)), image)
         name = "image_captioning_training"
         self.every_word = keras.Model([*inputs, words], parts["dense"](hidden), name=name)
-        self.every_hidden = keras.Model([*inputs, words], hidden)
+        rated = keras.Input((self.rated_size,), name="input_ratings")
+        hidden = self._merge(parts["drop_lstm"](self._read(words)), self._seen(rated, inputs[1:]))
+        self.every_hidden = keras.Model([rated, *inputs[1:], words], hidden)
 
     @property
     def members(self) -> list[Decoder]:
@@ -67,24 +78,37 @@ class Decoder:
         """Whether its concepts tell which parts of the image support a word."""
         return "concepts_grid" in self.parts
 
+    @property
+    def rated_size(self) -> int:
+        """Numbers per image that `rate` returns."""
+        return self.sizes["components"] + self.rates_cells * self.sizes["concepts"]
+
+    def rate(self, features: Any) -> Any:
+        """Return what the constant layers make of images: ratings of words, float32 (n, k)."""
+        parts, (described, *grids) = self.parts, arrays_of(features)
+        rated = parts["scaler"](described)
+        if not self.rates_cells:
+            return rated
+        of_cells = parts["concepts_grid"](parts["flat"](parts["scaler_grid"](*grids)))
+        return parts["both_ratings"]((rated, of_cells))
+
     def describe(self, features: Any, *, blank: bool = False) -> tuple[Any, ...]:
         """Encode images, float (n, d) or with attention a pair of that and the grids, for `speak`.
 
         Returns what is added to the LSTM's outputs, (n, units), and with attention the cells,
         (n, cells, units); with `blank` those of the average training image.
         """
-        parts, names = self.parts, ("scaler", "scaler_grid")
-        scaled = [parts[n](array) for n, array in zip(names, arrays_of(features), strict=False)]
-        if blank:
-            scaled = [ops.zeros_like(array) for array in scaled]
-        described, *grid = scaled
-        if self.rates_cells:
-            rated = parts["concepts"](described), parts["concepts_grid"](parts["flat"](*grid))
-            described = parts["both_concepts"](rated)
-        vector = parts["image"](parts["drop_image"](described))
-        if not grid:
+        rated, grids = self.rate(features), arrays_of(features)[1:]
+        return self._seen(ops.zeros_like(rated) if blank else rated, grids, blank=blank)
+
+    def _seen(self, rated: Any, grids: Sequence[Any], *, blank: bool = False) -> tuple[Any, ...]:
+        parts = self.parts
+        vector = parts["image"](parts["drop_image"](rated))
+        if not grids:
             return (vector,)
-        return parts["drop_pooled"](vector), parts["cells"](parts["drop_grid"](*grid))
+        cells = parts["scaler_grid"](*grids)
+        cells = parts["drop_grid"](ops.zeros_like(cells) if blank else cells)
+        return parts["drop_pooled"](vector), parts["cells"](cells)
 
     def vector(self, features: Any) -> Any:
         """Return what is added to the LSTM's outputs for each image, float32 (n, units)."""
@@ -130,7 +154,7 @@ def build_decoder(
     vocab_size: int,
     max_len: int,
     feature_size: int = 4096,
-    components: int = 256,
+    components: int = 512,
     embedding_size: int = 256,
     units: int = 256,
     dropout: float = 0.5,
@@ -147,14 +171,15 @@ def build_decoder(
         vocab_size: tokens, the special ones included.
         max_len: columns of `input_txt`: the start token and the words.
         feature_size: length d of an image's features.
-        components, grid_components: principal components kept of features and grid channels.
+        components: words rated from the features, see `fit_rating_scaler`.
+        grid_components: principal components kept of the grid's channels.
         embedding_size, units: of a word's embedding; of the LSTM and the image's vector.
         dropout: of the embeddings and of the LSTM's output.
-        image_dropout: of the image's components, which are hardly redundant.
+        image_dropout: of the image's ratings, which are hardly redundant.
         attention: whether to attend to the image's grid at every word.
         grid_size: cells of an image's grid, and channels of each.
-        concepts: with attention, the number of words rated from the features, and again from the
-            whole grid, to describe the image, see `Concepts`; 0 uses the features' components.
+        concepts: with attention, the number of words rated from the whole grid as well, see
+            `Concepts`; 0 for none.
         pooled_dropout: with attention, share of the images whose vector is dropped in training, or
             the attention would not be trained.
 
@@ -178,8 +203,7 @@ def build_decoder(
             # all cells at once, each with weights of its own: so sides and sizes can be told
             add(layers.Flatten(name="flat"))
             add(Concepts(concepts, name="concepts_grid"), grid_size[0] * grid_components)
-            add(Concepts(concepts, name="concepts"), components)
-            add(layers.Concatenate(name="both_concepts"))
+            add(layers.Concatenate(name="both_ratings"))
     add(layers.Dense(units, name="image"))
     add(layers.Dropout(image_dropout, name="drop_image"))
     add(layers.Embedding(vocab_size, embedding_size, name="embedding"))
@@ -249,23 +273,28 @@ def fit_scalers(
     tokens: np.ndarray,
     cases: Sequence[Any] | None = None,
 ) -> None:
-    """Fit the scaler, and with attention the concepts, to the training images.
+    """Fit the constant layers to the training images, and set `Decoder.ratings`.
 
     Features are float (n, d), with attention a pair of them and the grids; `tokens` are the
     captions, int32 (n, t); `cases` the patient or article of each image, see `cases_of`.
     """
-
-    def set_weights(name: str, weights: Sequence[np.ndarray]) -> None:
-        for member in decoder.members:
-            member.parts[name].set_weights(weights)
-
-    parts = decoder.members[0].parts
+    parts, arrays = decoder.members[0].parts, arrays_of(features)
     rows = np.arange(len(tokens))[sampled(len(tokens), SAMPLE)]
-    for kind, array in zip(("", "_grid"), arrays_of(features), strict=False):
-        scaler, concepts = parts[f"scaler{kind}"], parts.get(f"concepts{kind}")
-        set_weights(scaler.name, fit_scaler(array, scaler.components))
+    known = tokens[rows], None if cases is None else np.asarray(cases)[rows]
+    scaler, concepts = parts["scaler"], parts.get("concepts_grid")
+    weights, ratings = fit_rating_scaler(arrays[0][rows], known[0], scaler.components, known[1])
+    fitted: dict[str, Sequence[np.ndarray]] = {"scaler": weights}
+    for grids in arrays[1:]:
+        scaler = parts["scaler_grid"]
+        fitted["scaler_grid"] = fit_scaler(grids, scaler.components)
+        scaler.set_weights(fitted["scaler_grid"])
         if concepts is not None:
             blocks = [rows[i : i + BLOCK] for i in range(0, len(rows), BLOCK)]
-            scaled = np.concatenate([scaler(array[block].astype(np.float32)) for block in blocks])
-            of_rows = None if cases is None else np.asarray(cases)[rows]
-            set_weights(concepts.name, fit_concepts(scaled, tokens[rows], concepts.count, of_rows))
+            scaled = np.concatenate([scaler(grids[block].astype(np.float32)) for block in blocks])
+            offset, slopes, of_cells = fit_concepts(scaled, known[0], concepts.count, known[1])
+            fitted["concepts_grid"] = offset, slopes, of_cells.words
+            ratings = ratings.beside(of_cells)
+    for member in decoder.members:
+        member.ratings = ratings
+        for name, arrays_of_layer in fitted.items():
+            member.parts[name].set_weights(arrays_of_layer)

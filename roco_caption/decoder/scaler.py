@@ -1,4 +1,4 @@
-"""Scales features for the decoder: unit length, then whitened principal components."""
+"""Scales features for the decoder: unit length, then a fitted projection."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ TINY = 1e-12  # shortest length to divide by, as in Keras' UnitNormalization
 
 @keras.saving.register_keras_serializable("roco_caption")
 class FeatureScaler(layers.Layer):
-    """Unit length, then whitened principal components of the training images' features.
+    """Unit length, then a projection: ratings of words, or whitened principal components.
 
     Raw fc2 features are large, correlated, and some are nearly constant: divided by their tiny
-    deviation, these would drown the rest. After `fit_scaler` every output has unit variance on the
-    training images. An image unlike all of them could still get a vector many times longer than
-    theirs, and a caption of words in no order: so no vector is longer than the longest in training.
-    The weights are constant during training.
+    deviation, these would drown the rest. The fitted projection (`fit_rating_scaler` for an image's
+    features, `fit_scaler` for the cells of its grid) gives about unit variance. An image unlike all
+    in training could still get a vector many times longer than theirs, and a caption of words in no
+    order: so no vector is longer than the longest in training. The weights are constant during
+    training.
     """
 
     def __init__(self, components: int, **options: Any) -> None:
@@ -83,14 +84,8 @@ def fit_scaler(features: np.ndarray, components: int = 256) -> tuple[np.ndarray,
         float32 (), the length of the longest result.
     """
     cells = int(np.prod(features.shape[1:-1]))
-    rows = features[:: max(1, len(features) * cells // ROWS)].astype(np.float32)
-    rows /= np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), TINY)
-    offset = rows.mean(axis=0)
-    rows = (rows - offset).reshape(-1, rows.shape[-1])
-    deviation = rows.std(axis=0)
-    # a feature that hardly varies is not scaled up to the size of the others
-    weight = 1 / np.maximum(deviation, 0.1 * np.median(deviation) + 1e-8)
-    rows *= weight
+    rows, offset, weight = scaled_rows(features[:: max(1, len(features) * cells // ROWS)])
+    rows = rows.reshape(-1, rows.shape[-1])
     axes, values = largest_components(rows, components)
     projection = np.zeros((rows.shape[1], components), np.float32)
     axes = axes * np.sqrt(len(rows) / values)
@@ -98,6 +93,21 @@ def fit_scaler(features: np.ndarray, components: int = 256) -> tuple[np.ndarray,
     # slightly more, so that rounding shortens none of these
     longest = 1.01 * np.linalg.norm(rows @ axes, axis=-1).max()
     return offset, projection, np.asarray(longest, np.float32)
+
+
+def scaled_rows(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return features float (n, ..., d) at unit length, less their mean, of about unit variance.
+
+    The result is float32 (n, ..., d), the mean (..., d), and the factors (d,) of the variance.
+    """
+    rows = features.astype(np.float32)
+    rows /= np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), TINY)
+    offset = rows.mean(axis=0)
+    rows -= offset
+    deviation = rows.reshape(-1, rows.shape[-1]).std(axis=0)
+    # a feature that hardly varies is not scaled up to the size of the others
+    weight = 1 / np.maximum(deviation, 0.1 * np.median(deviation) + 1e-8)
+    return rows * weight, offset, weight
 
 
 def largest_components(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import time
@@ -19,9 +18,9 @@ from roco_caption.core.errors import UserError, first_line, memory_for
 from roco_caption.core.files import lock, make_folder, remove_leftovers, write_text
 from roco_caption.core.progress import Row, progress_bar
 from roco_caption.decoder.model import Decoder
-from roco_caption.features.table import LazyRows, arrays_of
 from roco_caption.text.tokenizer import PAD
 from roco_caption.training.batches import Replicas, plan
+from roco_caption.training.captions import CaptionData
 from roco_caption.training.checkpoint import (
     HISTORY,
     STATE,
@@ -33,32 +32,10 @@ from roco_caption.training.checkpoint import (
     save_best,
     save_state,
 )
-from roco_caption.training.runs import Schedule
+from roco_caption.training.runs import CosineByEpoch, Schedule
 
 SAVE_SECONDS = 20  # a kill loses at most this much
 READ_EVERY = 20  # steps: reading a loss waits for an accelerator
-
-
-@dataclass(frozen=True)
-class CaptionData:
-    """Images and their captions as the decoder takes them.
-
-    Attributes:
-        features: float (n, d), an array or `LazyRows`; with attention a pair of it and the grids.
-        tokens: int32 (n, length), of `CaptionTokenizer.encode`.
-    """
-
-    features: Any
-    tokens: np.ndarray
-
-    def digest(self) -> str:
-        """Return a SHA-256 of features and tokens, in hexadecimal."""
-        digest = hashlib.sha256()
-        for array in arrays_of(self.features):
-            lazy = isinstance(array, LazyRows)
-            digest.update(array.digest() if lazy else np.ascontiguousarray(array))
-        digest.update(np.ascontiguousarray(self.tokens))
-        return digest.hexdigest()
 
 
 def train(
@@ -75,10 +52,11 @@ def train(
 ) -> pd.DataFrame:
     """Train the decoder, keep the weights of the lowest validation loss, and load them.
 
-    Whole captions are trained in one pass, with AdamW and a cosine decay of the learning rate to
-    zero. Stopped at any moment, the next call continues with the same batches, dropout and
-    optimizer state; finished, the next call reuses the result. A damaged state is set aside for
-    the one before it. A second process on the folder waits until the first is done.
+    Whole captions are trained in one pass, those without images beside the others, with AdamW and a
+    cosine decay of the learning rate to zero. Stopped at any moment, the next call continues with
+    the same batches, dropout and optimizer state; finished, the next call reuses the result. A
+    damaged state is set aside for the one before it. A second process on the folder waits until the
+    first is done.
 
     Args:
         decoder: of `build_decoder`, its scaler fitted.
@@ -100,10 +78,9 @@ def train(
             folder holds a training with other settings.
     """
     settings = identify(decoder, training, validation, **schedule)
-    model, epochs, batch_size = decoder.every_word, settings["epochs"], settings["batch_size"]
-    steps = math.ceil(len(training.tokens) / batch_size)
-    rate = keras.optimizers.schedules.CosineDecay(settings["learning_rate"], epochs * steps)
-    decay = Schedule(weight_decay=settings["weight_decay"]).decay(steps)
+    model, steps = decoder.every_word, _steps(training, settings)
+    decay = Schedule(weight_decay=settings["weight_decay"]).decay(sum(steps) / len(steps))
+    rate = CosineByEpoch(settings["learning_rate"], steps)
     optimizer = keras.optimizers.AdamW(rate, weight_decay=decay, global_clipnorm=1.0)
     optimizer.build(model.trainable_variables)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
@@ -141,6 +118,13 @@ def identify(
     }  # fmt: skip
 
 
+def _steps(data: CaptionData, settings: dict[str, Any]) -> list[int]:
+    """Return the number of steps of each epoch."""
+    n, epochs = len(data.tokens), settings["epochs"]
+    counts = (n + data.text_count(epoch, epochs) for epoch in range(epochs))
+    return [math.ceil(count / settings["batch_size"]) for count in counts]
+
+
 def _table(progress: Progress) -> pd.DataFrame:
     return pd.DataFrame(progress.history).set_index("epoch")
 
@@ -166,16 +150,21 @@ class _Run:
 
     def go_on(self, progress: Progress) -> None:
         """Train from where `progress` is to the end."""
+        decoder = self.replicas.decoder
+        rated = {name: getattr(self, name).rated(decoder) for name in ("training", "validation")}
+        replace(self, **rated)._go_on(progress)
+
+    def _go_on(self, progress: Progress) -> None:
         epochs, batch_size = progress.settings["epochs"], progress.settings["batch_size"]
-        steps = math.ceil(len(self.training.tokens) / batch_size)
-        done = progress.epoch * steps + progress.step
+        steps = _steps(self.training, progress.settings)
+        done = sum(steps[: progress.epoch]) + progress.step
         remedy = (
             "Training continues from the last saved state. If that is not enough, lower BATCH_SIZE "
             "or MAX_WORDS; that trains from scratch."
         )
         with (
             memory_for(f"training (batch size {batch_size})", remedy),
-            progress_bar(total=epochs * steps, initial=done, unit="step") as bar,
+            progress_bar(total=sum(steps), initial=done, unit="step") as bar,
         ):
             for row in progress.history if self.replicas.chief else ():
                 self._notify(row)
@@ -187,7 +176,8 @@ class _Run:
                 bar.set_postfix(**losses, refresh=False)
 
     def _run_epoch(self, progress: Progress, bar: Any) -> None:
-        settings, data = progress.settings, self.training
+        settings = progress.settings
+        data = self.training.of_epoch(progress.epoch, settings["epochs"], settings["seed"])
         lengths = (data.tokens != PAD).sum(axis=1)
         batches = plan(
             lengths, batch_size=settings["batch_size"], seed=settings["seed"], epoch=progress.epoch
@@ -221,7 +211,7 @@ class _Run:
     def _end_epoch(self, progress: Progress) -> Row:
         """Validate, save, and return the epoch's row."""
         model, settings = self.model, progress.settings
-        val_loss = evaluate_loss(self.replicas.decoder, self.validation, replicas=self.replicas)
+        val_loss = _mean_loss(self.replicas, self.validation)
         row = {"epoch": progress.epoch + 1, "loss": progress.loss / progress.words}
         row |= {"val_loss": val_loss, "learning_rate": float(model.optimizer.learning_rate)}
         progress.history.append(row)
@@ -229,7 +219,7 @@ class _Run:
             progress.best, progress.waited = val_loss, 0
             if self.replicas.chief:
                 save_best(model, self.folder, progress)
-        else:
+        elif not self.training.text_count(progress.epoch, settings["epochs"]):
             progress.waited += 1
         progress.epoch, progress.step = progress.epoch + 1, 0
         progress.loss, progress.words = 0.0, 0
@@ -255,11 +245,12 @@ class _Run:
                       "again; the training goes on.")  # fmt: skip
 
 
-def evaluate_loss(
-    decoder: Decoder, data: CaptionData, batch_size: int = 256, replicas: Replicas | None = None
-) -> float:
+def evaluate_loss(decoder: Decoder, data: CaptionData, batch_size: int = 256) -> float:
     """Return the mean loss in nats per word, without dropout; the training view is compiled."""
-    replicas = replicas or Replicas(decoder)
+    return _mean_loss(Replicas(decoder), data.rated(decoder), batch_size)
+
+
+def _mean_loss(replicas: Replicas, data: CaptionData, batch_size: int = 256) -> float:
     order = np.argsort((data.tokens != PAD).sum(axis=1), kind="stable")
     total, count = 0.0, 0
     for start in range(0, len(order), batch_size):

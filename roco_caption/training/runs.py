@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import zipfile
 from collections.abc import Sequence
@@ -12,7 +13,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import keras
+import numpy as np
 import pandas as pd
+from keras import ops
 
 from roco_caption.core.backup import bring_back
 from roco_caption.core.errors import UserError, at_least
@@ -69,6 +73,26 @@ class Schedule:
         of a small data set, AdamW would forget within half an epoch of ROCO.
         """
         return self.weight_decay * min(1.0, DECAY_STEPS / steps)
+
+
+class CosineByEpoch(keras.optimizers.schedules.LearningRateSchedule):
+    """A cosine decay from `highest` to zero, equally far in each epoch, however long that is.
+
+    `steps` are those of each epoch.
+    """
+
+    def __init__(self, highest: float, steps: Sequence[int]) -> None:
+        self.highest, self.steps = highest, list(steps)
+
+    def __call__(self, step: Any) -> Any:
+        """Return the rate of a step, counted from 0, float32 ()."""
+        lengths = np.array(self.steps, np.float32)
+        passed = (ops.cast(step, "float32") - (np.cumsum(lengths) - lengths)) / lengths
+        share = ops.sum(ops.clip(passed, 0.0, 1.0)) / len(self.steps)
+        return self.highest * 0.5 * (1.0 + ops.cos(math.pi * share))
+
+    def get_config(self) -> dict[str, Any]:
+        return {"highest": self.highest, "steps": self.steps}
 
 
 def run_folder(

@@ -24,8 +24,9 @@ from helpers.kaggle_server import MODIFIED, KaggleServer
 from roco_caption.core.errors import UserError
 from roco_caption.data import archive as archives
 from roco_caption.data import kaggle
+from roco_caption.data.account import find_account
 from roco_caption.data.archive import DamagedArchive, unpack_radiology
-from roco_caption.data.kaggle import download_roco, find_account
+from roco_caption.data.kaggle import download_file, download_roco
 
 SECRET = "s3cret-token-never-to-be-shown"
 BEARER = f"Bearer {SECRET}"
@@ -653,3 +654,33 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, server):
     write(tmp_path / "file", "")
     with pytest.raises(UserError, match="Choose a writable folder"):
         download_roco(tmp_path / "file" / "roco")
+
+
+# Single files
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_one_file_is_downloaded_once(server, tmp_path, zipped):
+    content = "ROCO_1\tÖdem (°).\n".encode()
+    server.archive = content
+    if zipped:  # as Kaggle does with larger ones
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as archive:
+            archive.writestr("captions.txt", content)
+        server.archive = packed.getvalue()
+    path = tmp_path / "text" / "captions.txt"
+    for _ in range(2):
+        assert download_file("all_data/test/radiology/captions.txt", path) == path
+    assert path.read_bytes() == content
+    (call,) = server.api_calls
+    assert call["path"].endswith("?file_name=all_data/test/radiology/captions.txt")
+
+
+def test_one_file_takes_the_account_only_if_it_is_refused_without(server, tmp_path, monkeypatch):
+    server.archive, server.refuse_anonymous = b"ROCO_1\tOne.\n", 403
+    with pytest.raises(UserError, match="403"):
+        download_file("captions.txt", tmp_path / "captions.txt")
+    monkeypatch.setenv("KAGGLE_API_TOKEN", SECRET)
+    download_file("captions.txt", tmp_path / "captions.txt")
+    assert values(server.api_calls, "Authorization") == [None, None, BEARER]
+    assert not list(tmp_path.glob("*partial*"))

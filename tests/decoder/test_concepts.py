@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from roco_caption.decoder import concepts
-from roco_caption.decoder.concepts import Concepts, fit_concepts
+from roco_caption.decoder.concepts import Concepts, fit_concepts, fit_rating_scaler
 from roco_caption.decoder.model import build_decoder, fit_scalers
 from roco_caption.text.tokenizer import START
 
@@ -13,11 +13,11 @@ SEEN, OTHER, RARE = 4, 5, 6
 
 
 def rated(described, tokens, count=3, **options):
-    weights = fit_concepts(described, tokens, count, **options)
+    offset, projection, ratings = fit_concepts(described, tokens, count, **options)
     flat = described.reshape(len(described), -1)
     layer = Concepts(count)
     layer.build(flat.shape)
-    layer.set_weights(weights)
+    layer.set_weights([offset, projection, ratings.words])
     return np.asarray(layer(flat))
 
 
@@ -38,18 +38,18 @@ def test_a_word_that_features_tell_is_rated_and_others_are_not():
     tokens = np.hstack([captions(told, untold), numbers])
     found = rated(described, tokens)
     assert np.corrcoef(found[:, 0], told)[0, 1] > 0.7
-    assert found[:, 0].std() < 1  # shrunk, as a prediction is
     assert (found[:, 1:] == 0).all()
-    assert fit_concepts(described, tokens, 3)[2].tolist() == [SEEN, 0, 0]
+    *_, ratings = fit_concepts(described, tokens, 3)
+    assert ratings.words.tolist() == [SEEN, 0, 0]
+    assert 0.8 < ratings.left_out[:, 0].std() < 1.2 and ratings.r2[0] > 0.5
 
 
 def test_a_word_that_every_caption_has_is_no_concept():
     rng = np.random.default_rng(0)
     described = rng.normal(size=(200, 6)).astype(np.float32)
     tokens = captions(np.full(200, True), described[:, 0] > 0)
-    assert fit_concepts(described, np.hstack([tokens, np.arange(10, 210)[:, None]]), 9)[2][
-        :2
-    ].tolist() == [OTHER, 0]
+    tokens = np.hstack([tokens, np.arange(10, 210)[:, None]])
+    assert fit_concepts(described, tokens, 9)[2].words[:2].tolist() == [OTHER, 0]
 
 
 def test_each_cell_is_whitened_by_itself():
@@ -62,9 +62,9 @@ def test_each_cell_is_whitened_by_itself():
     tokens = np.hstack([captions(told), rng.integers(10, 400, (400, 1)).astype(np.int32)])
     by_cell = rated(grids, tokens, 1)[:, 0]
     assert np.corrcoef(by_cell, told)[0, 1] > 0.7
-    _, projection, words = fit_concepts(grids, tokens, 1)
+    _, projection, ratings = fit_concepts(grids, tokens, 1)
     terms = (grids - grids.mean(axis=0)) * projection.reshape(9, 6)
-    assert words.tolist() == [SEEN] and terms.sum(axis=2).std(axis=0).argmax() == 4
+    assert ratings.words.tolist() == [SEEN] and terms.sum(axis=2).std(axis=0).argmax() == 4
 
 
 def test_a_whitened_cell_is_white_but_for_the_floor():
@@ -94,7 +94,7 @@ def test_errors_left_out_are_those_of_regressions_without_the_images(groups):
     axes, values = concepts.largest_components(centred.astype(np.float64), 5)
     white, variance = centred @ (axes / np.sqrt(values / n)), values / n
     kept = variance / (variance + penalty)
-    found = concepts._error_left_out(white, wanted, white.T @ wanted / n, kept, groups)
+    found = concepts._errors_left_out(white, wanted, white.T @ wanted / n, kept, groups)
     missed = np.empty_like(y)
     alone = [np.array([i]) for i in range(n) if not any(i in group for group in groups)]
     for rows in alone + groups:
@@ -103,7 +103,7 @@ def test_errors_left_out_are_those_of_regressions_without_the_images(groups):
         ridge = design.T @ design + n * penalty * np.diag([1, 1, 1, 1, 1, 0])
         slopes = np.linalg.solve(ridge, design.T @ y[others])
         missed[rows] = y[rows] - np.hstack([x[rows], np.ones((len(rows), 1))]) @ slopes
-    np.testing.assert_allclose(found, (missed**2).mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(found, missed, rtol=1e-6)
 
 
 def test_images_of_one_caption_do_not_give_each_others_words_away():
@@ -136,10 +136,11 @@ def test_the_decoder_fits_both_kinds_and_does_without_attention_as_well():
     built = build_decoder(**sizes, attention=True, grid_size=(4, 8), grid_components=8, concepts=5)
     fit_scalers(built, (features, grids), tokens)
     layer = built.next_word.get_layer
-    by_features = layer("concepts")(layer("scaler")(features.astype(np.float32)))
+    by_features = layer("scaler")(features.astype(np.float32))
     assert abs(np.corrcoef(np.asarray(by_features)[:, 0], lit)[0, 1]) > 0.6
     by_grid = layer("concepts_grid")(layer("flat")(layer("scaler_grid")(grids.astype("f4"))))
     assert abs(np.corrcoef(np.asarray(by_grid)[:, 0], side)[0, 1]) > 0.6
+    assert built.ratings.words[0] == SEEN and built.ratings.words[16] == OTHER
     plain = build_decoder(**sizes)
     fit_scalers(plain, features, tokens)
     assert not any(layer.name.startswith("concepts") for layer in plain.next_word.layers)
@@ -160,3 +161,61 @@ def test_where_all_is_the_same_nothing_is_told(same):
     assert (rated(described, tokens, cases=cases) == 0).all()
     grids = described.reshape(len(described), 3, 2)
     assert (rated(grids, tokens, cases=cases) == 0).all()
+
+
+def examples(n=600, noise=2.0):
+    """Images that tell one of two words, with noise, and captions with both at random."""
+    rng = np.random.default_rng(3)
+    lit, other = rng.random(n) > 0.5, rng.random(n) > 0.5
+    described = rng.normal(size=(n, 40)).astype(np.float32)
+    described[:, 0] += lit * 4 / noise
+    numbers = rng.integers(10, 5000, (n, 1)).astype(np.int32)
+    return described, np.hstack([captions(lit, other), numbers]), lit
+
+
+def test_ratings_left_out_are_as_good_as_those_of_new_images():
+    described, tokens, lit = examples()
+    old, new = slice(300), slice(300, None)
+    offset, projection, ratings = fit_concepts(described[old], tokens[old], 1)
+    seen, unseen = ((described[part] - offset) @ projection for part in (old, new))
+
+    def told(rows, part):
+        return np.corrcoef(rows[:, 0], lit[part])[0, 1]
+
+    assert told(seen, old) > told(unseen, new) + 0.01  # as they have seen its answer
+    assert told(ratings.left_out, old) == pytest.approx(told(unseen, new), abs=0.05)
+
+
+def test_simulated_ratings_are_like_those_of_images():
+    described, tokens, lit = examples()
+    *_, ratings = fit_concepts(described, tokens, 1)
+    simulated = ratings.simulated(tokens, np.random.default_rng(0))
+    for of_word in (lit, ~lit):
+        honest, made = ratings.left_out[of_word], simulated[of_word]
+        assert made.mean() == pytest.approx(honest.mean(), abs=0.1)
+        assert made.std() == pytest.approx(honest.std(), abs=0.1)
+    again = ratings.simulated(tokens, np.random.default_rng(0))
+    np.testing.assert_array_equal(again, simulated)
+
+
+def test_errors_of_simulated_ratings_go_together_as_they_do_in_images():
+    """Two words told by the same thing: where one is rated too high, so is the other."""
+    rng = np.random.default_rng(4)
+    first, second = rng.random((2, 500)) > 0.5
+    described = rng.normal(size=(500, 3)).astype(np.float32)
+    described[:, 0] += first * 1.0 + second * 1.0
+    tokens = np.hstack([captions(first, second), rng.integers(10, 5000, (500, 1)).astype("i4")])
+    *_, ratings = fit_concepts(described, tokens, 2)
+    simulated = ratings.simulated(tokens, rng)
+    neither = ~first & ~second
+    assert np.corrcoef(simulated[neither].T)[0, 1] > 0.8
+
+
+def test_without_a_word_to_rate_images_are_told_apart_by_their_components():
+    rng = np.random.default_rng(0)
+    features = rng.gamma(1.0, size=(12, 20)).astype(np.float32)
+    tokens = np.array([[START, 10 + i, 0] for i in range(12)], np.int32)
+    (offset, projection, longest), ratings = fit_rating_scaler(features, tokens, 16)
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    np.testing.assert_allclose(ratings.left_out, (unit - offset) @ projection, atol=1e-4)
+    assert not ratings.words.any() and ratings.left_out.std() > 0.5 and longest > 0

@@ -10,7 +10,8 @@ from roco_caption.features.table import LazyRows
 from roco_caption.search.beam import beam_search
 from roco_caption.search.greedy import greedy_search
 from roco_caption.text.tokenizer import END, PAD, START
-from roco_caption.training.loop import CaptionData, train
+from roco_caption.training.captions import CaptionData
+from roco_caption.training.loop import train
 
 VOCAB, MAX_LEN, SIZE, GRID = 23, 9, 31, (6, 14)
 
@@ -99,9 +100,7 @@ def test_a_blank_image_shows_what_is_usual_everywhere(decoder, batch):
     blank, cells = decoder.start((features, grids), blank=True)[2]
     nothing = np.zeros((5, GRID[0], 5), np.float32)
     np.testing.assert_allclose(cells, layer("cells")(nothing), atol=1e-5)
-    rated = layer("concepts_grid")(layer("flat")(nothing))
-    by_features = layer("concepts")(np.zeros((5, 8), np.float32))
-    usual = layer("image")(keras.ops.concatenate([by_features, rated], axis=-1))
+    usual = layer("image")(np.zeros((5, decoder.rated_size), np.float32))
     np.testing.assert_allclose(blank, usual, atol=1e-5)
     whole = decoder.start((features, grids))[2][0]
     assert np.abs(np.asarray(whole) - np.asarray(blank)).max() > 1e-3  # concepts as well

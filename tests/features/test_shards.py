@@ -21,7 +21,8 @@ from roco_caption.scale import encode as shard_encoding
 from roco_caption.scale.encode import ShardWorker, fetching, find_images
 from roco_caption.scale.train import train_captioner
 from roco_caption.search.captioner import Captioner
-from roco_caption.training.loop import CaptionData, train
+from roco_caption.training.captions import CaptionData
+from roco_caption.training.loop import train
 
 ENCODER = {"name": "vgg16", "layer": "fc2", "weights": "random seed 0"}
 ASKED = {"weights": "random", "seed": 0}

@@ -78,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
         names = ("Authorization", "Range", "If-Range")
         self.of.requests.append({name: self.headers.get(name) for name in names})
         self.of.requests[-1]["path"] = self.path
-        if self.path == API:
+        if self.path.partition("?")[0] == API:
             self._answer_for_api()
         elif self.path.startswith("/storage"):
             self._answer_for_storage()

@@ -5,7 +5,8 @@ import numpy as np
 
 from roco_caption.decoder.model import build_decoder
 from roco_caption.text.tokenizer import END, START
-from roco_caption.training.loop import CaptionData, train
+from roco_caption.training.captions import CaptionData
+from roco_caption.training.loop import train
 
 SIZES = {
     "vocab_size": 14, "max_len": 6, "feature_size": 5, "components": 5, "embedding_size": 8,

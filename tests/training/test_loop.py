@@ -14,8 +14,9 @@ from helpers.toy_training import SIZES, fresh, run, toy
 from roco_caption.core.errors import UserError
 from roco_caption.core.machine import detect
 from roco_caption.training import loop
+from roco_caption.training.captions import CaptionData
 from roco_caption.training.checkpoint import STATE, WEIGHTS
-from roco_caption.training.loop import CaptionData, evaluate_loss, train
+from roco_caption.training.loop import evaluate_loss, train
 
 
 def test_it_learns_and_writes_its_files(tmp_path):

@@ -1,0 +1,86 @@
+"""Captions without images are read from files as people have them, and nothing leaks from tests."""
+
+import pandas as pd
+import pytest
+
+from roco_caption.core.errors import UserError
+from roco_caption.data import texts
+from roco_caption.data.texts import read_texts
+
+FRAMES = {
+    "train": pd.DataFrame({"caption": ["A known caption."]}),
+    "validation": pd.DataFrame({"caption": ["Chest X-ray."]}),
+    "test": pd.DataFrame({"caption": ["CT of the abdomen, axial."]}),
+}
+
+
+def test_a_text_file_has_a_caption_per_line(tmp_path, capsys):
+    path = tmp_path / "texts.txt"
+    path.write_text("MR of the knee.\n\nROCO_1\t A fracture.\n  MR of the knee.\nmr of the knee\n")
+    found = read_texts(path, tmp_path, FRAMES)
+    assert sorted(map(str.casefold, found)) == ["a fracture.", "mr of the knee"]
+    assert "Captions without images: 2 from" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("known", ["Chest X-ray.", "chest x ray", "CT OF THE ABDOMEN AXIAL"])
+def test_captions_to_validate_or_test_on_are_not_learnt(tmp_path, capsys, known):
+    path = tmp_path / "texts.txt"
+    path.write_text(f"{known}\nA known caption.\nAnother one.\n")
+    assert read_texts(path, tmp_path, FRAMES) == ["A known caption.", "Another one."]
+    assert "1 that validation or test images have are left out" in capsys.readouterr().out
+
+
+def test_a_table_needs_no_images(tmp_path):
+    path = tmp_path / "reports.csv"
+    path.write_bytes("id;Befund\n1;Thorax: kein Erguss.\n2;Schädel, nativ.\n".encode("cp1252"))
+    assert read_texts(path, tmp_path, FRAMES) == ["Thorax: kein Erguss.", "Schädel, nativ."]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"validation/radiology/captions.txt": "R1\t one\n", "test/captions.txt": "R2\t two\n"},
+        {"a.csv": "image,caption\n1.png,one\n", "b/c.csv": "caption\ntwo\n"},
+        {"a.txt": "one\n", "b.txt": "two\n"},
+    ],
+)
+def test_a_folder_holds_several(tmp_path, files):
+    for name, content in files.items():
+        path = tmp_path / "texts" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    assert sorted(read_texts(tmp_path / "texts", tmp_path, FRAMES)) == ["one", "two"]
+
+
+def test_rocos_are_downloaded_once_and_not_for_rocos_images(tmp_path, monkeypatch):
+    asked = []
+
+    def download(name, path):
+        asked.append(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"ROCO_1\t A caption of {name}.\n")
+        return path
+
+    monkeypatch.setattr(texts, "download_file", download)
+    assert len(read_texts("roco", tmp_path, FRAMES)) == len(asked) == 3
+    with pytest.raises(UserError, match="other images"):
+        read_texts("roco", tmp_path, FRAMES, "roco")
+    assert read_texts("", tmp_path, FRAMES, "roco") == []
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "must be a file"),
+        (b"", "no caption"),
+        (b"a\0b", "readable text"),
+        (b"...\n", "no cap"),
+    ],
+)
+def test_what_is_no_file_of_captions_is_named(tmp_path, content, problem):
+    path = tmp_path / "texts.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=problem) as error:
+        read_texts(path, tmp_path, FRAMES)
+    assert "texts.txt" in str(error.value)
