@@ -19,7 +19,10 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> str:
     """Execute a notebook in `folder`, in place; return why it stopped, "" if it did not."""
     resources = {"metadata": {"path": str(folder)}}
     quiet = ["--IPKernelApp.log_level=ERROR"]  # it warns that others on this machine could listen
-    client = NotebookClient(notebook, timeout=None, resources=resources, extra_arguments=quiet)
+    client = NotebookClient(
+        notebook, timeout=None, resources=resources, extra_arguments=quiet,
+        shutdown_kernel="immediate",  # TensorFlow takes seconds to leave, with nothing left to do
+    )  # fmt: skip
     try:
         client.execute()
     except CellExecutionError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from roco_caption.data.phantoms.dataset import BOX
 from roco_caption.decoder.word_maps import upsampled
 
 AMBIGUOUS = "ambiguous"
+CLAIMS = ["modality", "finding", "side", "size"]
 
 _MASS = r"mass(es)?(?! effect)|tumou?rs?|neoplasms?"
 _CYST = r"(?<!dermoid )cysts?"
@@ -72,16 +74,25 @@ def _single(labels: set[str]) -> str:
     return AMBIGUOUS if len(labels) > 1 else "".join(labels)
 
 
+@lru_cache(maxsize=10_000)  # the same captions come again: shuffled, and as references
+def _claims(caption: str) -> tuple[str, ...]:
+    return tuple(map(attributes_of(caption).__getitem__, CLAIMS))
+
+
+def claims_right(references: Sequence[str], captions: Sequence[str]) -> pd.DataFrame:
+    """Return which of `CLAIMS` each caption makes as its phantom's reference does, bool (n, 4)."""
+    sides = [pd.DataFrame(map(_claims, x), columns=CLAIMS) for x in (references, captions)]
+    return sides[0] == sides[1]
+
+
 def shares_right(references: Sequence[str], captions: Sequence[str]) -> dict[str, float]:
     """Return the shares of captions that state what their phantoms' references state.
 
     Keys: each attribute; "modality, finding and side"; "all four", with the size.
     """
-    names = ["modality", "finding", "side", "size"]
-    truth, claims = (pd.DataFrame(map(attributes_of, x))[names] for x in (references, captions))
-    right = truth == claims
+    right = claims_right(references, captions)
     shares = right.mean()
-    shares["modality, finding and side"] = right[names[:3]].all(axis=1).mean()
+    shares["modality, finding and side"] = right[CLAIMS[:3]].all(axis=1).mean()
     shares["all four"] = right.all(axis=1).mean()
     return shares.to_dict()
 

@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-INK, GREY, BLUE, ORANGE = "#1b1b1b", "#666666", "#1f77b4", "#d95f02"
+INK, GREY, BLUE, ORANGE, RED = "#1b1b1b", "#666666", "#1f77b4", "#d95f02", "#b2182b"
 SHARPNESS = 1.5  # image pixels per CSS pixel: most screens have two or three device pixels
 # Figures shrink with the page, but on a phone their text would be tiny: they scroll there instead.
 FIGURE_CSS = """<style>
@@ -52,6 +52,12 @@ class DescribedFigure(Figure):
         width = f"--width: {round(self.get_figwidth() * self.dpi)}px"
         image = f'<img alt="{html.escape(self.alt)}" src="{source}">'
         return f'{FIGURE_CSS}<div class="described-figure" style="{width}">{image}</div>'
+
+    def _ipython_display_(self) -> None:
+        """Show the HTML form alone: a notebook would also draw and keep a PNG, unseen beside it."""
+        from IPython.display import display
+
+        display({"text/html": self._repr_html_(), "text/plain": self.alt}, raw=True)
 
 
 def new_figure(

@@ -21,6 +21,7 @@ from roco_caption.show.figures import (
     GREY,
     INK,
     ORANGE,
+    RED,
     DescribedFigure,
     brief,
     new_figure,
@@ -55,13 +56,16 @@ def caption_under_image(
 
 
 def gallery(
-    frame: pd.DataFrame, captions: pd.DataFrame, scores: np.ndarray, each: int = 3, note: str = ""
-) -> DescribedFigure:
+    frame: pd.DataFrame, captions: pd.DataFrame, scores: np.ndarray, each: int = 3, note: str = "",
+    right: pd.DataFrame | None = None,
+) -> DescribedFigure:  # fmt: skip
     """Show `each` of the best, typical and worst captions under their images, with the references.
 
-    `captions` has a column `caption` in the order of `frame`; `scores` is CIDEr, float (n,).
+    `captions` has a column `caption` in the order of `frame`; `scores` is CIDEr, float (n,). Where
+    the truth is known, `right` of `claims_right` comes first in the order, and is shown.
     """
-    order = np.argsort(-scores, kind="stable")
+    right = pd.DataFrame(index=range(len(scores))) if right is None else right
+    order = np.lexsort((-scores, -right.sum(axis=1)))
     middle = max(0, len(order) // 2 - each // 2)
     groups: dict[int, str] = {}  # of a few images, each is shown once
     for group, start in (("best", 0), ("typical", middle), ("worst", max(0, len(order) - each))):
@@ -70,7 +74,9 @@ def gallery(
     cells = [
         (
             frame.image.iloc[i],
-            _caption_lines(group, captions.caption.iloc[i], frame.caption.iloc[i]),
+            _caption_lines(
+                group, captions.caption.iloc[i], frame.caption.iloc[i], right.iloc[i].to_dict()
+            ),
         )
         for i, group in groups.items()
     ]
@@ -201,10 +207,17 @@ def _image_grid(
     return figure
 
 
-def _caption_lines(heading: str, caption: str, reference: str | Sequence[str]) -> list[Line]:
+def _caption_lines(
+    heading: str, caption: str, reference: str | Sequence[str], right: Mapping[Any, bool] = {}
+) -> list[Line]:
     references = [reference] if isinstance(reference, str) else reference
     lines = [(f"reference: {text}", INK) for text in references if text]
-    return [(heading, GREY), (caption or "(no words)", BLUE), *lines]
+    claims = [
+        (f"{word}: {', '.join(names)}", color)
+        for word, color in (("right", GREY), ("wrong", RED))
+        if (names := [name for name in right if right[name] == (word == "right")])
+    ]
+    return [(heading, GREY), (caption or "(no words)", BLUE), *claims, *lines]
 
 
 def _place(weights: np.ndarray) -> str:

@@ -219,7 +219,8 @@ def complaints(executed: str, told: tuple[str, ...]) -> list[str]:
         cell for cell in cells if re.search(r"plots\.(?!word_map)\w+\(|explained\(", cell.source)
     ]
     for cell in drawn:
-        if not any("image/png" in output.get("data", {}) for output in cell.outputs):
+        pages = [output.get("data", {}).get("text/html", "") for output in cell.outputs]
+        if not any("<img alt=" in page for page in pages):
             missing.append(f"the picture of {cell.source.splitlines()[-1]!r}")
     return missing + ([] if drawn else ["any picture"])
 

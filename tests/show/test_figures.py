@@ -5,10 +5,14 @@ import io
 import logging
 import re
 
+import matplotlib.pyplot as plt
 import nbformat
 import pandas as pd
 import pytest
+from IPython.core.displaypub import CapturingDisplayPublisher
 from IPython.core.formatters import HTMLFormatter
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.pylabtools import select_figure_formats
 from nbconvert import HTMLExporter
 from PIL import Image
 
@@ -28,6 +32,22 @@ def test_the_html_has_a_sharp_image_alt_text_and_scrolls_on_phones():
     assert image.getpixel((0, 0))[:3] == (255, 255, 255)  # on a dark page too
     assert f"--width: {round(width)}px" in page and "overflow-x: auto" in page
     assert 'alt="axial ct of a &quot;left&quot; &lt;mass&gt;"' in page
+
+
+def test_a_notebook_keeps_one_picture_of_a_figure(monkeypatch):
+    shell = InteractiveShell.instance()
+    select_figure_formats(shell, {"png"})  # as in every notebook
+    monkeypatch.setattr(shell, "display_pub", CapturingDisplayPublisher())
+    figure, _ = new_figure(1, 1, 2, 2)
+    figure.alt = "a mass"
+    plain, _ = plt.subplots()
+    plt.close(plain)
+    assert "image/png" in shell.display_formatter.format(plain)[0]  # so this test can fail
+    assert shell.display_formatter.format(figure) == ({}, {})  # it has shown itself
+    (output,) = shell.display_pub.outputs
+    assert set(output["data"]) == {"text/html", "text/plain"}
+    assert output["data"]["text/plain"] == "a mass"
+    assert '<img alt="a mass"' in output["data"]["text/html"]
 
 
 def test_nbconvert_finds_the_alt_text(caplog):

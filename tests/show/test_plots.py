@@ -119,6 +119,55 @@ def test_a_gallery_of_few_images_shows_each_once(image, n):
     assert len(drawn(plots.sample_images(frame))) == n
 
 
+@pytest.mark.parametrize(
+    ("claims", "shown"),
+    [
+        ((True, True, True, False), ["right: modality, finding, side", "wrong: size"]),
+        ((True, True, True, True), ["right: modality, finding, side, size"]),
+        ((False, False, False, False), ["wrong: modality, finding, side, size"]),
+        ((False, True, False, True), ["right: finding, size", "wrong: modality, side"]),
+    ],
+)
+def test_the_gallery_says_which_claims_are_right_in_words(image, claims, shown):
+    frame = pd.DataFrame({"image": [image], "caption": ["a mass"]})
+    right = pd.DataFrame([claims], columns=["modality", "finding", "side", "size"])
+    figure = plots.gallery(frame, frame, np.ones(1), right=right)
+    quoted = ", ".join(f"“{text}”" for text in ["a mass", *shown, "reference: a mass"])
+    assert figure.alt.endswith(f"{quoted}.")
+    texts = {text.get_text(): text.get_color() for text in figure.axes[0].texts}
+    assert not any(text.startswith(("right", "wrong")) and text not in shown for text in texts)
+    assert len({texts[text] for text in shown}) == len(shown)
+
+
+def order_of(figure):
+    """Return the captions of a gallery, from the best to the worst."""
+    return [axis.texts[1].get_text() for axis in figure.axes]
+
+
+@pytest.mark.parametrize(
+    ("counts", "cider", "order"),
+    [
+        ([3, 4, 4], [9.0, 1.0, 2.0], "cba"),  # fluent but wrong in one is not the best
+        ([0, 1, 2], [3.0, 2.0, 1.0], "cba"),
+        ([4, 4, 4], [1.0, 3.0, 2.0], "bca"),
+        ([2, 2, 2], [1.0, 1.0, 1.0], "abc"),
+    ],
+)
+def test_the_gallery_orders_by_claims_right_then_by_cider(image, counts, cider, order):
+    frame = pd.DataFrame({"image": image, "caption": list("abc")})
+    right = pd.DataFrame([[k < n for k in range(4)] for n in counts], columns=list("wxyz"))
+    figure = plots.gallery(frame, frame, np.array(cider), each=1, right=right)
+    assert order_of(figure) == list(order)
+
+
+@pytest.mark.parametrize("cider", [[3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [1.0, 1.0, 1.0]])
+def test_without_known_claims_the_gallery_orders_by_cider(image, cider):
+    frame = pd.DataFrame({"image": image, "caption": list("abc")})
+    figure = plots.gallery(frame, frame, np.array(cider), each=1)
+    assert order_of(figure) == sorted("abc", key=lambda name: -cider["abc".index(name)])
+    assert "right" not in figure.alt and "wrong" not in figure.alt
+
+
 def test_all_references_of_an_image_are_shown(image):
     figure = plots.caption_under_image(image, "a mass", ["one", "two"])
     assert figure.alt.endswith("“a mass”, “reference: one”, “reference: two”.")
