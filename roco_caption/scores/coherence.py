@@ -27,7 +27,7 @@ def coherence(training_captions: Sequence[str], captions: Sequence[str]) -> pd.D
     """Return what is wrong with each caption, 1.0 or 0.0 (n, 2); the means are shares of captions.
 
     "contradiction": it names two body regions or modalities that training captions name together at
-    most 0.15 times as often as by chance, if that is 3 times or more. "fragment": a sentence ends
+    most 0.1 times as often as by chance, if that is 3 times or more. "fragment": a sentence ends
     in a word such as "with", a phrase is repeated at once, or there is none. NaN if not English.
     """
     known = list(dict.fromkeys(training_captions))
@@ -38,7 +38,7 @@ def coherence(training_captions: Sequence[str], captions: Sequence[str]) -> pd.D
     apart = [
         {a, b} for a, b in chain(combinations(_REGIONS, 2), combinations(_MODALITIES, 2))
         if (chance := count[a] * count[b] / len(named)) >= 3
-        and sum({a, b} <= names for names in named) <= 0.15 * chance
+        and sum({a, b} <= names for names in named) <= 0.1 * chance
     ]  # fmt: skip
     rows = [(any(p <= _named(c) for p in apart), bool(_FRAGMENT.search(c))) for c in captions]
     return pd.DataFrame(rows, columns=["contradiction", "fragment"], dtype=float)
