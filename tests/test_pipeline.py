@@ -97,7 +97,8 @@ def test_an_ensemble_is_trained_captions_and_is_scored_as_one(tmp_path):
     captioner = pipeline.make_captioner(decoder, inputs, words, beams=2, neighbours=2)
     captioner.save(tmp_path)
     captions = pipeline.caption_test_images(captioner, inputs, tmp_path)
-    assert list(captions) == ["id", "reference", "caption", "log_probability"]
+    assert list(captions)[:4] == ["id", "reference", "caption", "log_probability"]
+    assert list(captions)[4:] == ["contradiction", "fragment"]
     assert (tmp_path / "member2" / "captioner.weights.h5").exists()
     again = Captioner.load(tmp_path).caption_features(inputs.features["test"])
     assert [c.text for c in again] == list(captions.caption)
@@ -107,6 +108,8 @@ def test_an_ensemble_is_trained_captions_and_is_scored_as_one(tmp_path):
     assert list(written.index) == list(systems) and written.index[0] == "this model"
     assert written.index[2].startswith("images shuffled")
     np.testing.assert_allclose(written.CIDEr, table.CIDEr)
+    assert set(written) - set(table) == {"contradiction", "fragment"}  # of toys: not English
+    assert written.contradiction.isna().all()
 
 
 def test_callbacks_get_every_epoch_and_a_failing_one_stops_nothing(tmp_path, capsys):

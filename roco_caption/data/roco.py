@@ -19,6 +19,7 @@ from roco_caption.data.folder import (
 )
 from roco_caption.data.kaggle import RECORD, download_roco, mounted_by_colab
 from roco_caption.data.phantoms.dataset import make_phantoms
+from roco_caption.data.remarks import clean_training
 from roco_caption.data.splits import complete_splits
 from roco_caption.data.tables import READERS, read_table
 
@@ -132,6 +133,7 @@ def read_dataset(
     """Read the captions of ROCO's layout, or else of a folder as `read_folder` takes it.
 
     `limit` takes the first images of each split, 0 all; `seed` is that of `complete_splits`.
+    Training captions are cleaned, see `clean_training`; those of validation and test never change.
     Returns {split: DataFrame[id, image, caption]}, and `case` if the table names patients. Of an
     image with several captions, train and validation have a row for each, test has the first, and
     `references` lists all. And a table with one row per split: how many images are listed, used,
@@ -153,7 +155,7 @@ def read_dataset(
         splits = rows[rows.reason == ""].groupby("case").split.nunique()
         if shared := (splits > 1).sum():
             print(f"NOTE: {shared:,} of {len(splits):,} patients have images in several splits.")
-    return _frames(rows, limit)
+    return _frames(clean_training(rows), limit)
 
 
 def _patients(rows: pd.DataFrame) -> pd.Series:

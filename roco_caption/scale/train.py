@@ -15,6 +15,7 @@ from roco_caption import pipeline
 from roco_caption.core.backend import quiet_tensorflow
 from roco_caption.core.errors import UserError, first_line
 from roco_caption.core.machine import setting
+from roco_caption.data.remarks import clean_training
 from roco_caption.data.roco import read_dataset
 from roco_caption.features.shards import local_copy, read_shards
 from roco_caption.features.table import select_inputs
@@ -86,13 +87,14 @@ def read_captions(data: str) -> dict[str, pd.DataFrame]:
     try:
         parquet = data.endswith(".parquet")
         table = pd.read_parquet(data) if parquet else pd.read_csv(data, dtype=str)
-        table = table.dropna(subset=["id", "caption", "split"])
-        return {split: table[table.split == split].reset_index(drop=True) for split in SPLITS}
+        table = table.dropna(subset=["id", "caption", "split"]).assign(reason="")
     except Exception as error:  # pandas, its readers and file systems each raise their own kinds
         raise UserError(
             f"{data} could not be read ({type(error).__name__}: {first_line(error)}). It must be a "
             ".csv or .parquet with the columns id, caption and split (train, validation)."
         ) from error
+    table = clean_training(table).query("reason == ''").drop(columns="reason")
+    return {split: table[table.split == split].reset_index(drop=True) for split in SPLITS}
 
 
 def train_from_shards(

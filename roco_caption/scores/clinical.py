@@ -55,15 +55,15 @@ def _table(text: str) -> dict[str, re.Pattern[str]]:
 
 
 _MODALITIES = _table("""
-    CT: ct, cts, cta, cect, ncct, hrct, cbct, tdm, scanner, *computed * tomogra*,
-        computeri* tomogra*, computer tomogra*, cat scan, cone beam, ct angio*, tomogram,
-        tomography, tomodensitom*, mdct, msct
-    MR: mr, mri, fmri, magnetic resonance, mra, mrv, mrcp, cmr, irm, t1, t2, t1w*, t2w*, flair,
-        stir, dwi, swi, gadolinium*, tractogra*, spin echo, gradient echo, diffusion weighted
-    ultrasound: *ultrasoun*, ultrasono*, endoscopic ultraso*, sono*, *echocardio*, echo, echogra*,
-        échogra*, doppler, us, eus, uss, usg, ivus, tte, tee, b mode, m mode, duplex, hypoechoic,
-        anechoic, hyperechoic, parasternal, subcostal, apical * chamber, four chamber view,
-        transesophageal, transthoracic
+    CT: ct, cts, cta, cect, ncct, hrct, cbct, tdm, scanner, *computed * tomogra*, computeri*
+        tomogra*, computer tomogra*, cat scan, cone beam, ct angio*, tomogram, tomography,
+        tomodensitom*, mdct, msct
+    MR: mr, mri, fmri, magnetic resonance, mra, mrv, mrcp, cmr, irm, t1 weight*, t2 weight*, t1
+        signal, t2 signal, t1w*, t2w*, t1, t2, flair, stir, dwi, swi, gadolinium*, tractogra*, spin
+        echo, gradient echo, diffusion weighted
+    ultrasound: *ultraso*, endoscopic ultraso*, sono*, *echocardio*, echo, echogra*, échogra*,
+        doppler, us, eus, uss, usg, ivus, tte, tee, b mode, m mode, duplex, *echoic, parasternal,
+        subcostal, apical * chamber, four chamber view, transesoph*, transthorac*
     nuclear: pet, fdg, 18f, spect, positron emission, single photon, *scintigra*, bone scan
     mammography: mammogra*, tomosynthesis
     angiography: *angiogra*, arteriogra*, aortogra*, dsa, digital subtraction, *venogra*,
@@ -82,36 +82,34 @@ _MODALITY = re.compile("|".join(f"(?P<{name}>{p.pattern})" for name, p in _MODAL
 
 _REGIONS = _table("""
     head: brain, head, *cranial, *cranium, skull, *cereb*, frontal lobe, temporal, parietal,
-        occipital, *ventricles, hippocamp*, pituitary, thalam*, pons, basal ganglia, white matter,
-        sella*, *orbit*, eye, ocular, retina*, sinus, sinuses, nasal, ear, petrous, carotid artery,
-        middle cerebral, basilar, corpus callosum, crani*, mening*, facial
+        occipital, *ventricles, lateral ventricle, hippocamp*, pituitary, thalam*, pons, basal
+        ganglia, white matter, sella*, *orbit*, eye, ocular, retina*, sinus*, nasal, ear, petrous,
+        carotid artery, middle cerebral, basilar, corpus callosum, crani*, mening*, facial
     teeth and jaws: *mandib*, maxill*, tooth, teeth, molar*, premolar*, incisor*, canine*, dental,
         root, roots, periapical, panoramic, *odontia, endodont*, orthodont*, periodont*, edentulous,
         odontog*, odontom*, alveolar bone, jaw, tmj, temporomandibular, implant, cephalogra*, opg,
         orthopanto*, condyle, apical
-    neck: neck, *thyroid*, cervical lymph, laryn*, pharyn*, *pharyngeal, parotid, submandibular,
-        trachea*, carotid, jugular
+    neck: neck, vertebral arter*, *thyroid*, cervical lymph, laryn*, pharyn*, *pharyngeal, parotid,
+        submandibular, trachea*, carotid, jugular
     spine: spine, spinal, *vertebra*, lumbar, sacral, *lumbosacral, cervical, thoracolumbar, disc,
-        disk, l1, l2, l3, l4, l5, s1, t12, l4 l5, l5 s1, c1, c2, c5, c6, cord, odontoid, scolio*,
-        sacrum
+        disk, l1, l2, l3, l4, l5, s1, t12, c1, c2, c5, c6, cord, odontoid, scolio*, sacrum
     heart: heart, *cardi*, coronary, atrial, atrium, ventricular, ventricle, aortic valve, mitral,
         tricuspid, *septal, lad, rca, lvot, left main, circumflex
-    chest: chest, lung, lungs, *thora*, pulmon*, *pleura*, mediastin*, rib, ribs, hilar, bronch*,
-        lobe, *pneumo*, esophag*, oesophag*, aortic arch, diaphragm*, sternum, cxr
+    chest: chest, lung*, *thora*, pulmon*, *pleura*, mediastin*, rib, ribs, hilar, bronch*, lower
+        lobe, upper lobe, lobe, *pneumo*, esophag*, oesophag*, aortic arch, diaphragm*, sternum, cxr
     breast: breast, breasts, mammogra*, axilla*
-    abdomen: abdom*, liver, *hepat*, renal, kidney*, spleen, splenic, pancrea*, gallbladder,
-        biliary, bile, *bowel, colon, colonic, stomach, gastric, duoden*, jejun*, ileum, ileal,
-        ileo*, appendi*, mesenter*, *periton*, adrenal, celiac, cholangio*, mrcp, ureter*,
-        portal vein, ct kub, intestin*, cecum, caecum, sigmoid, adrenals, *abdominal
-    pelvis: pelvi*, uterus, uterine, *ovar*, bladder, prostat*, rect*, adnex*, endometri*, vagin*,
-        testic*, testis, scrot*, hysterosalp*, fetal, fetus, gestation*, iliac, pubic, cervix,
-        penile, *urethr*
+    abdomen: abdom*, *abdominal, liver, *hepat*, renal, kidney*, spleen, splenic, pancrea*,
+        gallbladder, biliary, bile, *bowel, colon, colonic, stomach, gastric, duoden*, jejun*,
+        ileum, ileal, ileo*, appendi*, mesenter*, *periton*, adrenal*, celiac, cholangio*, mrcp,
+        ureter*, portal vein, ct kub, intestin*, cecum, caecum, sigmoid
+    pelvis: pelvi*, uter*, *ovar*, bladder, prostat*, rect*, adnex*, endometri*, vagin*, testic*,
+        testis, scrot*, hysterosalp*, fet*, gestation*, iliac, pubic, cervix, penile, *urethr*
     arm: hand, wrist, forearm, elbow, shoulder, humer*, radius, ulna*, finger*, thumb, scaph*,
-        metacarp*, carpal, clavic*, scapul*, glenoid, rotator, supraspinatus, phalan*, arm, radial,
+        carpal, metacarp*, clavic*, scapul*, glenoid, rotator, supraspina*, phalan*, arm, radial,
         brachial
     leg: hip, hips, femur, femor*, knee*, tibia*, fibula*, ankle, foot, feet, calcan*, talus, talar,
-        metatars*, patell*, thigh, leg, legs, acetabul*, menisc*, cruciate, popliteal, toe,
-        achilles, calf
+        metatars*, patell*, thigh, leg, legs, acetab*, menisc*, cruciate, poplit*, toe, achilles,
+        calf
 """)
 
 

@@ -12,6 +12,7 @@ import pandas as pd
 from roco_caption.core.files import write_text
 from roco_caption.features.table import Inputs, mean_image
 from roco_caption.scores import baselines
+from roco_caption.scores.coherence import coherence
 from roco_caption.scores.table import score_table
 from roco_caption.search.beam import Search
 from roco_caption.search.captioner import Captioner
@@ -24,10 +25,11 @@ def caption_test_images(
 ) -> pd.DataFrame:
     """Caption the test images, and write `captions.csv` into the run's folder.
 
-    Returns DataFrame[id, reference, caption, log_probability], one row per image.
+    Returns DataFrame[id, reference, caption, log_probability], one row per image; and `coherence`.
     """
     captions = inputs.frames["test"][["id", "caption"]].rename(columns={"caption": "reference"})
     captions[["caption", "log_probability"]] = captioner.caption_features(inputs.features["test"])
+    captions = captions.join(coherence(list(inputs.frames["train"].caption), captions.caption))
     write_text(Path(folder) / "captions.csv", captions.to_csv(index=False))
     return captions
 
@@ -59,10 +61,11 @@ def caption_by_baselines(
 def score(
     systems: Mapping[str, Any], inputs: Inputs, folder: str | os.PathLike, *, seed: int = 1
 ) -> pd.DataFrame:
-    """Score systems on the test images with `score_table`, and write `scores.csv`."""
+    """Score systems with `score_table`, and write `scores.csv`, with columns for `coherence`."""
+    known = list(inputs.frames["train"].caption)
     table = score_table(
-        inputs.references, systems, groups=inputs.cases["test"], seed=seed,
-        train_captions=list(inputs.frames["train"].caption),
-    )  # fmt: skip
-    write_text(Path(folder) / "scores.csv", table.to_csv())
+        inputs.references, systems, groups=inputs.cases["test"], seed=seed, train_captions=known
+    )
+    rates = {s: coherence(known, pd.Series(c).explode()).mean() for s, c in systems.items()}
+    write_text(Path(folder) / "scores.csv", table.join(pd.DataFrame(rates).T).to_csv())
     return table

@@ -1,0 +1,54 @@
+"""Finds captions that contradict themselves, break off or stutter."""
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import chain, combinations
+
+import pandas as pd
+import regex as re
+
+from roco_caption.scores.clinical import _MODALITIES, _REGIONS, _table, _text
+
+_AMBIGUOUS = _table("""
+    words: ventricle, ventricular, *ventricles, lobe, cord, *orbit*, head, *cranial, crani*, neck,
+        parietal, basilar, mening*, carotid artery, root, roots, implant, panoramic, apical, disc,
+        condyle, canine*, cervical, *septal, left main, thorac*, trans*, pneumo*, *peritoneal,
+        sigmoid, rect*, fet*, iliac, scapho*, hand, arm, toe, calf, vertebral, t1, t2, echo, kub
+""")["words"]  # of several regions or modalities: "femoral head", the vertebra T1
+_WORD = "(?:an?|the|of|with|and|or|in|at|by|from|to|for|into|than|which|is|are|was|were|has|have)"
+_FRAGMENT = re.compile(
+    rf"\b(?<!\()(?!A\b){_WORD}\s*[,;:]?\s*(?:[.!?](?=\s|$)|$)|\b(?:an|the)\s+{_WORD}\s|^\W*$"
+    r"|\b([^\W\d_]+(?:[\s,]+[^\W\d_]+){1,9})[\s,]+\1\b|\b([^\W\d_]+)\s+\2\b"
+)
+
+
+def coherence(training_captions: Sequence[str], captions: Sequence[str]) -> pd.DataFrame:
+    """Return what is wrong with each caption, 1.0 or 0.0 (n, 2); the means are shares of captions.
+
+    "contradiction": it names two body regions or modalities that training captions name together at
+    most 0.1 times as often as by chance, if that is 3 times or more. "fragment": a sentence ends
+    in a word such as "with", a phrase is repeated at once, or there is none. NaN if not English.
+    """
+    known = list(dict.fromkeys(training_captions))
+    if 10 * sum(bool({"the", "with", "and"} & {*text.split()}) for text in known) <= len(known):
+        return pd.DataFrame(float("nan"), range(len(captions)), ["contradiction", "fragment"])
+    named = [_named(text) for text in known[:: 1 + len(known) // 10_000]]  # enough to count in
+    count = Counter(chain.from_iterable(named))
+    apart = [
+        {a, b} for a, b in chain(combinations(_REGIONS, 2), combinations(_MODALITIES, 2))
+        if (chance := count[a] * count[b] / len(named)) >= 3
+        and sum({a, b} <= names for names in named) <= 0.1 * chance
+    ]  # fmt: skip
+    rows = [(any(p <= _named(c) for p in apart), bool(_FRAGMENT.search(c))) for c in captions]
+    return pd.DataFrame(rows, columns=["contradiction", "fragment"], dtype=float)
+
+
+@lru_cache(1 << 16)
+def _named(caption: str) -> set[str]:
+    """Return the regions and modalities that a caption names for certain."""
+    text = re.sub(r"\b(?:after|before|than|by|seen on) (?:the )?(?:ct|mri?)\b", "", _text(caption))
+    return {
+        name for name, pattern in (_REGIONS | _MODALITIES).items()
+        if any(not _AMBIGUOUS.fullmatch(match[0]) for match in pattern.finditer(text))
+    }  # fmt: skip
