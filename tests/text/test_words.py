@@ -35,15 +35,6 @@ def test_cleaning_its_own_result_changes_nothing():
 
 def test_a_sign_knows_whether_it_adjoins_its_neighbours():
     minus, dash, percent = f"-{JOINER}", f"{JOINER}-{JOINER}", f"{JOINER}%"
-    assert token_names("-85 to 10-20, 5 - 6") == [
-        minus,
-        "85",
-        "to",
-        "10",
-        dash,
-        "20",
-        "5",
-        "-",
-        "6",
-    ]
-    assert token_names("5% or 5 %") == ["5", percent, "or", "5", "%"]
+    expected = (minus, "85", "to", "10", dash, "20", "5", "-", "6")
+    assert token_names("-85 to 10-20, 5 - 6") == expected
+    assert token_names("5% or 5 %") == ("5", percent, "or", "5", "%")
