@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as benchmarks
+from benchmarks import rehearsal
 from roco_caption.search.captioner import Captioner
 from roco_caption.text.tokenizer import CaptionTokenizer
 
@@ -51,3 +52,22 @@ def test_experiments_have_names_that_can_be_listed():
 
     assert list(experiments.VARIANTS) == experiments.NAMES
     assert set(experiments.FINAL) <= set(experiments.VARIANTS)
+
+
+def test_captions_of_a_rehearsal_differ_and_are_as_long_as_those_given():
+    captions = [f"{' '.join('abcdefghijk'[:k])} {i}" for i in range(40) for k in range(1, 11)]
+    made = rehearsal.mixed(captions, 2000, np.random.default_rng(0))
+    lengths = [np.mean([len(caption.split()) for caption in texts]) for texts in (made, captions)]
+    assert len(set(made)) > 1000 and abs(lengths[0] - lengths[1]) < 0.3
+
+
+@pytest.mark.slow
+def test_a_rehearsal_has_every_stage(capsys):
+    rehearsal.main(["0.001"])
+    result = json.loads(capsys.readouterr().out)
+    stages = result["stages"]
+    assert {"leaks", "words", "one epoch", "captions", "scores", "slips"} <= stages.keys()
+    peaks = [stage["peak_gib"] for stage in stages.values()]
+    assert peaks == sorted(peaks) and result["images"]["test"] == 8
+    table = rehearsal.as_table([result, result]).splitlines()
+    assert {line.count("|") for line in table[: len(stages) + 3]} == {6}

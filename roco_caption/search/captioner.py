@@ -16,6 +16,7 @@ import pandas as pd
 from roco_caption.core.backend import compiled
 from roco_caption.core.errors import UserError, at_least, memory_for
 from roco_caption.data.images import ImageError
+from roco_caption.decoder.layers import on_tensorflow_cpu
 from roco_caption.decoder.model import Decoder, Ensemble
 from roco_caption.features.encoder import build_encoder
 from roco_caption.features.extract import encode_files
@@ -29,6 +30,7 @@ from roco_caption.text.tokenizer import CaptionTokenizer
 
 ROWS = 1024 if NARROWS else 512  # images per call; other backends decode the padding as well
 FEW_BEAMS = 5  # with more beams, fewer images per call
+LOGITS = 2**23  # per word on a CPU (32 MB): the allocator returns larger arrays to the system
 BATCH = 32  # images encoded at once, as in `extract_features`
 
 
@@ -189,7 +191,7 @@ class Captioner:
         key = replace(search, end_penalty=0.0, neighbours=0, word_bonus=0.0), ranked
         if key not in self._searches:
             self._searches[key] = compiled(self._search_function(*key))
-        count = max(ROWS * FEW_BEAMS // max(search.beams, FEW_BEAMS), 1)
+        count = _images_at_once(search.beams, self.tokenizer.vocab_size)
         penalty, arrays = np.asarray(search.end_penalty, np.float32), arrays_of(features)
         for start in range(0, len(arrays[0]), count):
             n = np.asarray(min(count, len(arrays[0]) - start), np.int32)
@@ -218,3 +220,8 @@ class Captioner:
             return beam_candidates(*start, **options, needed=search.beams)
 
         return decode
+
+
+def _images_at_once(beams: int, vocab_size: int) -> int:
+    count = ROWS * FEW_BEAMS // max(beams, FEW_BEAMS)
+    return max(1, min(count, LOGITS // (beams * vocab_size)) if on_tensorflow_cpu() else count)

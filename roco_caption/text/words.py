@@ -35,8 +35,11 @@ _TOKENS = (
     rf"(?<![\w.%)\]]){_DASH}(?=\.?\d)",  # "-85"
     rf"(?<!\S){_DASH}(?!\S)|(?<=\(){_DASH}(?=\))|(?<!\w){_DASH}(?=[).]*$)",  # " - ", "(-)"
 )
-# the first part only saves time
-_TOKEN = regex.compile(rf"(?![\s,()]|\.(?!\d))(?:{'|'.join(_TOKENS)})")
+# the first two parts, a usual word and what begins no token, only save time
+_TOKEN = regex.compile(
+    r"(?<![^\s(])(?P<word>[A-Za-z]++)(?![^\s,.;:)])"
+    rf"|(?![\s,()]|\.(?!\d))(?:{'|'.join(_TOKENS)})"
+)
 # A full stop and the like if a capital follows; not after "L.", "e.g.", "vs.", "Fig.", "Dr.".
 _SENTENCE_END = regex.compile(
     r"""(?<!\b[^\W\d_])(?<!\bvs)(?<!\bfig)(?<!\bdr)[.!?;](?=["')\]]*\s+["'(\[]*(?-i:[^\W\d_a-z]))""",
@@ -55,12 +58,13 @@ def clean(caption: str) -> list[str]:
     return [name.strip(JOINER) for name in token_names(caption)]
 
 
-def token_names(caption: str) -> list[str]:
+@lru_cache(1 << 17)  # ROCO's: the search for leaks and the tokenizer read each caption
+def token_names(caption: str) -> tuple[str, ...]:
     """Return the words of `clean`, with a `JOINER` where a sign adjoins its neighbour.
 
     "10-20 mm" and "-85 HU" differ in the joiners of "-", so that they come back as they were.
     """
-    return [name for name, _ in _tokens(caption.translate(_PREPARED))]
+    return tuple(name for name, _ in _tokens(caption.translate(_PREPARED)))
 
 
 def _tokens(text: str) -> list[tuple[str, regex.Match[str]]]:
@@ -68,8 +72,9 @@ def _tokens(text: str) -> list[tuple[str, regex.Match[str]]]:
     matches = list(_TOKEN.finditer(text))
     names = [_name(match[0]) for match in matches]
     for i, (left, right) in enumerate(pairwise(matches)):
-        sticky = names[i][-1] in _STICKY or names[i + 1][0] in _STICKY
-        if left.end() == right.start() and not sticky:
+        if left.end() != right.start():
+            continue
+        if names[i][-1] not in _STICKY and names[i + 1][0] not in _STICKY:
             if right["word"] == right[0]:
                 names[i] += JOINER
             else:

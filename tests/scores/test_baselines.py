@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from roco_caption.core.errors import UserError
+from roco_caption.scores import baselines
 from roco_caption.scores.baselines import (
     consensus_captions,
     find_leaks,
@@ -216,3 +217,27 @@ def test_similar_images_do_not_count_as_nearly_the_same():
     features["test"] += features["train"][:50] // 2  # cosines of about 0.4
     assert find_leaks(frames, features).loc["test", "nearly the same image"] == 0
     assert find_leaks(frames, features, alike=-1.0).loc["test", "nearly the same image"] == 50
+
+
+@pytest.mark.parametrize(("alike", "spread"), [(0.98, 0.02), (0.9, 0.2), (0.3, 3.0), (-1.0, 0.2)])
+def test_nearly_the_same_images_are_those_that_a_full_comparison_finds(alike, spread):
+    rng = np.random.default_rng(7)
+    centres = rng.gamma(1.0, size=(30, 500))
+    images = {"train": 400, "validation": 150, "test": 130}  # more than a block
+    features = {
+        split: (centres[rng.integers(0, 30, n)] + rng.gamma(spread, size=(n, 500))).astype("f2")
+        for split, n in images.items()
+    }
+    frames = {split: pd.DataFrame({"caption": ["ct"] * n}) for split, n in images.items()}
+    directions = baselines._directions(features)
+    found = find_leaks(frames, features, alike)["nearly the same image"]
+    for split in ("validation", "test"):
+        largest = (directions[split] @ directions["train"].T).max(axis=1)
+        assert found[split] == (largest >= alike).sum()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_neighbours_leave_the_features_as_they_are(dtype):
+    train, queries = np.full((3, 4), 2, dtype), np.full((2, 4), 3, dtype)
+    neighbours(train, queries, 2)
+    assert (train == 2).all() and (queries == 3).all()

@@ -84,6 +84,35 @@ def test_batches_do_not_change_captions(saved):
     assert captioner.caption_features(features[:0]) == []
 
 
+@pytest.mark.parametrize(
+    ("logits", "search"), [(1, Search(beams=1, no_repeat=0)), (200, Search(beams=4))]
+)
+def test_fewer_images_at_once_give_the_same_captions(saved, monkeypatch, logits, search):
+    captioner = saved[0]
+    features = np.random.default_rng(3).normal(size=(7, 3)).astype(np.float16)
+    together = captioner.caption_features(features, search)
+    monkeypatch.setattr(module, "LOGITS", logits)
+    apart = captioner.caption_features(features, search)
+    assert [caption.text for caption in apart] == [caption.text for caption in together]
+
+
+@pytest.mark.parametrize(
+    ("beams", "vocab_size", "on_cpu", "images"),
+    [
+        (20, 12_109, True, 34),
+        (3, 12_109, True, 230),
+        (1, 150, True, 1024),
+        (20, 150, True, 256),
+        (50, 10**7, True, 1),
+        (20, 12_109, False, 256),
+    ],
+)
+def test_on_a_cpu_the_logits_of_a_word_stay_small(monkeypatch, beams, vocab_size, on_cpu, images):
+    monkeypatch.setattr(module, "ROWS", 1024)
+    monkeypatch.setattr(module, "on_tensorflow_cpu", lambda: on_cpu)
+    assert module._images_at_once(beams, vocab_size) == images
+
+
 def test_best_captions_are_ranked_and_start_with_the_one_caption(saved):
     captioner = saved[0]
     features = np.random.default_rng(1).normal(size=(6, 3)).astype(np.float16)

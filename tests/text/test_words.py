@@ -1,7 +1,9 @@
 """Cleaning keeps what radiology needs."""
 
 import pytest
+import regex
 
+from roco_caption.text import words
 from roco_caption.text.words import JOINER, clean, token_names
 
 
@@ -35,15 +37,22 @@ def test_cleaning_its_own_result_changes_nothing():
 
 def test_a_sign_knows_whether_it_adjoins_its_neighbours():
     minus, dash, percent = f"-{JOINER}", f"{JOINER}-{JOINER}", f"{JOINER}%"
-    assert token_names("-85 to 10-20, 5 - 6") == [
-        minus,
-        "85",
-        "to",
-        "10",
-        dash,
-        "20",
-        "5",
-        "-",
-        "6",
-    ]
-    assert token_names("5% or 5 %") == ["5", percent, "or", "5", "%"]
+    expected = (minus, "85", "to", "10", dash, "20", "5", "-", "6")
+    assert token_names("-85 to 10-20, 5 - 6") == expected
+    assert token_names("5% or 5 %") == ("5", percent, "or", "5", "%")
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "Axial CT (arrow) of the chest, x-ray; MRI: mass.",
+        "patients' x-rays, Crohn's, fig_2 and l'abdomen",
+        "cafe\u0301 mm 5mm 3 x 4 cm T2 H₂O Ａｂ ab½ ab\u00b2",
+        "a/b a-b (a) [a] \"a\" 'a' a. a.b .a a\n b\ta\u00a0b",
+    ],
+)
+def test_usual_words_are_found_as_any_other(caption):
+    slow = regex.compile("|".join(words._TOKENS))
+    text = caption.translate(words._PREPARED)
+    expected = [(match.span(), match["word"]) for match in slow.finditer(text)]
+    assert [(match.span(), match["word"]) for _, match in words._tokens(text)] == expected
