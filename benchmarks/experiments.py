@@ -12,8 +12,10 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import math
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,36 +30,32 @@ from roco_caption.data.folder import cases_of
 from roco_caption.decoder.model import combine
 from roco_caption.features.table import Features, Inputs, select_inputs
 from roco_caption.scores import baselines
+from roco_caption.scores.coherence import coherence
 from roco_caption.scores.phantoms import score_phantoms
 from roco_caption.scores.table import score_table
 from roco_caption.search.captioner import Captioner
+from roco_caption.training.captions import CaptionData
+from roco_caption.training.loop import evaluate_loss
 
 # What differs from the notebook: in the decoder, in training, in the search.
 VARIANTS: dict[str, dict] = {
     "default": {},
+    "text": {"text": True},  # with the captions of ROCO_TEXT_FILE
     "greedy": {"search": {"beams": 1, "no_repeat": 0, "neighbours": 0}},
     "3 beams; no neighbours": {"search": {"beams": 3, "neighbours": 0}},
     "length not matched": {"search": {"match": False}},
-    "dropout 0.3": {"build": {"dropout": 0.3}},
-    "512 units": {"build": {"units": 512}},
-    "weight decay 0.05": {"train": {"weight_decay": 0.05}},
-    "batches of 64": {"train": {"batch_size": 64}},
     "attention": {"attention": True},
+    "attention; text": {"attention": True, "text": True},
     "attention; no concepts": {"attention": True, "build": {"concepts": 0}},
-    "attention; 3 beams; no neighbours": {
-        "attention": True, "search": {"beams": 3, "neighbours": 0},
-    },
-    "attention; contrast 0.1": {"attention": True, "search": {"contrast": 0.1}},
-    "attention; contrast 0.2": {"attention": True, "search": {"contrast": 0.2}},
-    "attention; dropout 0.3": {"attention": True, "build": {"dropout": 0.3}},
-    "attention; vector dropped in half": {"attention": True, "build": {"pooled_dropout": 0.5}},
-    "attention; vector never dropped": {"attention": True, "build": {"pooled_dropout": 0.0}},
-}  # fmt: skip
+}
 FOLDS = setting("FOLDS", 3)
+TEXT_FILE = setting("TEXT_FILE", "")
 SEEDS = setting("SEEDS", 5)
 MEMBERS = setting("MEMBERS", 1)
 FINAL = setting("FINAL", "default,attention").split(",")
-NAMES = setting("VARIANTS", ",".join(VARIANTS)).split(",")
+NAMES = setting(
+    "VARIANTS", ",".join(n for n, v in VARIANTS.items() if TEXT_FILE or "text" not in v)
+).split(",")
 PRECISION = setting("PRECISION", detect().precision)
 METRICS = ["CIDEr", "BLEU-1", "ROUGE-L", "words", "distinct", "repeated"]
 
@@ -89,16 +87,36 @@ def folds(frames: pipeline.Frames) -> list[pipeline.Frames]:
     ]
 
 
+def indexed(data: pipeline.Data, inputs: Inputs, variant: dict) -> pipeline.Words:
+    """Make the vocabulary, with the captions without images where the variant takes them."""
+    held = {split: inputs.frames.get(split, data.frames[split]) for split in ("validation", "test")}
+    with contextlib.redirect_stdout(io.StringIO()):
+        texts = pipeline.read_texts(
+            TEXT_FILE if variant.get("text") else "", setting("CACHE_DIR", "data"), held
+        )
+    return pipeline.index_words(inputs.frames, texts)
+
+
+def perplexity(captioner: Captioner, inputs: Inputs, words: pipeline.Words) -> float:
+    """Return the mean perplexity per word of the members on the validation captions."""
+    data = CaptionData(inputs.features["validation"], words.tokens["validation"])
+    return math.exp(np.mean([evaluate_loss(m, data) for m in captioner.decoder.members]))
+
+
 def fitted(
     inputs: Inputs, words: pipeline.Words, variant: dict, seed: int, folder: Path
 ) -> Captioner:
-    """Train a variant and make its captioner as the notebook does."""
-    decoder = pipeline.make_decoder(inputs, words, seed=seed, **variant.get("build", {}))
-    schedule = {"seed": seed} | variant.get("train", {})
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        place = pipeline.run_folder(folder, "trained", decoder, inputs, words, **schedule)
-        pipeline.train_decoder(decoder, inputs, words, place, precision=PRECISION, **schedule)
-    return pipeline.make_captioner(decoder, inputs, words, **variant.get("search", {}))
+    """Train a variant and make its captioner as the notebook does, with `MEMBERS` members."""
+    members = []
+    for k in range(MEMBERS):
+        learnt = replace(words, texts=None) if k % 2 else words  # as `pipeline.train_decoder` does
+        schedule = {"seed": seed + k} | variant.get("train", {})
+        decoder = pipeline.make_decoder(inputs, learnt, seed=seed + k, **variant.get("build", {}))
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            place = pipeline.run_folder(folder, "trained", decoder, inputs, learnt, **schedule)
+            pipeline.train_decoder(decoder, inputs, learnt, place, precision=PRECISION, **schedule)
+        members.append(decoder)
+    return pipeline.make_captioner(combine(members), inputs, words, **variant.get("search", {}))
 
 
 def texts(captioner: Captioner, features: Any) -> list[str]:
@@ -120,7 +138,7 @@ def choose(data: pipeline.Data, frames: pipeline.Frames, features: Features, fol
         for k, split in enumerate(folds(frames)):
             attention = variant.get("attention", False)
             inputs = select_inputs(split, features, attention=attention)
-            words = pipeline.index_words(inputs.frames)
+            words = indexed(data, inputs, variant)
             captioner = fitted(inputs, words, variant, k + 1, folder / f"fold{k + 1}")
             references = list(inputs.frames["validation"].caption)
             captions = texts(captioner, inputs.features["validation"])
@@ -128,6 +146,9 @@ def choose(data: pipeline.Data, frames: pipeline.Frames, features: Features, fol
             table = score_table(references, systems, resamples=2)
             row = table.iloc[0][METRICS]
             row["times shuffled"] = table.CIDEr.iloc[0] / table.CIDEr.iloc[1]
+            row["perplexity"] = perplexity(captioner, inputs, words)
+            known = list(inputs.frames["train"].caption)
+            row = pd.concat([row, coherence(known, captions).mean()])
             if data.source.synthetic:
                 right = score_phantoms({name: captions}, references)
                 row = pd.concat([row, right.iloc[0]])
@@ -144,29 +165,28 @@ def final(data: pipeline.Data, features: Features, name: str, folder: Path) -> p
     variant = VARIANTS[name]
     attention = variant.get("attention", False)
     inputs = select_inputs(data.frames, features, attention=attention)
-    words, test = pipeline.index_words(inputs.frames), inputs.features["test"]
-    single = [
-        fitted(inputs, words, variant, seed, folder / "final")
-        for seed in range(1, SEEDS * MEMBERS + 1)
+    words, test = indexed(data, inputs, variant), inputs.features["test"]
+    captioners = [
+        fitted(inputs, words, variant, seed, folder / "final") for seed in range(1, SEEDS + 1)
     ]
-
-    def ensemble(captioners: list[Captioner]) -> Captioner:
-        decoder = combine([captioner.decoder for captioner in captioners])
-        return pipeline.make_captioner(decoder, inputs, words, **variant.get("search", {}))
-
-    captioners = single
-    if MEMBERS > 1:
-        captioners = [ensemble(single[k * MEMBERS : (k + 1) * MEMBERS]) for k in range(SEEDS)]
+    print(
+        f"{name}: perplexity", round(np.mean([perplexity(c, inputs, words) for c in captioners]), 1)
+    )
+    members = [member for captioner in captioners for member in captioner.decoder.members]
+    ensemble = pipeline.make_captioner(combine(members), inputs, words, **variant.get("search", {}))
     runs = [texts(captioner, test) for captioner in captioners]
     compared = pipeline.caption_by_baselines(captioners[0], inputs, runs[0])
     tables = []
     label = f"{name}, {SEEDS} seeds" + (f" of {MEMBERS} each" if MEMBERS > 1 else "")
     references = list(inputs.frames["test"].caption)
-    for system, some in {label: runs, f"{name}, ensemble": [texts(ensemble(single), test)]}.items():
+    for system, some in {label: runs, f"{name}, ensemble": [texts(ensemble, test)]}.items():
         systems = {system: some, f"{system}, images shuffled": shuffled(some, inputs.cases["test"])}
         for baseline in list(compared)[4:]:
             systems[baseline] = compared[baseline]
         known = list(inputs.frames["train"].caption)
+        said = pd.concat([coherence(known, run).mean() for run in some], axis=1).mean(axis=1)
+        own = coherence(known, references).mean()
+        print(f"{system}:", said.round(4).to_dict(), "references:", own.round(4).to_dict())
         table = score_table(references, systems, train_captions=known, groups=inputs.cases["test"])
         table.insert(0, "against", system)
         tables.append(table)

@@ -189,10 +189,11 @@ def run_folder(
     Its files come back from `copy` if they are there, as `read_or_encode` describes it.
     The other arguments are those of `train_decoder`.
     """
-    learn, tune = _caption_data(decoder, inputs, words)
     trainings = [
-        identify(member, learn, tune, **options)
-        for member, options in zip(decoder.members, _schedules(decoder, schedule), strict=True)
+        identify(member, *_caption_data(member, inputs, words, k), **options)
+        for k, (member, options) in enumerate(
+            zip(decoder.members, _schedules(decoder, schedule), strict=True)
+        )
     ]
     sizes, encoder = decoder.members[0].sizes, inputs.encoder
     counts = {split: len(frame) for split, frame in inputs.frames.items()}
@@ -205,10 +206,12 @@ def run_folder(
 
 
 def _caption_data(
-    decoder: Decoder | Ensemble, inputs: Inputs, words: Words
+    member: Decoder, inputs: Inputs, words: Words, k: int
 ) -> tuple[CaptionData, CaptionData]:
-    ratings = decoder.members[0].ratings
-    learn = CaptionData(inputs.features["train"], words.tokens["train"], ratings, words.texts)
+    """Return what member `k` learns from: every second one of an ensemble from images alone, as
+    members that err differently correct each other."""
+    texts = None if k % 2 else words.texts
+    learn = CaptionData(inputs.features["train"], words.tokens["train"], member.ratings, texts)
     return learn, CaptionData(inputs.features["validation"], words.tokens["validation"])
 
 
@@ -257,7 +260,7 @@ def train_decoder(
         place = member_folder(folder, k)
         options |= {"retrain": retrain, "precision": precision, "strategy": strategy}
         options["callbacks"] = [tensorboard(place / "tensorboard"), *callbacks]
-        learn, tune = _caption_data(decoder, inputs, words)
+        learn, tune = _caption_data(decoder.members[k], inputs, words, k)
         histories.append(train(decoder.members[k], learn, tune, place, **options))
     return histories
 

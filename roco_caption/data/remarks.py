@@ -25,18 +25,25 @@ REMARKS = {  # kinds that at least 1 % of ROCO's or MedPix's captions have, see 
 }
 
 
-def clean_training(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return rows of captions with `REMARKS` removed from those for training, and say how many.
-
-    Rows without a caption then get a `reason` to be left out; a UserError if all are.
-    """
-    used = (rows.split == "train") & (rows.reason == "")
-    texts, counts = rows.caption[used].astype(object), {}
+def without_remarks(texts: pd.Series, of: str) -> pd.Series:
+    """Return captions with `REMARKS` removed, "" where nothing is left, and say how many."""
+    counts = {}
+    texts = texts.astype(object)
     for name, pattern in REMARKS.items():
         cleaned = texts.str.replace(pattern, _shortened, regex=True, flags=re.I)
         counts[name], texts = (cleaned != texts).sum(), cleaned
     if removed := [f"{name} ({count:,})" for name, count in counts.items() if count]:
-        print("Removed from training captions:", ", ".join(removed))
+        print(f"Removed from {of}:", ", ".join(removed))
+    return texts
+
+
+def clean_training(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows of captions without remarks in those for training.
+
+    Rows without a caption then get a `reason` to be left out; a UserError if all are.
+    """
+    used = (rows.split == "train") & (rows.reason == "")
+    texts = without_remarks(rows.caption[used], "training captions")
     if used.any() and not texts.any():
         raise UserError("All training captions are placeholders: check which column is read.")
     rows = rows.assign(caption=rows.caption.mask(used, texts))

@@ -11,6 +11,7 @@ import pandas as pd
 from roco_caption.core.errors import UserError, first_line
 from roco_caption.data.folder import tables_in
 from roco_caption.data.kaggle import download_file
+from roco_caption.data.remarks import without_remarks
 from roco_caption.data.tables import READERS, decode, read_table
 
 ROCO = "roco"  # TEXT_FILE: ROCO's captions, from Kaggle
@@ -23,7 +24,7 @@ def read_texts(
     frames: dict[str, pd.DataFrame],
     data_name: str = "",
 ) -> list[str]:
-    """Return captions without images, each once; print how many.
+    """Return captions without images, each once and without remarks; print how many.
 
     Args:
         place: a text file with a caption per line (its last field, if tabs separate some); a table
@@ -48,7 +49,9 @@ def read_texts(
         paths = _files(Path(place).expanduser())
     plain = {text: _plain(text) for path in paths for text in _read(path)}
     held_out = {_plain(text) for split in ("validation", "test") for text in frames[split].caption}
-    unique = {words: text for text, words in plain.items() if words not in held_out}
+    kept = pd.Series([text for text, words in plain.items() if words not in held_out], dtype=object)
+    kept = without_remarks(kept, "captions without images")
+    unique = {_plain(text): text for text in kept}
     unique.pop("", None)
     known = sum(words in held_out for words in plain.values())
     note = f"; {known:,} that validation or test images have are left out" if known else ""
