@@ -92,22 +92,20 @@ class Decoder:
         of_cells = parts["concepts_grid"](parts["flat"](parts["scaler_grid"](*grids)))
         return parts["both_ratings"]((rated, of_cells))
 
-    def describe(self, features: Any, *, blank: bool = False) -> tuple[Any, ...]:
+    def describe(self, features: Any) -> tuple[Any, ...]:
         """Encode images, float (n, d) or with attention a pair of that and the grids, for `speak`.
 
         Returns what is added to the LSTM's outputs, (n, units), and with attention the cells,
-        (n, cells, units); with `blank` those of the average training image.
+        (n, cells, units).
         """
-        rated, grids = self.rate(features), arrays_of(features)[1:]
-        return self._seen(ops.zeros_like(rated) if blank else rated, grids, blank=blank)
+        return self._seen(self.rate(features), arrays_of(features)[1:])
 
-    def _seen(self, rated: Any, grids: Sequence[Any], *, blank: bool = False) -> tuple[Any, ...]:
+    def _seen(self, rated: Any, grids: Sequence[Any]) -> tuple[Any, ...]:
         parts = self.parts
         vector = parts["image"](parts["drop_image"](rated))
         if not grids:
             return (vector,)
-        cells = parts["scaler_grid"](*grids)
-        cells = parts["drop_grid"](ops.zeros_like(cells) if blank else cells)
+        cells = parts["drop_grid"](parts["scaler_grid"](*grids))
         return parts["drop_pooled"](vector), parts["cells"](cells)
 
     def vector(self, features: Any) -> Any:
@@ -128,14 +126,14 @@ class Decoder:
             merged = parts["merge_attended"]([merged, parts["attention"](merged, *cells)])
         return parts["hidden"](merged)
 
-    def start(self, features: Any, *, blank: bool = False) -> tuple[Step, Any, Any]:
+    def start(self, features: Any) -> tuple[Step, Any, Any]:
         """Return the step from word to word, and what a search starts from.
 
         The step is `(tokens int (m, k), state, image) → (logits (m, k, vocab_size), state)`, for
         `k` captions of each of `m` images. It starts from the LSTM's state, h and c, each (n,
         units), which the step takes as (m, k, units), and from `describe`'s arrays.
         """
-        image, cell = self.describe(features, blank=blank), self.parts["lstm"].cell
+        image, cell = self.describe(features), self.parts["lstm"].cell
         # the gates' input is one word and nothing else, so its projection is looked up
         projected = ops.matmul(self.parts["embedding"].embeddings, cell.kernel) + cell.bias
 
@@ -246,9 +244,9 @@ class Ensemble:
         """Return the members' vectors side by side, float32 (n, members * units)."""
         return ops.concatenate([member.vector(features) for member in self.members], axis=1)
 
-    def start(self, features: Any, *, blank: bool = False) -> tuple[Step, Any, Any]:
+    def start(self, features: Any) -> tuple[Step, Any, Any]:
         """Return the members' joint step and what it starts from; see `Decoder.start`."""
-        starts = [member.start(features, blank=blank) for member in self.members]
+        starts = [member.start(features) for member in self.members]
         steps, states, images = zip(*starts, strict=True)
 
         def step(tokens: Any, state: Any, image: Any) -> tuple[Any, Any]:

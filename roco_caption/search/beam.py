@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from roco_caption.core.errors import at_least
-from roco_caption.decoder.model import Decoder, Ensemble, Step
+from roco_caption.decoder.model import Step
 from roco_caption.search.greedy import (
     IMPOSSIBLE,
     likeliest,
@@ -24,7 +23,6 @@ from roco_caption.text.tokenizer import END, PAD, START
 
 SURE_WORDS = 5  # a beginning goes on if it would win, were this many next words certain
 TRUNCATED = 1e4  # nats subtracted from the score of a caption without an end
-PLAUSIBLE = 0.1  # contrast keeps words at least this fraction as probable as the best one
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,6 @@ class Search:
     length_power: float = 1.0  # see `_score`; 0 ranks captions by log-probability alone
     no_repeat: int = 2  # no run of so many words comes twice, see `_repetitions`; 0: allowed
     end_penalty: float = 0.0  # nats taken from an end, at least 0: beams prefer short captions
-    contrast: float = 0.0  # weight of contrastive decoding, see `contrasted`; 0 is off
     neighbours: int = 0  # captions of similar images that rerank, see `Consensus`; 0 is off
     word_bonus: float = 0.0  # of reranking, see `Candidates.ranked`
 
@@ -203,25 +200,3 @@ def _collected(finished: tuple[Any, Any], active: _Active) -> tuple[Any, Any]:
     log_p = ops.where(possible(active.done_score), active.done_log_p, IMPOSSIBLE)
     words = ops.scatter_update(finished[0], rows, active.done_words)
     return words, ops.scatter_update(finished[1], rows, log_p)
-
-
-def contrasted(decoder: Decoder | Ensemble, features: Any, weight: float) -> tuple[Step, Any, Any]:
-    """Return `Decoder.start` for contrastive decoding, which penalises generic words.
-
-    A word that is `r` times as probable as with the average training image becomes `r ** weight`
-    times as probable; implausible words stay implausible (Li et al. 2023, arXiv:2210.15097; Leng et
-    al. 2024, arXiv:2311.16922). The step's logits are log-probabilities, not normalised.
-    """
-    step, state, image = decoder.start(features)
-    blank_step, blank_state, blank = decoder.start(features, blank=True)
-
-    def contrasted_step(tokens: Any, states: Any, images: Any) -> tuple[Any, Any]:
-        logits, state = step(tokens, states[0], images[0])
-        blank_logits, blank_state = blank_step(tokens, states[1], images[1])
-        log_p = ops.log_softmax(logits, axis=-1)
-        gained = log_p - ops.log_softmax(blank_logits, axis=-1)
-        likely = log_p >= ops.max(log_p, axis=-1, keepdims=True) + math.log(PLAUSIBLE)
-        # the others keep their order below, for beams with nothing better
-        return ops.where(likely, log_p + weight * gained, log_p - 20.0), (state, blank_state)
-
-    return contrasted_step, (state, blank_state), (image, blank)

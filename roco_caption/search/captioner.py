@@ -21,7 +21,7 @@ from roco_caption.decoder.model import Decoder, Ensemble
 from roco_caption.features.encoder import build_encoder
 from roco_caption.features.extract import encode_files
 from roco_caption.features.table import arrays_of, to_float16
-from roco_caption.search.beam import Search, beam_candidates, beam_search, contrasted
+from roco_caption.search.beam import Search, beam_candidates, beam_search
 from roco_caption.search.bundle import checked_encoder, read_bundle, run_of, write_bundle
 from roco_caption.search.folder import caption_files, image_files
 from roco_caption.search.greedy import NARROWS, greedy_search, possible
@@ -206,10 +206,7 @@ class Captioner:
         def decode(features: Any, n: Any, end_penalty: Any) -> tuple[Any, Any]:
             if NARROWS:
                 features = tuple(array[:n] for array in features)
-            if search.contrast:
-                start = contrasted(self.decoder, features, search.contrast)
-            else:
-                start = self.decoder.start(features)
+            start = self.decoder.start(features)
             sizes = {"n": n, "max_words": max(self.tokenizer.max_words, 2)}  # a word and an end
             if search.beams == 1 and not search.no_repeat and not ranked:
                 return greedy_search(*start, **sizes)

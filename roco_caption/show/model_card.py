@@ -107,7 +107,6 @@ def _features(encoder: dict[str, Any]) -> str:
 def _search(search: dict[str, Any]) -> str:
     parts = {
         "end_penalty": "an end of the caption costs {:.2f} nats",
-        "contrast": "contrastive decoding with weight {:g}",
         "neighbours": "reranked by similarity to the captions of the {} nearest training images",
         "word_bonus": "a bonus of {:.3f} nats per word in that ranking",
     }

@@ -94,18 +94,6 @@ def test_what_it_sees_is_the_mean_of_cells_that_fit_the_words(decoder, batch):
     np.testing.assert_allclose(seen, layer("attention").result(by_hand), atol=1e-5)
 
 
-def test_a_blank_image_shows_what_is_usual_everywhere(decoder, batch):
-    features, grids, _ = batch
-    layer = decoder.next_word.get_layer
-    blank, cells = decoder.start((features, grids), blank=True)[2]
-    nothing = np.zeros((5, GRID[0], 5), np.float32)
-    np.testing.assert_allclose(cells, layer("cells")(nothing), atol=1e-5)
-    usual = layer("image")(np.zeros((5, decoder.rated_size), np.float32))
-    np.testing.assert_allclose(blank, usual, atol=1e-5)
-    whole = decoder.start((features, grids))[2][0]
-    assert np.abs(np.asarray(whole) - np.asarray(blank)).max() > 1e-3  # concepts as well
-
-
 def test_both_views_share_their_weights(decoder):
     ours = {id(w) for w in decoder.every_word.weights}
     assert ours == {id(w) for w in decoder.next_word.weights}

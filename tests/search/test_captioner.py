@@ -148,7 +148,7 @@ def test_the_readable_file_alone_rebuilds_the_decoder(saved):
     sizes = captioner.decoder.sizes
     assert bundle["sizes"] == sizes | {"grid_size": list(sizes["grid_size"])}
     assert bundle["encoder"] == ENCODER
-    search = {"beams": 2, "length_power": 1.0, "no_repeat": 2, "end_penalty": 0.0, "contrast": 0.0}
+    search = {"beams": 2, "length_power": 1.0, "no_repeat": 2, "end_penalty": 0.0}
     assert bundle["search"] == search | {"neighbours": 0, "word_bonus": 0.0}
 
 

@@ -63,7 +63,7 @@ def described(run, **changes) -> str:
 
 def test_a_plain_model_is_not_credited_with_more(run):
     card = described(run, search={"neighbours": 0, "word_bonus": 0.0, "end_penalty": 0.0})
-    for word in ("attention", "ensemble", "reranked", "bonus", "contrastive", "precomputed"):
+    for word in ("attention", "ensemble", "reranked", "bonus", "precomputed"):
         assert word not in card.split("## Data")[0], word
     assert "in float32" in card
 
@@ -82,7 +82,6 @@ def test_a_plain_model_is_not_credited_with_more(run):
          "the 10 nearest"),
         ({"search": {"neighbours": 5, "word_bonus": 0.25}}, "0.250 nats per word"),
         ({"search": {"end_penalty": 0.5}}, "costs 0.50 nats"),
-        ({"search": {"contrast": 0.2}}, "contrastive decoding with weight 0.2"),
     ],
 )  # fmt: skip
 def test_what_was_trained_and_searched_is_said(run, changes, phrase):
