@@ -239,7 +239,7 @@ def test_a_kill_while_a_run_is_replaced_loses_nothing(given, tmp_path, monkeypat
 @pytest.mark.parametrize("patience", [0, 2])
 def test_training_stops_after_epochs_without_improvement_alone(tmp_path, monkeypatch, patience):
     losses = iter([5.0, 4.0, 4.5, 4.4, 4.3])
-    monkeypatch.setattr(loop, "evaluate_loss", lambda *a, **o: next(losses))
+    monkeypatch.setattr(loop, "_mean_loss", lambda *a, **o: next(losses))
     history, _ = run(tmp_path, epochs=5, patience=patience)
     assert len(history) == 2 + max(1, patience)
 
