@@ -67,9 +67,10 @@ def _plain(text: str) -> str:
 
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
-        tables = sorted(path.rglob("captions.txt")) or tables_in(path) or sorted(path.glob("*.txt"))
-        if tables:
-            return tables
+        names = "radiology/captions.txt", "captions.txt"  # ROCO has other images as well
+        found = next(filter(None, (sorted(path.rglob(name)) for name in names)), tables_in(path))
+        if found:
+            return found
     elif path.is_file():
         return [path]
     raise UserError(

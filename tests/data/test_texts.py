@@ -40,6 +40,10 @@ def test_a_table_needs_no_images(tmp_path):
     "files",
     [
         {"validation/radiology/captions.txt": "R1\t one\n", "test/captions.txt": "R2\t two\n"},
+        {
+            "all/test/radiology/captions.txt": "R1\t one\nR2\ttwo\n",
+            "all/test/non-radiology/captions.txt": "P\t cells\n",
+        },
         {"a.csv": "image,caption\n1.png,one\n", "b/c.csv": "caption\ntwo\n"},
         {"a.txt": "one\n", "b.txt": "two\n"},
     ],
