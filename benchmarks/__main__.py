@@ -36,6 +36,7 @@ from roco_caption.search.captioner import Captioner, Search
 from roco_caption.text.tokenizer import PAD, CaptionTokenizer
 from roco_caption.text.words import clean
 from roco_caption.training.batches import Replicas, plan
+from roco_caption.training.captions import CaptionData
 
 SECONDS = setting("SECONDS", 30.0)
 MAX_WORDS = setting("MAX_WORDS", 50)
@@ -148,8 +149,9 @@ def train(features: np.ndarray, tokens: np.ndarray, sizes: dict) -> Decoder:
         product = products[precision]
         limit = len(tokens) * product / (3 * flops(words, sizes["vocab_size"]))
         decoder = build_decoder(**sizes)
-        decoder.next_word.get_layer("scaler").set_weights(fit_scaler(features))
-        model = decoder.every_word
+        scaler = decoder.parts["scaler"]
+        scaler.set_weights(fit_scaler(features, scaler.components))
+        rated, model = CaptionData(features, tokens).rated(decoder).features, decoder.every_word
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
         model.compile(keras.optimizers.AdamW(2e-3), loss, jit_compile=False)
         replicas, seconds = Replicas(decoder, precision=precision), []
@@ -157,7 +159,7 @@ def train(features: np.ndarray, tokens: np.ndarray, sizes: dict) -> Decoder:
             start = time.perf_counter()
             lengths = (tokens != PAD).sum(axis=1)
             for rows in plan(lengths, batch_size=batch_size, seed=0, epoch=epoch):
-                batch, _ = replicas.batch(features, tokens, rows)
+                batch, _ = replicas.batch(rated, tokens, rows)
                 loss = replicas.train_on_batch(*batch)
             float(loss)
             seconds.append(time.perf_counter() - start)

@@ -37,6 +37,7 @@ from roco_caption.search.captioner import Captioner, Search
 from roco_caption.text.tokenizer import END, PAD, SPECIAL, CaptionTokenizer
 from roco_caption.text.words import clean
 from roco_caption.training.batches import Replicas, plan
+from roco_caption.training.captions import CaptionData
 
 ROCO_WORDS = 12_109  # ROCO's vocabulary, unused words included
 STAGES = {  # what is measured: the stage, captions per batch, vocabulary (0: the captions' own)
@@ -82,10 +83,11 @@ def training(data: dict, precision: str) -> Iterator[int]:
     optimizer = keras.optimizers.AdamW(2e-3, weight_decay=0.5, global_clipnorm=1.0)
     decoder.every_word.compile(optimizer, "mse", jit_compile=False)  # the loss is the step's own
     replicas = Replicas(decoder, precision=precision)
+    rated = CaptionData(data["features"], data["tokens"]).rated(decoder).features
     ends = np.cumsum(data["sizes"])
     while True:
         for rows in np.split(data["order"], ends[:-1]):
-            batch, _ = replicas.batch(data["features"], data["tokens"], rows)
+            batch, _ = replicas.batch(rated, data["tokens"], rows)
             float(replicas.train_on_batch(*batch))
             yield len(rows)
 
@@ -116,7 +118,8 @@ def decoding(data: dict, precision: str) -> Iterator[int]:
 
 def _decoder(data: dict, max_len: int) -> Decoder:
     decoder = build_decoder(vocab_size=int(data["words"]), max_len=max_len)
-    decoder.parts["scaler"].set_weights(fit_scaler(data["features"]))
+    scaler = decoder.parts["scaler"]
+    scaler.set_weights(fit_scaler(data["features"], scaler.components))
     return decoder
 
 
