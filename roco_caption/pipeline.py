@@ -20,6 +20,7 @@ from roco_caption.decoder.model import Decoder, Ensemble, build_decoder, combine
 from roco_caption.features.extract import extract_features
 from roco_caption.features.given import read_features_file, with_grid_file
 from roco_caption.features.table import Features, Inputs, arrays_of, select_inputs
+from roco_caption.scores.coherence import Coherence
 from roco_caption.search.beam import Search
 from roco_caption.search.captioner import Captioner
 from roco_caption.search.compare import (  # the last stages  # noqa: F401
@@ -282,6 +283,7 @@ def make_captioner(
         inputs, words: what it was trained and validated on.
         beams: beam width.
         neighbours: captions of the nearest training images that rerank the candidates; 0 for none.
+            Candidates that contradict themselves or break off then come last, see `Coherence`.
         match: whether to make captions as long as the validation split's.
         search: further options of `Search`.
     """
@@ -290,6 +292,7 @@ def make_captioner(
     if neighbours:
         known = inputs.features["train"], words.tokens["train"]
         captioner.consensus = Consensus.fit(decoder, *known)
+        captioner.coherence = Coherence.fit(list(inputs.frames["train"].caption))
     if match and beams > 1:
         tune = inputs.features["validation"], words.tokens["validation"]
         captioner.search = match_length(captioner, *tune)

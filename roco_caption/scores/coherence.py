@@ -1,7 +1,10 @@
 """Finds captions that contradict themselves, break off or stutter."""
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, combinations
 
@@ -23,25 +26,50 @@ _FRAGMENT = re.compile(
 )
 
 
+@dataclass(frozen=True)
+class Coherence:
+    """What training captions hardly ever name together.
+
+    Attributes:
+        apart: pairs of body regions or of modalities; None if the captions are not English.
+    """
+
+    apart: tuple[tuple[str, str], ...] | None
+
+    @classmethod
+    def fit(cls, training_captions: Sequence[str]) -> Coherence:
+        """Find the pairs named together at most 0.1 times as often as by chance, if that is 3 times
+        or more."""
+        known = list(dict.fromkeys(training_captions))
+        if 10 * sum(bool({"the", "with", "and"} & {*text.split()}) for text in known) <= len(known):
+            return cls(None)
+        named = [_named(text) for text in known[:: 1 + len(known) // 10_000]]  # enough to count in
+        count = Counter(chain.from_iterable(named))
+        pairs = chain(combinations(_REGIONS, 2), combinations(_MODALITIES, 2))
+        return cls(tuple(
+            (a, b) for a, b in pairs
+            if (chance := count[a] * count[b] / len(named)) >= 3
+            and sum({a, b} <= names for names in named) <= 0.1 * chance
+        ))  # fmt: skip
+
+    def flaws(self, caption: str) -> tuple[bool, bool]:
+        """Return whether a caption contradicts itself, and whether it breaks off or stutters."""
+        named = _named(caption)
+        contradiction = any(a in named and b in named for a, b in self.apart or ())
+        return contradiction, bool(self.apart is not None and _FRAGMENT.search(caption))
+
+
 def coherence(training_captions: Sequence[str], captions: Sequence[str]) -> pd.DataFrame:
     """Return what is wrong with each caption, 1.0 or 0.0 (n, 2); the means are shares of captions.
 
-    "contradiction": it names two body regions or modalities that training captions name together at
-    most 0.1 times as often as by chance, if that is 3 times or more. "fragment": a sentence ends
-    in a word such as "with", a phrase is repeated at once, or there is none. NaN if not English.
+    "contradiction": it names two body regions or modalities that are `apart`, see `Coherence`.
+    "fragment": a sentence ends in a word such as "with", a phrase is repeated at once, or there is
+    none. NaN if the training captions are not English.
     """
-    known = list(dict.fromkeys(training_captions))
-    if 10 * sum(bool({"the", "with", "and"} & {*text.split()}) for text in known) <= len(known):
-        return pd.DataFrame(float("nan"), range(len(captions)), ["contradiction", "fragment"])
-    named = [_named(text) for text in known[:: 1 + len(known) // 10_000]]  # enough to count in
-    count = Counter(chain.from_iterable(named))
-    apart = [
-        {a, b} for a, b in chain(combinations(_REGIONS, 2), combinations(_MODALITIES, 2))
-        if (chance := count[a] * count[b] / len(named)) >= 3
-        and sum({a, b} <= names for names in named) <= 0.1 * chance
-    ]  # fmt: skip
-    rows = [(any(p <= _named(c) for p in apart), bool(_FRAGMENT.search(c))) for c in captions]
-    return pd.DataFrame(rows, columns=["contradiction", "fragment"], dtype=float)
+    columns, fitted = ["contradiction", "fragment"], Coherence.fit(training_captions)
+    if fitted.apart is None:
+        return pd.DataFrame(float("nan"), range(len(captions)), columns)
+    return pd.DataFrame([fitted.flaws(c) for c in captions], columns=columns, dtype=float)
 
 
 @lru_cache(1 << 16)

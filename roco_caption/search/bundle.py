@@ -22,6 +22,7 @@ from roco_caption.core.files import atomic_path, read_json, write_json
 from roco_caption.core.pickles import checksum, verify
 from roco_caption.decoder.model import Decoder, Ensemble, build_decoder, combine
 from roco_caption.features.encoder import describe, weights_path
+from roco_caption.scores.coherence import Coherence
 from roco_caption.search.beam import Search
 from roco_caption.search.rerank import Consensus
 from roco_caption.text.tokenizer import END, PAD, START, CaptionTokenizer
@@ -51,6 +52,7 @@ def write_bundle(captioner: Captioner, folder: Path) -> None:
         "search": asdict(captioner.search),
         "members": len(captioner.decoder.members),
         "consensus": captioner.consensus is not None,
+        "coherence": asdict(captioner.coherence) if captioner.coherence else None,
     }
     write_json(folder / BUNDLE, bundle, sealed=True)
 
@@ -85,7 +87,9 @@ def read_bundle(folder: Path) -> tuple[Any, ...]:
             ) from error
     decoder = combine(members)
     consensus = Consensus.load(folder / CONSENSUS, decoder) if bundle.get("consensus") else None
-    return decoder, tokenizer, search, consensus, encoder
+    pairs = (bundle.get("coherence") or {}).get("apart")
+    coherence = Coherence(tuple((a, b) for a, b in pairs)) if pairs is not None else None
+    return decoder, tokenizer, search, consensus, coherence, encoder
 
 
 def checked_encoder(encoder: dict[str, Any], weights: str | os.PathLike = "") -> dict[str, Any]:

@@ -21,6 +21,7 @@ from roco_caption.decoder.model import Decoder, Ensemble
 from roco_caption.features.encoder import build_encoder
 from roco_caption.features.extract import encode_files
 from roco_caption.features.table import arrays_of, to_float16
+from roco_caption.scores.coherence import Coherence
 from roco_caption.search.beam import Search, beam_candidates, beam_search
 from roco_caption.search.bundle import checked_encoder, read_bundle, run_of, write_bundle
 from roco_caption.search.folder import caption_files, image_files
@@ -64,6 +65,8 @@ class Captioner:
     tokenizer: CaptionTokenizer
     search: Search = field(default_factory=Search)  # the default for all methods that take a search
     consensus: Consensus | None = None  # the training images, for searches with `neighbours`
+    # for the same: captions with flaws come behind all others
+    coherence: Coherence | None = None
     # of `describe`, with `requested` weights and seed; only image files need it
     encoder: dict[str, Any] = field(default_factory=dict)
     _searches: dict[tuple[Search, bool], Callable] = field(default_factory=dict, init=False)
@@ -164,8 +167,11 @@ class Captioner:
             ranks = candidates.ranked(search.word_bonus)
         best, decode = [], self.tokenizer.decode
         for tokens, log_p, order in zip(candidates.tokens, candidates.log_p, ranks, strict=True):
-            order = order[possible(log_p[order])][:count]
-            best.append([Caption(decode(tokens[k]), float(log_p[k])) for k in order])
+            found = (
+                Caption(decode(tokens[k]), float(log_p[k])) for k in order[possible(log_p[order])]
+            )
+            coherence = self.coherence if search.neighbours else None
+            best.append(_sound_first(found, count, coherence))
         return best
 
     def candidates(self, features: Any, search: Search) -> Candidates:
@@ -222,3 +228,19 @@ class Captioner:
 def _images_at_once(beams: int, vocab_size: int) -> int:
     count = ROWS * FEW_BEAMS // max(beams, FEW_BEAMS)
     return max(1, min(count, LOGITS // (beams * vocab_size)) if on_tensorflow_cpu() else count)
+
+
+def _sound_first(
+    captions: Iterator[Caption], count: int, coherence: Coherence | None
+) -> list[Caption]:
+    """Return the first `count` captions, those with a flaw behind all others."""
+    sound: list[Caption] = []
+    flawed: list[Caption] = []
+    for caption in captions:
+        if coherence is not None and any(coherence.flaws(caption.text)):
+            flawed.append(caption)
+        else:
+            sound.append(caption)
+        if len(sound) == count:
+            break
+    return (sound + flawed)[:count]

@@ -20,6 +20,7 @@ from roco_caption.data.dicom import read_dicom
 from roco_caption.decoder.model import build_decoder
 from roco_caption.features import extract
 from roco_caption.features.encoder import describe
+from roco_caption.scores.coherence import Coherence
 from roco_caption.search import captioner as module
 from roco_caption.search.captioner import Captioner, Search
 from roco_caption.search.rerank import Consensus
@@ -44,6 +45,14 @@ def images(tmp_path):
         paths.append(tmp_path / f"{i}.jpg")
         Image.new("RGB", (50, 40), (grey, 255 - grey, 90)).save(paths[-1])
     return paths
+
+
+@pytest.mark.parametrize("apart", [None, (), (("head", "abdomen"), ("CT", "MR"))])
+def test_a_captioner_keeps_what_its_captions_name_apart(saved, apart):
+    captioner, folder = saved
+    captioner.coherence = Coherence(apart)
+    captioner.save(folder)
+    assert (Captioner.load(folder).coherence or Coherence(None)) == captioner.coherence
 
 
 def test_a_loaded_captioner_gives_the_same_captions(saved, images):

@@ -1,6 +1,7 @@
 """Candidates are reranked by the captions of the nearest training images."""
 
 import pickle
+from dataclasses import dataclass
 
 import keras
 import numpy as np
@@ -90,6 +91,36 @@ def test_a_captioner_chooses_the_caption_that_neighbours_agree_with(members):
     rows = np.arange(4)
     assert (found.agreement[rows, best] >= found.agreement[:, 0]).all()
     assert (best > 0).any()  # or the search would have the same order
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A `Coherence` that finds a flaw in these texts."""
+
+    texts: frozenset
+
+    def flaws(self, caption):
+        return caption in self.texts, False
+
+
+def test_captions_with_flaws_come_behind_all_others():
+    features = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+    decoder = build()
+    captioner = Captioner(decoder, TOKENIZER, consensus=Consensus.fit(decoder, features, TOKENS))
+    search = Search(beams=6, neighbours=1)
+    before = captioner.best_captions(features, 3, search)
+    captioner.coherence = Refused(frozenset(captions[0].text for captions in before))
+    after = captioner.best_captions(features, 3, search)
+    for old, new in zip(before, after, strict=True):
+        refused = [caption.text in captioner.coherence.texts for caption in new]
+        assert refused == sorted(refused) and new[0] != old[0]
+    everything = captioner.best_captions(features, 6, search)
+    captioner.coherence = Refused(frozenset(c.text for captions in everything for c in captions))
+    assert captioner.best_captions(features, 3, search) == before  # all are flawed alike
+    plain = Search(beams=6)
+    captioner.coherence, usual = None, captioner.best_captions(features, 3, plain)
+    captioner.coherence = Refused(frozenset(captions[0].text for captions in usual))
+    assert captioner.best_captions(features, 3, plain) == usual  # by probability alone
 
 
 def test_with_attention_images_are_compared_by_the_pooled_vector():
