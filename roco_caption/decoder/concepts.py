@@ -226,11 +226,18 @@ def _candidates(tokens: np.ndarray) -> np.ndarray:
 
 
 def presence(tokens: np.ndarray, words: np.ndarray) -> np.ndarray:
-    """Return which captions, int (n, t), have which of these words, int (k,): float32 (n, k)."""
-    size = int(max(tokens.max(initial=0), words.max(initial=0))) + 1
-    present = np.zeros((len(tokens), size), np.float32)
-    present[np.arange(len(tokens))[:, None], tokens] = 1
-    return present[:, words]
+    """Return which captions, int (n, t), have which of these words, int (k,): float32 (n, k).
+
+    Padding is no word: its columns are zero.
+    """
+    unique, column_of = np.unique(words, return_inverse=True)
+    column = np.full(max(tokens.max(initial=0), unique.max(initial=0)) + 1, len(unique))
+    column[unique] = np.arange(len(unique))
+    column[PAD] = len(unique)
+    present = np.zeros((len(tokens), len(unique) + 1), np.float32)
+    present[np.arange(len(tokens))[:, None], column[tokens]] = 1
+    present[:, -1] = 0
+    return present[:, np.where(words == PAD, len(unique), column_of)]
 
 
 def _standardised(present: np.ndarray) -> np.ndarray:

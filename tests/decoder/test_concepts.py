@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from roco_caption.decoder import concepts
-from roco_caption.decoder.concepts import Concepts, fit_concepts, fit_rating_scaler
+from roco_caption.decoder.concepts import Concepts, fit_concepts, fit_rating_scaler, presence
 from roco_caption.decoder.model import build_decoder, fit_scalers
 from roco_caption.text.tokenizer import START
 
@@ -219,3 +219,10 @@ def test_without_a_word_to_rate_images_are_told_apart_by_their_components():
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     np.testing.assert_allclose(ratings.left_out, (unit - offset) @ projection, atol=1e-4)
     assert not ratings.words.any() and ratings.left_out.std() > 0.5 and longest > 0
+
+
+def test_presence_counts_no_padding_and_takes_a_word_twice():
+    tokens = np.array([[1, 7, 5, 2, 0], [1, 9, 2, 0, 0]], np.int32)
+    found = presence(tokens, np.array([5, 0, 9, 5, 0, 8], np.int32))
+    assert found.tolist() == [[1, 0, 0, 1, 0, 0], [0, 0, 1, 0, 0, 0]]
+    assert presence(tokens, np.zeros(3, np.int32)).tolist() == [[0, 0, 0]] * 2
