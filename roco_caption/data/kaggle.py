@@ -86,8 +86,8 @@ def mounted_by_colab() -> Path | None:
     return None
 
 
-def download_file(name: str, path: Path) -> Path:
-    """Download one file of ROCO, small enough for memory, to `path` unless it is there.
+def download_texts(name: str, path: Path) -> Path:
+    """Download one of ROCO's files of texts, a few MB, to `path` unless it is there.
 
     Raises a UserError if Kaggle does not deliver.
     """
@@ -106,8 +106,13 @@ def download_file(name: str, path: Path) -> Path:
     except requests.RequestException as error:
         raise _explained(error, path) from error
     if content.startswith(b"PK"):  # Kaggle zips larger files
-        with zipfile.ZipFile(io.BytesIO(content)) as zipped:
+        with (
+            contextlib.suppress(zipfile.BadZipFile),
+            zipfile.ZipFile(io.BytesIO(content)) as zipped,
+        ):
             content = zipped.read(zipped.namelist()[0])
+    if not content.startswith(b"ROCO_"):
+        raise _unexpected(path, content, "a list of ROCO's texts")
     write_text(make_folder(path.parent) / path.name, content.decode("utf-8", "replace"))
     return path
 
@@ -177,11 +182,7 @@ def _receive(response: requests.Response, archive: Path) -> None:
     pieces = response.iter_content(CHUNK)
     first = next(pieces, b"")
     if not offset and not first.startswith(b"PK"):
-        raise UserError(
-            f"{archive} was not downloaded: the response is {response.headers.get('Content-Type')} "
-            f"starting with {first[:40]!r}, not a zip archive. It may be a login page of the "
-            "network: open any web page to check, then run this cell again."
-        )
+        raise _unexpected(archive, first, "a zip archive")
     with open(archive, "ab" if offset else "wb") as file:
         if not offset:  # after the old bytes are gone and before new ones are written
             write_json(_marker(archive), version)
@@ -192,6 +193,14 @@ def _receive(response: requests.Response, archive: Path) -> None:
                 bar.update(len(piece))
     if size not in (None, _size(archive)):
         raise requests.ConnectionError("the response ended early")
+
+
+def _unexpected(path: Path, content: bytes, expected: str) -> UserError:
+    return UserError(
+        f"{path} was not downloaded: the response starts with {content[:40]!r}, so it is not "
+        f"{expected}. It may be a login page of the network: open any web page to check, then run "
+        "this cell again."
+    )
 
 
 def _get_rest(request: Any, offset: int, validator: str) -> requests.Response:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from roco_caption.core.errors import UserError, first_line
 from roco_caption.data.folder import tables_in
-from roco_caption.data.kaggle import download_file
+from roco_caption.data.kaggle import download_texts
 from roco_caption.data.remarks import without_remarks
 from roco_caption.data.tables import READERS, decode, read_table
 
@@ -44,7 +44,7 @@ def read_texts(
     if ROCO == place == data_name:
         raise UserError(f"TEXT_FILE = {ROCO!r} is for other images than ROCO's. Leave it empty.")
     if place == ROCO:
-        paths = [download_file(name, Path(cache_dir) / "roco-text" / name) for name in ROCO_TEXTS]
+        paths = [download_texts(name, Path(cache_dir) / "roco-text" / name) for name in ROCO_TEXTS]
     else:
         paths = _files(Path(place).expanduser())
     plain = {text: _plain(text) for path in paths for text in _read(path)}

@@ -26,7 +26,7 @@ from roco_caption.data import archive as archives
 from roco_caption.data import kaggle
 from roco_caption.data.account import find_account
 from roco_caption.data.archive import DamagedArchive, unpack_radiology
-from roco_caption.data.kaggle import download_file, download_roco
+from roco_caption.data.kaggle import download_roco, download_texts
 
 SECRET = "s3cret-token-never-to-be-shown"
 BEARER = f"Bearer {SECRET}"
@@ -503,7 +503,7 @@ def test_an_archive_saved_by_hand_is_used(server, folder, archive, capsys):
 
 def test_a_web_page_is_not_an_archive(server, folder):
     server.archive, server.content_type = b"<html>Log in</html>", "text/html"
-    with pytest.raises(UserError, match=r"roco-dataset\.zip.*text/html.*<html>Log in"):
+    with pytest.raises(UserError, match=r"roco-dataset\.zip.*<html>Log in"):
         download_roco(folder)
     assert files_below(folder) == set()
 
@@ -670,7 +670,7 @@ def test_one_file_is_downloaded_once(server, tmp_path, zipped):
         server.archive = packed.getvalue()
     path = tmp_path / "text" / "captions.txt"
     for _ in range(2):
-        assert download_file("all_data/test/radiology/captions.txt", path) == path
+        assert download_texts("all_data/test/radiology/captions.txt", path) == path
     assert path.read_bytes() == content
     (call,) = server.api_calls
     assert call["path"].endswith("?file_name=all_data/test/radiology/captions.txt")
@@ -679,8 +679,16 @@ def test_one_file_is_downloaded_once(server, tmp_path, zipped):
 def test_one_file_takes_the_account_only_if_it_is_refused_without(server, tmp_path, monkeypatch):
     server.archive, server.refuse_anonymous = b"ROCO_1\tOne.\n", 403
     with pytest.raises(UserError, match="403"):
-        download_file("captions.txt", tmp_path / "captions.txt")
+        download_texts("captions.txt", tmp_path / "captions.txt")
     monkeypatch.setenv("KAGGLE_API_TOKEN", SECRET)
-    download_file("captions.txt", tmp_path / "captions.txt")
+    download_texts("captions.txt", tmp_path / "captions.txt")
     assert values(server.api_calls, "Authorization") == [None, None, BEARER]
     assert not list(tmp_path.glob("*partial*"))
+
+
+@pytest.mark.parametrize("content", [b"<html>Log in</html>", b"PK\3\4 cut off", b""])
+def test_what_is_no_list_of_texts_is_not_kept(server, tmp_path, content):
+    server.archive = content
+    with pytest.raises(UserError, match="login page"):
+        download_texts("captions.txt", tmp_path / "captions.txt")
+    assert not (tmp_path / "captions.txt").exists()

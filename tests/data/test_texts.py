@@ -39,7 +39,10 @@ def test_a_table_needs_no_images(tmp_path):
 @pytest.mark.parametrize(
     "files",
     [
-        {"validation/radiology/captions.txt": "R1\t one\n", "test/captions.txt": "R2\t two\n"},
+        {
+            "validation/radiology/captions.txt": "R1\t one\n",
+            "test/radiology/captions.txt": "R2\t two\n",
+        },
         {
             "all/test/radiology/captions.txt": "R1\t one\nR2\ttwo\n",
             "all/test/non-radiology/captions.txt": "P\t cells\n",
@@ -65,7 +68,7 @@ def test_rocos_are_downloaded_once_and_not_for_rocos_images(tmp_path, monkeypatc
         path.write_text(f"ROCO_1\t A caption of {name}.\n")
         return path
 
-    monkeypatch.setattr(texts, "download_file", download)
+    monkeypatch.setattr(texts, "download_texts", download)
     assert len(read_texts("roco", tmp_path, FRAMES)) == len(asked) == 3
     with pytest.raises(UserError, match="other images"):
         read_texts("roco", tmp_path, FRAMES, "roco")
