@@ -161,8 +161,11 @@ class Captioner:
             return []
         search = search or self.search
         search = replace(search, beams=max(count, search.beams))
-        candidates = self.candidates(features, search)
-        ranks = np.broadcast_to(np.arange(search.beams), candidates.log_p.shape)
+        return self.ranked(self.candidates(features, search), count, search)
+
+    def ranked(self, candidates: Candidates, count: int, search: Search) -> list[list[Caption]]:
+        """Return the best of an image's candidates, see `best_captions`."""
+        ranks = np.broadcast_to(np.arange(candidates.log_p.shape[1]), candidates.log_p.shape)
         if search.neighbours:
             ranks = candidates.ranked(search.word_bonus)
         best, decode = [], self.tokenizer.decode

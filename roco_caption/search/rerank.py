@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -167,7 +167,7 @@ def match_length(captioner: Captioner, features: Any, tokens: np.ndarray) -> Sea
 
     def surplus_of_penalty(penalty: float) -> float:
         captions = captioner.caption_features(images, replace(probe, end_penalty=penalty))
-        return _mean_words(captioner.tokenizer.encode([c.text for c in captions])) - target
+        return _words_in(captioner, captions) - target
 
     penalty = _bisected(surplus_of_penalty, MAX_PENALTY, steps=5)
     if not search.neighbours:
@@ -176,10 +176,14 @@ def match_length(captioner: Captioner, features: Any, tokens: np.ndarray) -> Sea
     candidates = captioner.candidates(images, search)
 
     def surplus_of_bonus(bonus: float) -> float:
-        best = candidates.ranked(bonus)[:, :1]
-        return float(np.take_along_axis(candidates.words, best, axis=1).mean()) - target
+        best = captioner.ranked(candidates, 1, replace(search, word_bonus=bonus))
+        return _words_in(captioner, [captions[0] for captions in best]) - target
 
     return replace(search, word_bonus=_bisected(surplus_of_bonus, 1.0, steps=9))
+
+
+def _words_in(captioner: Captioner, captions: Sequence[Any]) -> float:
+    return _mean_words(captioner.tokenizer.encode([caption.text for caption in captions]))
 
 
 def _mean_words(tokens: np.ndarray) -> float:

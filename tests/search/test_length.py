@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from roco_caption.search.captioner import Caption, Search
+from roco_caption.search.captioner import Caption, Captioner, Search
 from roco_caption.search.rerank import LENGTH_IMAGES, SEARCH_SHARE, Candidates, match_length
 from roco_caption.text.tokenizer import END, SPECIAL, START, CaptionTokenizer
 
@@ -65,12 +65,13 @@ def test_with_neighbours_the_choice_makes_up_for_the_rest(wanted, words):
         penalties.append(search.end_penalty)
         tokens = np.zeros((4, 3, 60), np.int32)
         for k, length in enumerate((8, 20, 28)):
-            tokens[:, k, :length] = 7
+            tokens[:, k, :length] = 4
         # the longer ones are less probable, a word
         log_p = -np.array([[9, 31.5, 72.5]] * 4, np.float32)
         return Candidates(tokens, log_p, np.zeros((4, 3), np.float32))
 
     captioner.candidates = candidates
+    captioner.ranked = Captioner(None, captioner.tokenizer).ranked
     found = match_length(captioner, *references(4, wanted))
     assert penalties == [found.end_penalty]
     assert found.end_penalty == pytest.approx(SEARCH_SHARE * min(max((wanted - 10) / 10, 0), 4))
@@ -78,3 +79,19 @@ def test_with_neighbours_the_choice_makes_up_for_the_rest(wanted, words):
     assert (8, 20, 28)[chosen] == words
     assert found.neighbours == 4 and found.beams == 9
     assert (found.word_bonus > 0) == (wanted > 8)  # captions are never made shorter
+
+
+def test_flawed_captions_do_not_count():
+    """The short captions are refused, so those that are chosen are long enough without a bonus."""
+    captioner, _ = captioner_of(lambda p: 10 + 10 * p)
+    captioner.search = Search(beams=9, neighbours=4)
+    tokens = np.zeros((4, 2, 60), np.int32)
+    tokens[:, 0, :8], tokens[:, 1, :28] = 4, 4
+    log_p = -np.array([[9, 72.5]] * 4, np.float32)
+    found = Candidates(tokens, log_p, np.zeros((4, 2), np.float32))
+    captioner.candidates = lambda features, search: found
+    real = Captioner(None, captioner.tokenizer)
+    captioner.ranked = real.ranked
+    assert match_length(captioner, *references(4, 27)).word_bonus > 0
+    real.coherence = SimpleNamespace(flaws=lambda text: (len(text.split()) < 20, False))
+    assert match_length(captioner, *references(4, 27)).word_bonus == 0
