@@ -4,7 +4,8 @@ Each variant is trained once per fold, from a different seed each time, on the t
 validation images without the fold, and scored on the fold: choices may rest on that. Then those
 named in `ROCO_FINAL` are trained on the training split from `ROCO_SEEDS` seeds and scored on the
 test split, separately and as one ensemble, next to the baselines. With `ROCO_MEMBERS` each seed
-is an ensemble of that many. All trainings are kept, so that a second run only prints.
+is an ensemble of that many. The first seed's captions are written to a CSV. All trainings are
+kept, so that a second run only prints.
 """
 
 from __future__ import annotations
@@ -176,6 +177,8 @@ def final(data: pipeline.Data, features: Features, name: str, folder: Path) -> p
     ensemble = pipeline.make_captioner(combine(members), inputs, words, **variant.get("search", {}))
     runs = [texts(captioner, test) for captioner in captioners]
     compared = pipeline.caption_by_baselines(captioners[0], inputs, runs[0])
+    written = inputs.frames["test"][["id", "caption"]].assign(**{name: runs[0]})
+    written.to_csv(folder / f"captions {name}.csv", index=False)
     tables = []
     label = f"{name}, {SEEDS} seeds" + (f" of {MEMBERS} each" if MEMBERS > 1 else "")
     references = list(inputs.frames["test"].caption)
