@@ -49,11 +49,11 @@ def read_texts(
         paths = _files(Path(place).expanduser())
     plain = {text: _plain(text) for path in paths for text in _read(path)}
     held_out = {_plain(text) for split in ("validation", "test") for text in frames[split].caption}
+    held_out.add("")
     kept = pd.Series([text for text, words in plain.items() if words not in held_out], dtype=object)
     kept = without_remarks(kept, "captions without images")
-    unique = {_plain(text): text for text in kept}
-    unique.pop("", None)
-    known = sum(words in held_out for words in plain.values())
+    unique = {words: text for text in kept if (words := _plain(text)) not in held_out}
+    known = sum(words in held_out for words in plain.values() if words)
     note = f"; {known:,} that validation or test images have are left out" if known else ""
     print(f"Captions without images: {len(unique):,} from {place}{note}")
     if not unique:

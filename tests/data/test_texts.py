@@ -91,3 +91,9 @@ def test_what_is_no_file_of_captions_is_named(tmp_path, content, problem):
     with pytest.raises(UserError, match=problem) as error:
         read_texts(path, tmp_path, FRAMES)
     assert "texts.txt" in str(error.value)
+
+
+def test_a_figure_number_does_not_hide_a_caption_to_test_on(tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_text("Fig. 2. Chest X-ray.\nFigure 3: CT of the knee.\n")
+    assert read_texts(path, tmp_path, FRAMES) == ["CT of the knee."]
