@@ -112,18 +112,20 @@ def read_table(
         problem = f"but no {lacking[0]} column{name}" if valid else f"and COLUMNS is {columns!r}"
         raise UserError(
             f"{path} has the columns {list(rows.columns)} ({how}), {problem}. The first row must "
-            f"name the columns. COLUMNS takes pairs of {', '.join(USUAL)} and a column"
-            f"{_example(list(rows.columns))}."
+            f"name the columns. {_remedy(list(rows.columns), required)}."
         )
     return Table(path, how, rows, roles, misfits, places, sheet)
 
 
-def _example(header: list[str]) -> str:
+def _remedy(header: list[str], required: Sequence[str]) -> str:
+    if "image" not in required:
+        return "Name the column of captions `caption`"
+    roles = f"COLUMNS takes pairs of {', '.join(USUAL)} and a column"
     if len(header) < 2 or any(EXTENSION.search(name) or len(name) > 30 for name in header):
-        return ""  # these are no names of columns
+        return roles  # these are no names of columns
     usual = find_columns(header, {})
     image, caption = (*usual["image"], header[0])[0], (*usual["caption"], header[-1])[0]
-    return f", such as COLUMNS = 'image={image}, caption={caption}'"
+    return f"{roles}, such as COLUMNS = 'image={image}, caption={caption}'"
 
 
 def _unused(header: Sequence[str], used: str, chosen: bool) -> str:

@@ -36,6 +36,14 @@ def test_a_table_needs_no_images(tmp_path):
     assert read_texts(path, tmp_path, FRAMES) == ["Thorax: kein Erguss.", "Schädel, nativ."]
 
 
+def test_a_table_without_captions_names_its_columns_and_no_setting_that_does_not_apply(tmp_path):
+    path = tmp_path / "reports.csv"
+    path.write_text("id,age\n1,40\n2,50\n")
+    with pytest.raises(UserError, match=r"reports\.csv has the columns.*`caption`\.$") as error:
+        read_texts(path, tmp_path, FRAMES)
+    assert "COLUMNS" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     "files",
     [
