@@ -90,10 +90,10 @@ def folds(frames: pipeline.Frames) -> list[pipeline.Frames]:
 
 def indexed(data: pipeline.Data, inputs: Inputs, variant: dict) -> pipeline.Words:
     """Make the vocabulary, with the captions without images where the variant takes them."""
-    held = {split: inputs.frames.get(split, data.frames[split]) for split in ("validation", "test")}
+    frames = data.frames | inputs.frames  # folds have no images to test on
     with contextlib.redirect_stdout(io.StringIO()):
         texts = pipeline.read_texts(
-            TEXT_FILE if variant.get("text") else "", setting("CACHE_DIR", "data"), held
+            TEXT_FILE if variant.get("text") else "", setting("CACHE_DIR", "data"), frames
         )
     return pipeline.index_words(inputs.frames, texts)
 

@@ -26,9 +26,9 @@ PATHS = (
 )  # fmt: skip
 # Read elsewhere: by the package, by `make`, and by its benchmarks and campaigns.
 OTHER_NAMES = (
-    "PROGRESS", "WEIGHTS_SERVER", "REPOSITORY", "CAPTIONS_FILE", "EXAMPLES", "FAULTS", "FINAL",
-    "FOLDS", "FUZZ_SECONDS", "IMAGES", "KILLS", "PRECISION", "SECONDS", "SEEDS", "STAGES",
-    "VARIANTS",
+    "PROGRESS", "WEIGHTS_SERVER", "REPOSITORY", "CAPTIONS_FILE", "COPIES", "EXAMPLES", "FAULTS",
+    "FINAL", "FOLDS", "FUZZ_SECONDS", "IMAGES", "KILLS", "PEER", "PRECISION", "RESTARTS", "ROUNDS",
+    "SECONDS", "SEEDS", "SHARD_SIZE", "STAGES", "VARIANTS", "WORKERS",
 )  # fmt: skip
 
 

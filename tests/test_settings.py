@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from roco_caption.core.errors import UserError
-from roco_caption.settings import CHECKS, read_settings
+from roco_caption.settings import CHECKS, OTHER_NAMES, read_settings
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "roco_captioning.ipynb"
 
@@ -204,3 +204,15 @@ def test_an_encoder_that_needs_a_missing_package_is_refused_at_once(monkeypatch)
         read_settings({"ENCODER": "vit_base"})
     read_settings(names := {"ENCODER": "vgg16_pool"})
     assert names == {"ENCODER": "vgg16_pool"}
+
+
+def test_no_variable_that_is_read_anywhere_is_called_unknown(names):
+    root, read, constants = NOTEBOOK.parents[1], set(), set()
+    places = "roco_caption/**/*.py", "benchmarks/*.py", "tests/campaigns/*", "Makefile", "docs/*.md"
+    for path in (path for place in places for path in root.glob(place) if path.is_file()):
+        text = path.read_text("utf-8")
+        read |= {*re.findall(r'\bsetting\("([A-Z_]+)"', text)}
+        read |= {*re.findall(r"\bROCO_([A-Z]+(?:_[A-Z]+)*)\b(?!_)", text)}
+        constants |= {*re.findall(r"^ROCO_([A-Z_]+) =", text, re.M)}
+    assert {"DATA_DIR", "PEER", "SHARD_SIZE"} <= read
+    assert read - constants <= {*names, *OTHER_NAMES}

@@ -6,33 +6,38 @@ import pandas as pd
 
 from roco_caption.core.errors import UserError
 
+_NUMBER = r"(?:\d+[a-p]?|[a-h])"  # "3", "2A", or a panel "b"
+_PANELS = r"[(\[][a-h](?:[-–,\s]+[a-h])*[)\]]"
 _FIGURE = r"(?:fig(?:ure)?s?|case|patient|image|video)\.?\s*(?:no\.?|number|#)?\s*"
-_FIGURE += r"(?:\d+[a-z]?|[a-h])(?:\s*(?:[-–&,]|and)\s*\d+[a-z]?)*\b"
+# not the "5" of "Case 4, 5-mm nodule", nor the "C" of "Image C-arm"
+_FIGURE += rf"{_NUMBER}(?:\s*(?:[-–&,]|and)\s*{_NUMBER})*(?!\w|[-–]\w)"
 REMARKS = {  # kinds that at least 1 % of ROCO's or MedPix's captions have, see docs/data.md
     "figure and case numbers": (
-        rf"^\W*(?:{_FIGURE}\s*(?:\([a-h](?:[-–,\s]+[a-h])*\))?\s*(?:$|[:;–—-]+|[.,]+(?!\d))\s*)+"
+        rf"^\W*(?:(?:and\s+)?{_FIGURE}\s*(?:{_PANELS}\s*)?(?:$|[:;–—-]+|[.,]+(?!\d)|(?<=[)\]]))\s*)+"
         rf"(?P<first>.?)|\s*[(\[](?:(?:also|see|same|as|in)\s+)*{_FIGURE}[)\]]"
     ),
     "ages": (
         r"(?:\b(?P<article>an?)\s+)?\b\d{1,3}(?:\.\d+)?[\s-]*(?:year|month|week|day)s?[\s-]*old\s+"
-        r"(?=(?:(?!in\b)[\w-]+\s+){0,3}?(?:(?:wo)?m[ae]n|lady|gentleman|(?:fe)?male|boy|girl|child|infant"
-        r"|newborn|baby|neonate|patient)s?\b)(?P<first>.)"
+        r"(?=(?:(?!(?:in|of)\b)[\w-]+\s+){0,3}?(?:(?:wo)?m[ae]n|lady|gentleman|(?:fe)?male|boy|girl|child"
+        r"|infant|newborn|baby|neonate|patient)s?\b)(?P<first>.{3})"
     ),
     "placeholders": (
         r"^\W*(?:(?:replace|insert|add) (?:this|an?|the)\b.*(?:caption|description).*|in progress"
         r"|(?:please )?see (?:attached|factoid)\b.*|(?:no )?caption(?: here)?|untitled|x{3,})\W*$"
     ),
 }
+VOWEL = re.compile(r"[aeio]|un(?!i)", re.I)  # after "an"
 
 
-def without_remarks(texts: pd.Series, of: str) -> pd.Series:
-    """Return captions with `REMARKS` removed, "" where nothing is left, and say how many."""
+def without_remarks(texts: pd.Series, of: str = "") -> pd.Series:
+    """Return captions with `REMARKS` removed, "" where nothing is left; say how many, if `of`."""
     counts = {}
     texts = texts.astype(object)
     for name, pattern in REMARKS.items():
         cleaned = texts.str.replace(pattern, _shortened, regex=True, flags=re.I)
         counts[name], texts = (cleaned != texts).sum(), cleaned
-    if removed := [f"{name} ({count:,})" for name, count in counts.items() if count]:
+    removed = [f"{name} ({count:,})" for name, count in counts.items() if count]
+    if removed and of:
         print(f"Removed from {of}:", ", ".join(removed))
     return texts
 
@@ -51,8 +56,8 @@ def clean_training(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _shortened(match: re.Match[str]) -> str:
-    """Return the letter that follows, with a capital or an article if the text needs one."""
+    """Return the letters that follow, with a capital or an article if the text needs one."""
     first, article = (match.groupdict("").get(name, "") for name in ("first", "article"))
     if article:
-        return f"{article[0]}{'n' * (first in set('aeioAEIO'))} {first}"
-    return first if match.start() else first.upper()
+        return f"{article[0]}{'n' * bool(VOWEL.match(first))} {first}"
+    return first if match.start() else first[:1].upper() + first[1:]

@@ -12,17 +12,15 @@ from roco_caption.core.errors import UserError, first_line
 from roco_caption.data.folder import tables_in
 from roco_caption.data.kaggle import download_texts
 from roco_caption.data.remarks import without_remarks
-from roco_caption.data.tables import READERS, decode, read_table
+from roco_caption.data.tables import READERS, decode, find_columns, read_table
 
 ROCO = "roco"  # TEXT_FILE: ROCO's captions, from Kaggle
+_NO_CAPTIONS = re.compile(r"(?:read.?me|licen[cs]e|licen[cs]es)\b", re.I)
 ROCO_TEXTS = [f"all_data/{s}/radiology/captions.txt" for s in ("train", "validation", "test")]
 
 
 def read_texts(
-    place: str | os.PathLike,
-    cache_dir: str | os.PathLike,
-    frames: dict[str, pd.DataFrame],
-    data_name: str = "",
+    place: str | os.PathLike, cache_dir: str | os.PathLike, frames: dict[str, pd.DataFrame]
 ) -> list[str]:
     """Return captions without images, each once and without remarks; print how many.
 
@@ -31,9 +29,8 @@ def read_texts(
             as `read_table` takes it, or one without images; a folder of either; or "roco", for
             ROCO's captions from Kaggle (10 MB, no images). None are returned if it is empty.
         cache_dir: where ROCO's are kept.
-        frames: {split: DataFrame[caption]} of the images. Captions to validate and test on are left
-            out, whatever their case and punctuation.
-        data_name: of the images, "roco" for ROCO's own.
+        frames: {split: DataFrame[id, caption]} of the images. Captions to validate and test on are
+            left out, whatever their case and punctuation, and with or without remarks.
 
     Raises:
         UserError: there is no such file, it cannot be read, Kaggle does not deliver, or ROCO's
@@ -41,56 +38,73 @@ def read_texts(
     """
     if not place:
         return []
-    if ROCO == place == data_name:
-        raise UserError(f"TEXT_FILE = {ROCO!r} is for other images than ROCO's. Leave it empty.")
     if place == ROCO:
+        if frames["train"].id.str.match(r"ROCO_\d").mean() > 0.5:
+            raise UserError("TEXT_FILE = 'roco' is for other images than ROCO's. Leave it empty.")
         paths = [download_texts(name, Path(cache_dir) / "roco-text" / name) for name in ROCO_TEXTS]
+        written = [text for path in paths for text in _read(path)]
     else:
-        paths = _files(Path(place).expanduser())
-    plain = {text: _plain(text) for path in paths for text in _read(path)}
-    held_out = {_plain(text) for split in ("validation", "test") for text in frames[split].caption}
-    held_out.add("")
-    kept = pd.Series([text for text, words in plain.items() if words not in held_out], dtype=object)
-    kept = without_remarks(kept, "captions without images")
-    unique = {words: text for text in kept if (words := _plain(text)) not in held_out}
-    known = sum(words in held_out for words in plain.values() if words)
-    note = f"; {known:,} that validation or test images have are left out" if known else ""
-    print(f"Captions without images: {len(unique):,} from {place}{note}")
-    if not unique:
+        written = _read_all(Path(place).expanduser())
+    texts = pd.DataFrame({"written": [*dict.fromkeys(written)]}, dtype=object)
+    texts["text"] = without_remarks(texts.written, "captions without images")
+    words = texts.map(_plain)
+    held = pd.concat([frames[split].caption for split in ("validation", "test")])
+    held_out = {*held.map(_plain), *without_remarks(held).map(_plain)}
+    known = words.isin(held_out - {""}).any(axis=1)
+    kept = texts.text[~known & (words.text != "")].groupby(words.text, sort=False).first()
+    note = f"; {known.sum():,} that validation or test images have are left out"
+    print(f"Captions without images: {len(kept):,} from {place}{note * int(known.any())}")
+    if not len(kept):
         raise UserError(f"TEXT_FILE {place} has no caption to learn from. Leave it empty.")
-    return list(unique.values())
+    return list(kept)
 
 
 def _plain(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.casefold()))
 
 
-def _files(path: Path) -> list[Path]:
-    if path.is_dir():
-        names = "radiology/captions.txt", "captions.txt"  # ROCO has other images as well
-        found = next(filter(None, (sorted(path.rglob(name)) for name in names)), tables_in(path))
-        if found:
-            return found
-    elif path.is_file():
-        return [path]
-    raise UserError(
-        f"TEXT_FILE must be a file of captions, or a folder with some, or {ROCO!r}; {path} is not. "
-        "Name a text file with one caption per line, or a table with a column `caption`."
-    )
+def _read_all(path: Path) -> list[str]:
+    if path.is_file():
+        return _read(path)
+    # ROCO has other images as well
+    files = path.is_dir() and (sorted(path.rglob("radiology/captions.txt")) or tables_in(path))
+    if not files:
+        raise UserError(
+            f"TEXT_FILE must be a file of captions, or a folder with some, or {ROCO!r}; {path} is "
+            "not. Name a text file with one caption per line, or a table with a column `caption`."
+        )
+    texts, others = [], []
+    for file in files:
+        try:
+            texts += [] if _NO_CAPTIONS.match(file.name) else _read(file)
+        except UserError as error:
+            others.append(str(error))
+    if others and not texts:
+        raise UserError("\n".join(others))
+    print("\n".join(f"Left out: {reason}" for reason in others), end="\n" * bool(others))
+    return texts
 
 
 def _read(path: Path) -> list[str]:
     if path.suffix.lower() in {*READERS} - {".txt"}:
-        table = read_table(path, required=("caption",))
-        print(table)
-        texts = list(table.rows[table.roles["caption"][0]])
-    else:
-        try:
-            lines, _ = decode(path)
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{path} is not a readable text file ({first_line(error)}). TEXT_FILE takes one "
-                "caption per line, in UTF-8."
-            ) from error
-        texts = [line.rpartition("\t")[2] for line in lines.splitlines()]
-    return [text.strip() for text in texts if text.strip()]
+        return _of_table(path)
+    try:
+        lines, _ = decode(path)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} is not a readable text file ({first_line(error)}). TEXT_FILE takes one "
+            "caption per line, in UTF-8."
+        ) from error
+    header = re.split(r"[,;\t|]", lines.lstrip().partition("\n")[0])
+    if len(header) > 1 and find_columns(header, {})["caption"]:
+        return _of_table(path)
+    texts = [line.rpartition("\t")[2].strip() for line in lines.splitlines()]
+    return [text for text in texts if text]
+
+
+def _of_table(path: Path) -> list[str]:
+    table = read_table(path, required=("caption",))
+    fits = table.misfits == 0
+    note = "" if fits.all() else f"; {(~fits).sum():,} rows that do not fit the header are left out"
+    print(f"{table}{note}")
+    return [text for text in table.rows[table.roles["caption"][0]][fits].str.strip() if text]

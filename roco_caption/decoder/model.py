@@ -34,7 +34,7 @@ class Decoder:
     therefore trains what one sample per prefix trains, at a fraction of the work.
 
     Attributes:
-        next_word: `image_captioning`, the view of the README's table: `input_img` (n, d),
+        next_word: `image_captioning`, the view of the README: `input_img` (n, d),
             `input_txt` (n, t) → probabilities of the next word (n, vocab_size).
         every_word: the training view: the same inputs → logits (n, t, vocab_size), row i for the
             word after `input_txt[:, : i + 1]`.
@@ -277,7 +277,7 @@ def fit_scalers(
     captions, int32 (n, t); `cases` the patient or article of each image, see `cases_of`.
     """
     parts, arrays = decoder.members[0].parts, arrays_of(features)
-    rows = np.arange(len(tokens))[sampled(len(tokens), SAMPLE)]
+    rows = sampled(len(tokens), SAMPLE)
     known = tokens[rows], None if cases is None else np.asarray(cases)[rows]
     scaler, concepts = parts["scaler"], parts.get("concepts_grid")
     weights, ratings = fit_rating_scaler(arrays[0][rows], known[0], scaler.components, known[1])

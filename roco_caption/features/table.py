@@ -166,9 +166,10 @@ def concatenated(parts: Sequence[Features], encoder: dict[str, Any]) -> Features
     return Features(list(row), matrix, encoder, skipped, grid, files)
 
 
-def sampled(count: int, most: int) -> slice:
-    """Return at most `most` of `count` rows, evenly spread."""
-    return slice(None, None, max(1, -(-count // most)))
+def sampled(count: int, most: int) -> np.ndarray:
+    """Return `most` of `count` rows, evenly spread, or all if there are fewer: int64 (k,)."""
+    k = min(count, most)
+    return np.arange(k) * count // max(k, 1)
 
 
 def to_float16(rows: np.ndarray) -> np.ndarray:

@@ -20,10 +20,14 @@ _AMBIGUOUS = _table("""
         sigmoid, rect*, fet*, iliac, scapho*, hand, arm, toe, calf, vertebral, t1, t2, echo, kub
 """)["words"]  # of several regions or modalities: "femoral head", the vertebra T1
 _WORD = "(?:an?|the|of|with|and|or|in|at|by|from|to|for|into|than|which|is|are|was|were|has|have)"
+_PANEL = r"(?:[(]|\b(?:panel|hepatitis|vitamin|image|fig(?:ure)?|type|grade|part|case|group)\s+)"
 _FRAGMENT = re.compile(
-    rf"\b(?<!\()(?!A\b){_WORD}\s*[,;:]?\s*(?:[.!?](?=\s|$)|$)|\b(?:an|the)\s+{_WORD}\s|^\W*$"
-    r"|\b([^\W\d_]+(?:[\s,]+[^\W\d_]+){1,9})[\s,]+\1\b|\b([^\W\d_]+)\s+\2\b"
+    rf"(?<!{_PANEL})\b(?!(?-i:A|OR)\b){_WORD}\s*[,;:]?\s*(?:[.!?](?=\s|$)|$)"
+    rf"|\b(?:an|the)\s+{_WORD}\s|\ba\s+(?:of|the|an?)\s|^\W*$"
+    r"|\b([^\W\d_]\w*(?:[\s,]+[^\W\d_]\w*){1,9})[\s,]+\1\b|\b([^\W\d_]\w*)\s+\2\b",
+    re.I,
 )
+_ENGLISH = {"the", "with", "and", "shows", "showing", "left", "right", "chest", "brain"}
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,8 @@ class Coherence:
         """Find the pairs named together at most 0.1 times as often as by chance, if that is 3 times
         or more."""
         known = list(dict.fromkeys(training_captions))
-        if 10 * sum(bool({"the", "with", "and"} & {*text.split()}) for text in known) <= len(known):
+        english = sum(not _ENGLISH.isdisjoint(text.lower().split()) for text in known)
+        if 10 * english <= len(known):
             return cls(None)
         named = [_named(text) for text in known[:: 1 + len(known) // 10_000]]  # enough to count in
         count = Counter(chain.from_iterable(named))

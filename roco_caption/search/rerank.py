@@ -79,7 +79,7 @@ class Consensus:
     @classmethod
     def fit(cls, decoder: Decoder | Ensemble, features: Any, tokens: np.ndarray) -> Consensus:
         """Build the consensus of a trained decoder; features are those of `Decoder.start`."""
-        rows = np.arange(len(tokens))[sampled(len(tokens), MAX_IMAGES)]
+        rows = sampled(len(tokens), MAX_IMAGES)
         vectors = image_vectors(decoder, features, rows)
         mean = vectors.mean(axis=0)
         tokens = np.asarray(tokens[rows], np.int32)

@@ -30,6 +30,22 @@ def cleaned(*captions, split="train"):
         ("The 11-month-old male child", "The male child"),
         ("35-year-old female with pain", "Female with pain"),
         ("case 2: a 7-year-old boy", "A boy"),
+        # the number ends before what follows
+        ("Case 4, 5-mm nodule in the left lobe.", "5-mm nodule in the left lobe."),
+        ("Patient 5, 45-year-old man with pneumonia.", "Man with pneumonia."),
+        ("Figure 2, 64-slice CT of the chest.", "64-slice CT of the chest."),
+        ("Figure 1, a CT of the chest", "A CT of the chest"),
+        # lists of panels
+        ("Fig. 1A–C. CT", "CT"),
+        ("Figures 1a, b. CT", "CT"),
+        ("Fig. 2a,b: axial CT.", "Axial CT."),
+        ("Fig. 1A and B. CT", "CT"),
+        ("Fig. 2 (a) CT", "CT"),
+        ("Figure 3 [a-c] MR", "MR"),
+        ("Figure 1. and Figure 2. CT", "CT"),
+        ("A mass (Fig. 1A, B).", "A mass."),
+        ("A 45-year-old unrestrained man", "An unrestrained man"),
+        ("An 8-year-old unilateral amputee boy", "A unilateral amputee boy"),
     ],
 )
 def test_what_no_image_shows_is_removed(caption, rest):
@@ -44,6 +60,8 @@ def test_what_no_image_shows_is_removed(caption, rest):
         "MRI of patient 2 shows a mass", "Same patient as in Figure 1", "A 3-week-old fracture",
         "10-day-old thrombus in a patient", "A case of pneumonia", "Replacement of the hip",
         "In 2012 the mass was smaller", "See arrow", "Fig", "  two  spaces ", "Fraktur, 45 Jahre",
+        "Case 12-month follow-up CT.", "Image C-arm fluoroscopy.", "Figure 3-D reconstruction.",
+        "A 3-week-old fracture of the patient's hip.", "Case 5mm nodule",
     ],
 )  # fmt: skip
 def test_what_an_image_shows_stays(caption):
@@ -55,7 +73,7 @@ def test_what_an_image_shows_stays(caption):
     [
         "Replace this - DESCRIPTION OF THE IMAGE OR FINDINGS.", "IN PROGRESS", "Figure 1",
         "XXX.", 'see attached jpeg file named "XRay 2".', "Please see factoid", "No caption",
-        "Case 2.", "Insert a caption",
+        "Case 2.", "Insert a caption", "Figure 1. and Figure 2.", "Figs. 1a, b",
     ],
 )  # fmt: skip
 def test_placeholders_are_left_out(caption):

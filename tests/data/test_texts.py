@@ -8,7 +8,7 @@ from roco_caption.data import texts
 from roco_caption.data.texts import read_texts
 
 FRAMES = {
-    "train": pd.DataFrame({"caption": ["A known caption."]}),
+    "train": pd.DataFrame({"id": ["MPX1"], "caption": ["A known caption."]}),
     "validation": pd.DataFrame({"caption": ["Chest X-ray."]}),
     "test": pd.DataFrame({"caption": ["CT of the abdomen, axial."]}),
 }
@@ -18,7 +18,7 @@ def test_a_text_file_has_a_caption_per_line(tmp_path, capsys):
     path = tmp_path / "texts.txt"
     path.write_text("MR of the knee.\n\nROCO_1\t A fracture.\n  MR of the knee.\nmr of the knee\n")
     found = read_texts(path, tmp_path, FRAMES)
-    assert sorted(map(str.casefold, found)) == ["a fracture.", "mr of the knee"]
+    assert sorted(map(str.casefold, found)) == ["a fracture.", "mr of the knee."]
     assert "Captions without images: 2 from" in capsys.readouterr().out
 
 
@@ -57,6 +57,10 @@ def test_a_table_without_captions_names_its_columns_and_no_setting_that_does_not
         },
         {"a.csv": "image,caption\n1.png,one\n", "b/c.csv": "caption\ntwo\n"},
         {"a.txt": "one\n", "b.txt": "two\n"},
+        {"captions.txt": "one\n", "reports.csv": "id;caption\n1;two\n"},
+        {"README.txt": "Licence: MIT\n", "LICENSE.txt": "MIT\n", "a.csv": "caption\none\ntwo\n"},
+        {"meta.csv": "id,age\n1,40\n", "a.csv": "caption\none\ntwo\n"},
+        {"a.txt": "id;caption\n1;one\n2;two\n"},  # a table
     ],
 )
 def test_a_folder_holds_several(tmp_path, files):
@@ -78,9 +82,10 @@ def test_rocos_are_downloaded_once_and_not_for_rocos_images(tmp_path, monkeypatc
 
     monkeypatch.setattr(texts, "download_texts", download)
     assert len(read_texts("roco", tmp_path, FRAMES)) == len(asked) == 3
+    roco = FRAMES | {"train": pd.DataFrame({"id": ["ROCO_00002", "ROCO_00003"], "caption": "CT"})}
     with pytest.raises(UserError, match="other images"):
-        read_texts("roco", tmp_path, FRAMES, "roco")
-    assert read_texts("", tmp_path, FRAMES, "roco") == []
+        read_texts("roco", tmp_path, roco)
+    assert read_texts("", tmp_path, roco) == []
 
 
 @pytest.mark.parametrize(
@@ -105,3 +110,29 @@ def test_a_figure_number_does_not_hide_a_caption_to_test_on(tmp_path):
     path = tmp_path / "texts.txt"
     path.write_text("Fig. 2. Chest X-ray.\nFigure 3: CT of the knee.\n")
     assert read_texts(path, tmp_path, FRAMES) == ["CT of the knee."]
+
+
+@pytest.mark.parametrize("text", ["CT of the chest.", "Figure 3. CT of the chest."])
+def test_a_caption_to_test_on_is_found_without_its_figure_number(tmp_path, capsys, text):
+    path = tmp_path / "texts.txt"
+    path.write_text(f"{text}\nMRI of the brain.\n")
+    frames = FRAMES | {"test": pd.DataFrame({"caption": ["Fig. 1. CT of the chest."]})}
+    assert read_texts(path, tmp_path, frames) == ["MRI of the brain."]
+    assert "1 that validation or test images have" in capsys.readouterr().out
+
+
+def test_what_a_folder_has_besides_is_named(tmp_path, capsys):
+    (tmp_path / "meta.csv").write_text("id,age\n1,40\n")
+    (tmp_path / "a.txt").write_text("one\n")
+    read_texts(tmp_path, tmp_path / "cache", FRAMES)
+    assert "Left out:" in (out := capsys.readouterr().out) and "meta.csv" in out
+    (tmp_path / "a.txt").unlink()
+    with pytest.raises(UserError, match=r"meta\.csv"):
+        read_texts(tmp_path, tmp_path / "cache", FRAMES)
+
+
+def test_rows_that_do_not_fit_the_header_are_no_captions(tmp_path, capsys):
+    path = tmp_path / "reports.csv"
+    path.write_text("caption,source\nCT of the chest, axial,x\nA hand,x\n")
+    assert read_texts(path, tmp_path, FRAMES) == ["A hand"]
+    assert "1 rows that do not fit the header" in capsys.readouterr().out
