@@ -95,10 +95,11 @@ class Ratings:
         are those of a random one, so that they are correlated as errors are (after Nukrai, Mokady,
         Globerson 2022, "Text-Only Training for Image Captioning using Noise-Injected CLIP").
         """
-        known = _standardised(presence(self.tokens, self.words))
+        present = presence(self.tokens, self.words)
+        known, share = _standardised(present), present.mean(axis=0)
         gain = (known * self.left_out).mean(axis=0)
         errors = self.left_out - gain * known
-        present = np.minimum(_standardised(presence(tokens, self.words)), LARGEST)
+        present = np.minimum(_standardised(presence(tokens, self.words), share), LARGEST)
         return gain * present + errors[rng.integers(len(errors), size=len(tokens))]
 
 
@@ -240,8 +241,9 @@ def presence(tokens: np.ndarray, words: np.ndarray) -> np.ndarray:
     return present[:, np.where(words == PAD, len(unique), column_of)]
 
 
-def _standardised(present: np.ndarray) -> np.ndarray:
-    share = present.mean(axis=0)
+def _standardised(present: np.ndarray, share: np.ndarray | None = None) -> np.ndarray:
+    """Scale presence to mean 0 and variance 1, for words that a `share` of captions has."""
+    share = present.mean(axis=0) if share is None else share
     return (present - share) / np.sqrt(share * (1 - share) + 1e-6)
 
 

@@ -196,6 +196,11 @@ def test_simulated_ratings_are_like_those_of_images():
         assert made.std() == pytest.approx(honest.std(), abs=0.1)
     again = ratings.simulated(tokens, np.random.default_rng(0))
     np.testing.assert_array_equal(again, simulated)
+    # in texts that hardly ever have the word, it means as much
+    rare = np.concatenate([tokens[lit][:20], *[tokens[~lit]] * 10])
+    made = ratings.simulated(rare, np.random.default_rng(0))
+    told = ratings.left_out[lit].mean() - ratings.left_out[~lit].mean()
+    assert made[:20].mean() - made[20:].mean() == pytest.approx(told, rel=0.35)
 
 
 def test_errors_of_simulated_ratings_go_together_as_they_do_in_images():
