@@ -127,14 +127,15 @@ def _largest(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
     For a large matrix by subspace iteration (Halko, Martinsson, Tropp 2011, "Finding Structure with
     Randomness"): seconds, where all 4,096 eigenvectors take a minute. The result is exact within
-    the subspace, so whitened features are white either way.
+    the subspace, so whitened features are white either way; ratings were as good with two
+    iterations as with five.
     """
     if len(matrix) <= 1024:
         values, vectors = np.linalg.eigh(matrix)
     else:
         size = len(matrix), min(count + 64, len(matrix))
         basis = np.random.default_rng(0).normal(size=size).astype(matrix.dtype)
-        for _ in range(5):
+        for _ in range(2):
             basis, _ = np.linalg.qr(matrix @ (matrix @ basis))  # QR costs more than the products
         values, vectors = np.linalg.eigh(basis.T @ (matrix @ basis))
         vectors = basis @ vectors
