@@ -80,7 +80,9 @@ def prepare() -> tuple[pipeline.Data, Inputs, Features]:
 def folds(frames: pipeline.Frames) -> list[pipeline.Frames]:
     """Deal the cases of the training and validation images into `FOLDS` pairs of splits."""
     known = pd.concat([frames["train"], frames["validation"]], ignore_index=True)
-    cases, names = pd.factorize(cases_of(known.id))
+    cases, names = pd.factorize(
+        known["case"].fillna(known.id) if "case" in known else cases_of(known.id)
+    )
     fold = np.random.default_rng(0).permutation(len(names))[cases] % FOLDS
     splits = [{"train": known[fold != k], "validation": known[fold == k]} for k in range(FOLDS)]
     return [

@@ -65,6 +65,10 @@ def read_settings(names: dict[str, Any]) -> None:
                 f"CHECKPOINT_DIR must be a folder apart from {name} ({place}), got {run!r}: "
                 "otherwise the run's files mix with those there. Choose an empty folder elsewhere."
             )
+    if names.get("IMAGE") and names.get("FEATURES_FILE"):
+        problems["IMAGE"] = (
+            "IMAGE needs an encoder, and with FEATURES_FILE there is none. Set IMAGE to ''."
+        )
     if problems:
         raise UserError("\n".join(problems.values()))
 
@@ -73,7 +77,9 @@ def _checked(name: str, value: Any) -> Any:
     """Return a setting's value, overridden and expanded; a UserError says what it must be."""
     valid, is_valid = CHECKS.get(name, ("a text", lambda value: True))
     with contextlib.suppress(AttributeError, TypeError, ValueError, OSError):  # another type
-        value = setting(name, str(value) if name == "BATCH_SIZE" else value)
+        value = str(value) if name == "BATCH_SIZE" else value
+        value = float(value) if name == "LEARNING_RATE" and type(value) is int else value
+        value = setting(name, value)
         value = os.path.expanduser(value) if name in PATHS else value
         value = int(value) if name == "BATCH_SIZE" and value.isdecimal() else value
         if is_valid(value):
@@ -100,7 +106,7 @@ def _is_whole(least: int, value: Any) -> bool:
 
 def _exist(value: str) -> bool:
     paths = [value] if os.path.exists(value) else value.split(",")
-    return not value or all(os.path.exists(path.strip()) for path in paths)
+    return not value or all(os.path.exists(os.path.expanduser(path.strip())) for path in paths)
 
 
 def _is_writable(value: str) -> bool:

@@ -159,7 +159,7 @@ def own_images(folder, captions_each=1):
 @pytest.mark.parametrize("captions_each", [1, 3])
 def test_own_images_and_captions_go_from_a_folder_to_scores(tmp_path, monkeypatch, captions_each):
     monkeypatch.setattr("roco_caption.features.extract.build_encoder", toy_features.tiny_encoder)
-    monkeypatch.setattr("roco_caption.data.tables._detected", lambda content: "cp1252")
+    monkeypatch.setattr("roco_caption.data.encodings._detected", lambda content: "cp1252")
     own_images(tmp_path / "mine", captions_each)
     data = pipeline.prepare_data(tmp_path, data_dir=str(tmp_path / "mine"))
     assert data.counts.used.to_dict() == {"train": 8, "validation": 2, "test": 2}

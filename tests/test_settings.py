@@ -124,7 +124,7 @@ def test_a_home_folder_is_expanded_in_every_path(names, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     Image.new("L", (8, 8)).save(tmp_path / "x.png")
     (tmp_path / "f.npz").touch()
-    names |= {"CACHE_DIR": "~/roco", "IMAGE": "~/x.png", "FEATURES_FILE": "~/f.npz"}
+    names |= {"CACHE_DIR": "~/roco", "IMAGE": "~/x.png", "GRID_FILE": "~/f.npz"}
     names |= {"CHECKPOINT_DIR": "~/runs", "DATA_DIR": "~", "DRIVE_DIR": "~/drive"}
     read_settings(names)
     assert names["CACHE_DIR"] == f"{tmp_path}/roco" and names["DATA_DIR"] == str(tmp_path)
@@ -216,3 +216,27 @@ def test_no_variable_that_is_read_anywhere_is_called_unknown(names):
         constants |= {*re.findall(r"^ROCO_([A-Z_]+) =", text, re.M)}
     assert {"DATA_DIR", "PEER", "SHARD_SIZE"} <= read
     assert read - constants <= {*names, *OTHER_NAMES}
+
+
+def test_several_files_may_be_below_the_home_folder(names, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("a.npz", "b.npz"):
+        (tmp_path / name).touch()
+    read_settings(names | {"FEATURES_FILE": "~/a.npz, ~/b.npz"})
+    with pytest.raises(UserError, match="FEATURES_FILE must be files"):
+        read_settings(names | {"FEATURES_FILE": "~/a.npz,~/c.npz"})
+
+
+def test_an_image_without_an_encoder_is_refused_at_once(names, tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "x.png")
+    (tmp_path / "f.npz").touch()
+    given = {"IMAGE": str(tmp_path / "x.png"), "FEATURES_FILE": str(tmp_path / "f.npz")}
+    with pytest.raises(UserError, match="IMAGE needs an encoder"):
+        read_settings(names | given)
+
+
+def test_a_whole_learning_rate_can_be_overridden_by_another(names, monkeypatch):
+    monkeypatch.setenv("ROCO_LEARNING_RATE", "0.001")
+    given = names | {"LEARNING_RATE": 1}
+    read_settings(given)
+    assert given["LEARNING_RATE"] == 0.001

@@ -64,7 +64,8 @@ def _update(folder: Path, copy: Path, known: set[Path]) -> None:
     try:
         present = set(_files(folder))
         for path in known - present:
-            _discard(copy / path)
+            if not (folder / path).exists():  # or it was being replaced
+                _discard(copy / path)
         known.clear()
         known |= present
         _copy_newer(folder, copy)

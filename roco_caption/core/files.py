@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import secrets
 import shutil
 import time
@@ -16,6 +17,7 @@ from typing import Any, BinaryIO
 
 from roco_caption.core.errors import DamagedFile, UserError
 
+HIDDEN = re.compile(r"(^|/)(\.|~\$|__MACOSX/)")  # of systems and programs, not of the user
 FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
@@ -183,3 +185,27 @@ def _acquire(file: FileIO, path: Path) -> None:
     except OSError as error:  # some network drives support no locks
         print(f"NOTE: {path.parent} cannot be locked ({error.strerror}): do not run another "
               "notebook on it at the same time.")  # fmt: skip
+
+
+def files_below(place: Path, closed: list[str]) -> Iterator[Path]:
+    """Yield the files in a folder and below, also by links, that are not hidden.
+
+    Folders that cannot be read are appended to `closed`.
+    """
+    read, tops, errors = set(), [str(place)], list[OSError]()
+    while tops:
+        for top, folders, files in os.walk(tops.pop(0), onerror=errors.append):
+            folders[:] = sorted(name for name in folders if not HIDDEN.search(f"{name}/"))
+            if (real := Path(top).resolve()) in read:
+                folders.clear()
+                continue
+            read.add(real)
+            if not os.access(top, os.X_OK):  # names can be listed, but nothing opened
+                closed.append(top)
+                folders.clear()
+                continue
+            links = [path for name in folders if (path := Path(top, name)).is_symlink()]
+            tops += [str(path) for path in links  # not back to where this is
+                     if not place.resolve().is_relative_to(path.resolve())]  # fmt: skip
+            yield from (Path(top, name) for name in sorted(files) if not HIDDEN.search(name))
+    closed += [error.filename for error in errors]

@@ -220,7 +220,7 @@ def drive_folder(folder: str, platform: str) -> Path | None:
     """Make and return a folder (None if ""); on "colab" mount Google Drive if it is inside."""
     if not folder:
         return None
-    path = Path(folder).expanduser()
+    path = Path(folder).expanduser().absolute()
     if platform == "colab" and path.is_relative_to(DRIVE) and not (DRIVE / "MyDrive").is_dir():
         try:
             from google.colab import drive

@@ -13,6 +13,7 @@ import pandas as pd
 from PIL import Image
 
 from roco_caption.core.errors import UserError
+from roco_caption.core.files import HIDDEN, files_below
 from roco_caption.data.dicom import is_dicom
 from roco_caption.data.images import FORMATS
 from roco_caption.data.tables import (
@@ -27,11 +28,11 @@ from roco_caption.data.tables import (
 from roco_caption.data.tables import without_extension as stem_of
 
 IMAGES_PER_CASE = 10  # if id prefixes average more images than this, they are not case ids
-HIDDEN = re.compile(r"(^|/)(\.|~\$|__MACOSX/)")  # of systems and programs, not of the user
 QUOTES = "Put captions that contain the separator in quotes."
 WORDS = {
     "train": "train", "training": "train", "val": "validation", "valid": "validation",
-    "validation": "validation", "dev": "validation", "test": "test", "testing": "test",
+    "validation": "validation", "validate": "validation", "dev": "validation",
+    "test": "test", "testing": "test",
 }  # fmt: skip
 
 
@@ -61,8 +62,8 @@ def is_image_file(path: Path) -> bool:
 
 def read_folder(folder: Path, columns: str = "") -> pd.DataFrame:
     """Return `list_rows` of the table in a folder, or of one per split, with `split` or ""."""
-    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
-    files = [name for name in paths if not HIDDEN.search(name) and is_image_file(paths[name])]
+    paths = {path.relative_to(folder).as_posix(): path for path in files_below(folder, [])}
+    files = [name for name in sorted(paths) if is_image_file(paths[name])]
     parts = []
     tables, unread = _choose_tables(folder, files, columns)
     for table in tables:
@@ -83,9 +84,12 @@ def read_folder(folder: Path, columns: str = "") -> pd.DataFrame:
 
 
 def _split_word(path: str) -> str:
-    """Return the one split that a path names, as "val/images" and "val.csv" do, else ""."""
-    words = {WORDS[word] for word in re.split(r"[\W_]", path.lower()) if word in WORDS}
-    return words.pop() if len(words) == 1 else ""
+    """Return the split that a path names, as "val/images", "val2017" and "val.csv" do, else ""."""
+    for part in reversed(path.lower().split("/")):
+        words = {WORDS[word] for word in re.split(r"[\W_\d]+", part) if word in WORDS}
+        if len(words) == 1:
+            return words.pop()
+    return ""
 
 
 def _split_of(table: Table, folder: Path) -> str:
@@ -139,7 +143,8 @@ def _largest(tables: list[tuple[set[str], Table]], folder: Path) -> Table:
     if len({table.path for table in rivals}) < 2:  # sheets of one workbook are no rivals
         return best
     raise UserError(
-        f"{' and '.join(str(table.path) for table in rivals)} each name images of {folder}. Keep "
+        f"{' and '.join(str(table.path) for table in rivals[:3])}{', …' * bool(rivals[3:])} each "
+        f"name images of {folder}. Keep "
         "one table there, with all images; a column `split` may say train, validation or test. Or "
         "keep one readable table per split, such as train.csv, val.csv and test.csv."
     )
@@ -172,6 +177,7 @@ def list_rows(table: Table, folder: Path, files: list[str]) -> pd.DataFrame:
     rows["caption"] = table.rows[table.roles["caption"][0]].str.split().str.join(" ")
     rows["reason"] = ""
     for reason, applies in {
+        "format not supported": (rows.file == "") & names.map(lambda n: os.path.isfile(folder / n)),
         "image file missing": rows.file == "",
         "several files of this name": found.map(len) > 1,
         "several names for this file": _clashing(rows),
@@ -182,6 +188,12 @@ def list_rows(table: Table, folder: Path, files: list[str]) -> pd.DataFrame:
     rows["name"] = names.where((table.misfits == 0) & (names.str.strip() != ""), table.places)
     for column in table.roles["patient"]:
         patient = table.rows[column].str.strip()
+        if (
+            not patient.str.contains(r"\d").any()
+            and len(rows) > IMAGES_PER_CASE * patient.nunique()
+        ):
+            print(f"NOTE: column {column!r} of {table.path} names no patients and is ignored.")
+            continue
         rows["case"] = patient.where(patient != "")
         if table.sheet and (gaps := rows["case"].isna()).any():
             rows["case"] = rows["case"].ffill()  # of merged cells only the first has the value
@@ -242,10 +254,14 @@ def cases_of(ids: pd.Series) -> pd.Series:
 
     If those are not case ids, as in `ROCO_00001` or `CT_1`, each image is its own case.
     """
-    names = ids.str.rsplit("/", n=1).str[-1]
-    cases = names.str.split("_").str[0].where(names.str.contains("_"), ids)
+    parts = ids.str.extract(r"^(?P<folder>(?:.*/)?)(?P<name>[^/_]*)_")
+    known = parts.dropna()
+    folders = known.groupby("name").folder.nunique().mean()
+    # a name in many folders is a slice's number in a patient's folder
+    cases = (parts.folder + parts["name"] if folders > 3 else parts["name"]).fillna(ids)
     informative = 1 < cases.nunique() >= ids.nunique() / IMAGES_PER_CASE
-    return cases if informative and cases.str.contains(r"\d").all() else ids
+    numbered = len(known) and known["name"].str.contains(r"\d").all()
+    return cases if informative and numbered else ids
 
 
 def _known_splits(table: Table, rows: pd.DataFrame) -> pd.Series:
@@ -255,7 +271,7 @@ def _known_splits(table: Table, rows: pd.DataFrame) -> pd.Series:
         split = pd.Series("", rows.index)
     for column in table.roles["split"]:
         words = table.rows[column].str.strip().str.lower()
-        by_column = words.map(WORDS).fillna("")
+        by_column = words.map(_split_word)
         unknown = [word for word in words[by_column == ""].unique() if word]
         if unknown and by_column.any():
             print(f"NOTE: column {column!r} of {table.path} has the words {unknown[:5]}, which "

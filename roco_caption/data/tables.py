@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import functools
 import io
@@ -12,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unicodedata import normalize
 
 import numpy as np
@@ -19,6 +19,7 @@ import pandas as pd
 
 from roco_caption.core.errors import UserError, first_line
 from roco_caption.data.cells import PLACE, captions_of, text_of
+from roco_caption.data.encodings import decode
 from roco_caption.data.quotes import END, HINT, close_quotes, records_of
 
 # Usual names of columns, the best first, without case, spaces, `_` and `-`
@@ -35,12 +36,6 @@ EXTENSION = re.compile(
     r"(?<=[^/])\.(bmp|dcm|dicom|gif|jfif|jpe|jpeg|jpg|pbm|pgm|png|pnm|ppm|tif|tiff|webp)$", re.I
 )  # of images
 NUMBER = re.compile(r"(^|/)0*(\d+)(\.0)?$")  # `007`, or `7.0` as spreadsheets show it
-SIGNS = set("°±µ²³¹·×÷¼½¾§©®™«»‘’‚“”„†•…–—€")  # what English texts in Windows-1252 have
-TURKISH = set("ðþýÐÞÝ")  # Windows-1252 has these where Windows-1254 has ğ, ş, ı, Ğ, Ş, İ
-LIKE_TURKISH = TURKISH | set("çöüâîûÇÖÜÂÎÛ")  # while Icelandic has á, é, í, ó, ú and æ
-WINDOWS = {  # supersets, with more signs of the same language
-    "iso-8859-1": "cp1252", "iso-8859-9": "cp1254", "shift_jis": "cp932", "gb2312": "gb18030",
-}  # fmt: skip
 UNREAD = (".xls", ".xlsb", ".ods", ".numbers")  # tables that would need further packages
 BELOW = ". NOTE: row {} names the columns; those above it are not read"
 MISFIT = "\0 misfit"  # a column: the number of a line that has more fields than the header, else 0
@@ -163,38 +158,6 @@ def _header_at(rows: Sequence[Sequence[str]], named: dict[str, str]) -> int:
     return next((i for i, roles in enumerate(found) if roles["image"] and roles["caption"]), 0)
 
 
-def decode(path: Path) -> tuple[str, str]:
-    """Return a text file's text, and how it is encoded."""
-    content = path.read_bytes()
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return content.decode("utf-16"), "utf-16"
-    if b"\0" in content:
-        raise ValueError("it is not a text file")
-    lines = content.splitlines(keepends=True)
-    valid = [line.decode("utf-8", "ignore").encode() == line for line in lines]
-    odd = [line for line, is_utf8 in zip(lines, valid, strict=True) if not is_utf8]
-    if not odd:
-        return content.decode("utf-8-sig"), "UTF-8"
-    encoding = _detected(b"".join(odd))
-    if len(odd) >= sum(not line.isascii() for line in lines) / 2:
-        return content.decode(encoding), encoding
-    encodings = ["utf-8" if is_utf8 else encoding for is_utf8 in valid]
-    text = "".join(map(bytes.decode, lines, encodings))
-    return text.removeprefix("\ufeff"), f"UTF-8, but {len(odd)} lines {encoding}"
-
-
-def _detected(content: bytes) -> str:
-    signs = {sign for sign in content.decode("cp1252", "replace") if not sign.isascii()}
-    if signs <= SIGNS:
-        return "cp1252"  # a few signs tell a detector nothing
-    import chardet
-
-    encoding = (chardet.detect(content)["encoding"] or "cp1252").lower().replace("windows-", "cp")
-    encoding = WINDOWS.get(encoding, encoding)
-    turkish = encoding == "cp1252" and signs & TURKISH and signs <= LIKE_TURKISH | SIGNS
-    return "cp1254" if turkish else encoding
-
-
 def _read_text(path: Path, named: dict[str, str]) -> tuple[pd.DataFrame, str]:
     text, encoding = decode(path)
     lines = io.StringIO(f"{text}\n{END}", newline=None).readlines()
@@ -208,24 +171,44 @@ def _read_text(path: Path, named: dict[str, str]) -> tuple[pd.DataFrame, str]:
     lines[:start] = ["\n"] * start if skipped else lines[:start]  # so that line numbers stay
     spaced = f'{separator} "' in first  # quotes after a space are quotes
     parse = partial(csv.reader, delimiter=separator, skipinitialspace=spaced)
-    header = [column.strip() for column in headers[separator]]
+    header = [" ".join(c.split()) for c in _whole_header(lines[start:], parse) if c != END]
     while header and not header[-1]:
         header.pop()
     closed = close_quotes(lines, parse, header, find_columns(header, named)["image"])
     numbered = [(begin + 1, row) for begin, _, row in records_of(lines, parse)]
     if numbered[-1][1] != [END]:
         raise ValueError(f"a quote is never closed, in line {numbered[-1][0]}")
+    if _has_row_names(header, [row for _, row in numbered[1:-1]]):
+        header = ["", *header]
     width, caption_last = len(header), find_columns(header, named)["caption"] == header[-1:]
-    rows = []
+    rows, joined = [], 0
     for line, row in numbered[1:-1]:
         misfit = any(cell.strip() for cell in row[width:])
         if misfit and caption_last:  # a caption with unquoted separators
             row, misfit = [*row[: width - 1], separator.join(row[width - 1 :])], False
+            joined += 1
         rows.append([*(row + [""] * width)[:width], line, line if misfit else 0])
     how = f"separator {separator!r}, encoding {encoding}"
     how += BELOW.format(start + 1) if skipped else ""
+    how += f". NOTE: {joined:,} captions have the separator without quotes" if joined else ""
     how += f". NOTE: stray quotes in lines {closed} are ignored" if closed else ""
     return pd.DataFrame(rows, columns=[*header, PLACE, MISFIT], dtype=object), how
+
+
+def _whole_header(lines: list[str], parse: Callable) -> list[str]:
+    """Return the cells of the first row, which may have line breaks in quotes."""
+    reader = parse(iter(lines[:5]))
+    whole = next(reader)
+    return whole if reader.line_num < 5 else next(parse(lines[:1]))
+
+
+def _has_row_names(header: list[str], rows: list[list[str]]) -> bool:
+    """Return whether R wrote the numbers of the rows, which have no name in the header."""
+    image = header.index(found[0]) if (found := find_columns(header, {})["image"]) else 0
+    return len(rows) > 1 and all(
+        len(row) == len(header) + 1 and row[0].isdecimal() and EXTENSION.search(row[image + 1])
+        for row in rows
+    )
 
 
 def _read_json(path: Path, named: dict[str, str]) -> tuple[pd.DataFrame, str]:
@@ -239,6 +222,7 @@ def _read_excel(path: Path, named: dict[str, str], sheet: str = "") -> tuple[pd.
     chosen = [sheet] if sheet else None  # None for all
     options = {"sheet_name": chosen, "header": None, "dtype": object, "keep_default_na": False}
     sheets = pd.read_excel(path, **options)
+    sheets = {name: sheet.map(_unescaped) for name, sheet in sheets.items()}
     grids = {name: sheet[(sheet != "").any(axis=1)] for name, sheet in sheets.items()}
     tops = {name: [[*map(str, row)] for row in grid[:5].values] for name, grid in grids.items()}
     at = {name: _header_at(top, named) for name, top in tops.items()}
@@ -248,6 +232,15 @@ def _read_excel(path: Path, named: dict[str, str], sheet: str = "") -> tuple[pd.
     rows = rows.loc[:, [column.strip() != "" for column in headers[name]]]
     note = BELOW.format(grids[name].index[at[name]] + 1) if at[name] else ""
     return rows.assign(**{PLACE: rows.index + 1}).reset_index(drop=True), f"sheet {name!r}{note}"
+
+
+def _unescaped(cell: Any) -> Any:
+    """Return a cell with the characters that Excel writes as `_x000D_`."""
+    return (
+        re.sub(r"_x([0-9A-F]{4})_", lambda m: chr(int(m[1], 16)), cell)
+        if isinstance(cell, str)
+        else cell
+    )
 
 
 READERS: dict[str, Callable[[Path, dict[str, str]], tuple[pd.DataFrame, str]]] = {
@@ -288,8 +281,9 @@ def match_files(names: pd.Series, files: Sequence[str]) -> pd.Series:
 
     found = {name: [name] if name in known else find(name) for name in names.unique()}
     bare = {name: re.split(r"[\\/]", name)[-1] for name in found}
-    if not any(found.values()) and len(set(bare.values())) == len(bare):
-        found = {name: find(bare[name]) for name in found}  # the folders are another computer's
+    few = 10 * sum(map(bool, found.values())) <= len(found)
+    if few and len(set(bare.values())) == len(bare):  # the folders are another computer's
+        found = {name: found[name] or find(bare[name]) for name in found}
     return names.map(found)
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 import pandas as pd
 
 from roco_caption.core.errors import UserError, first_line
+from roco_caption.data.encodings import decode
 from roco_caption.data.folder import tables_in
 from roco_caption.data.kaggle import download_texts
 from roco_caption.data.remarks import without_remarks
-from roco_caption.data.tables import READERS, decode, find_columns, read_table
+from roco_caption.data.tables import READERS, find_columns, read_table
 
 ROCO = "roco"  # TEXT_FILE: ROCO's captions, from Kaggle
 _NO_CAPTIONS = re.compile(r"(?:read.?me|licen[cs]e|licen[cs]es)\b", re.I)
@@ -41,7 +42,10 @@ def read_texts(
     if place == ROCO:
         if frames["train"].id.str.match(r"ROCO_\d").mean() > 0.5:
             raise UserError("TEXT_FILE = 'roco' is for other images than ROCO's. Leave it empty.")
-        paths = [download_texts(name, Path(cache_dir) / "roco-text" / name) for name in ROCO_TEXTS]
+        folder = Path(cache_dir) / "roco-text"  # without splits' names: it is no table of images
+        paths = [
+            download_texts(name, folder / f"captions-{i}.txt") for i, name in enumerate(ROCO_TEXTS)
+        ]
         written = [text for path in paths for text in _read(path)]
     else:
         written = _read_all(Path(place).expanduser())
@@ -49,6 +53,8 @@ def read_texts(
     texts["text"] = without_remarks(texts.written, "captions without images")
     words = texts.map(_plain)
     held = pd.concat([frames[split].caption for split in ("validation", "test")])
+    if "references" in frames["test"]:  # of images with several captions
+        held = pd.concat([held, frames["test"].references.explode()])
     held_out = {*held.map(_plain), *without_remarks(held).map(_plain)}
     known = words.isin(held_out - {""}).any(axis=1)
     kept = texts.text[~known & (words.text != "")].groupby(words.text, sort=False).first()

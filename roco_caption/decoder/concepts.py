@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from keras import layers, ops
 
 from roco_caption.decoder.layers import filled
 from roco_caption.decoder.scaler import fit_scaler, largest_components, scaled_rows
+from roco_caption.features.table import sampled
 from roco_caption.text.tokenizer import END, PAD, START, UNKNOWN
 
 SAMPLE = 8192  # images that the regressions are fitted to
@@ -75,18 +77,21 @@ class Ratings:
         r2: on images left out, the share of the variance of a word's presence that is explained,
             float32 (count,).
         tokens: the images' captions, int32 (n, t).
+        rows: which of the training images these are, int64 (n,).
     """
 
     left_out: np.ndarray
     words: np.ndarray
     r2: np.ndarray
     tokens: np.ndarray
+    rows: np.ndarray
 
     def beside(self, other: Ratings) -> Ratings:
         """Return the columns of both, of the same images."""
         left_out = np.concatenate([self.left_out, other.left_out], axis=1)
         words = np.concatenate([self.words, other.words])
-        return Ratings(left_out, words, np.concatenate([self.r2, other.r2]), self.tokens)
+        r2 = np.concatenate([self.r2, other.r2])
+        return Ratings(left_out, words, r2, self.tokens, self.rows)
 
     def simulated(self, tokens: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Return ratings as images with these captions, int32 (m, t), might have: float32 (m, k).
@@ -101,6 +106,21 @@ class Ratings:
         errors = self.left_out - gain * known
         present = np.minimum(_standardised(presence(tokens, self.words), share), LARGEST)
         return gain * present + errors[rng.integers(len(errors), size=len(tokens))]
+
+
+def sampled_cases(n: int, cases: Sequence[Any] | None) -> np.ndarray:
+    """Return which of n images the regressions are fitted to, int64 (k,): at most `SAMPLE`.
+
+    They are whole cases, so that the ratings of all others are honest as well.
+    """
+    if n <= SAMPLE or cases is None:
+        return sampled(n, SAMPLE)
+    codes = pd.factorize(np.asarray(cases))[0]
+    sizes = np.bincount(codes)
+    order = np.random.default_rng(0).permutation(len(sizes))
+    taken = order[np.cumsum(sizes[order]) <= SAMPLE]
+    rows = np.flatnonzero(np.isin(codes, taken))
+    return rows if len(rows) else sampled(n, SAMPLE)
 
 
 def fit_rating_scaler(
@@ -149,7 +169,7 @@ def fit_concepts(
     projection = np.zeros((len(offset), count), np.float32)
     ratings = Ratings(
         np.zeros((n, count), np.float32), np.zeros(count, np.int32), np.zeros(count, np.float32),
-        tokens,
+        tokens, np.arange(n),
     )  # fmt: skip
     groups = _groups(tokens, cases)
     whitening = _fit_cells(centred.reshape(described.shape)) if described.ndim == 3 else None

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
 from keras import layers, ops
 
-from roco_caption.decoder.concepts import (
-    SAMPLE,
+from roco_caption.decoder.concepts import (  # fmt: skip
     Concepts,
     Ratings,
     fit_concepts,
     fit_rating_scaler,
+    sampled_cases,
 )
 from roco_caption.decoder.layers import LSTM, GridCells, LastWord, WordAttention, open_gates
 from roco_caption.decoder.scaler import FeatureScaler, fit_scaler
-from roco_caption.features.table import arrays_of, sampled
+from roco_caption.features.table import arrays_of
 
 BLOCK = 256  # images processed at once
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]
@@ -41,6 +42,7 @@ class Decoder:
         every_hidden: `every_word` without its first and last layers: the images' ratings, see
             `rate`, and `input_txt` → (n, t, units).
         ratings: those of the training images that `fit_scalers` left out, or None.
+        untrained: the variables that training changes as they were before the first one, or None.
 
     With attention each has a second input, `input_grid` (n, cells, channels).
 
@@ -52,6 +54,7 @@ class Decoder:
     def __init__(self, parts: dict[str, layers.Layer], sizes: dict[str, Any]) -> None:
         self.parts, self.sizes = parts, sizes
         self.ratings: Ratings | None = None
+        self.untrained: list[np.ndarray] | None = None
         inputs = [keras.Input((sizes["feature_size"],), name="input_img")]
         if sizes["attention"]:
             inputs.append(keras.Input(sizes["grid_size"], name="input_grid"))
@@ -62,8 +65,7 @@ class Decoder:
         self.next_word = keras.Model([*inputs, words], probabilities, name="image_captioning")
         words = keras.Input((None,), dtype="int32", name="input_txt")
         hidden = self._merge(parts["drop_lstm"](self._read(words)), image)
-        name = "image_captioning_training"
-        self.every_word = keras.Model([*inputs, words], parts["dense"](hidden), name=name)
+        self.every_word = keras.Model([*inputs, words], parts["dense"](hidden))
         rated = keras.Input((self.rated_size,), name="input_ratings")
         hidden = self._merge(parts["drop_lstm"](self._read(words)), self._seen(rated, inputs[1:]))
         self.every_hidden = keras.Model([rated, *inputs[1:], words], hidden)
@@ -277,7 +279,7 @@ def fit_scalers(
     captions, int32 (n, t); `cases` the patient or article of each image, see `cases_of`.
     """
     parts, arrays = decoder.members[0].parts, arrays_of(features)
-    rows = sampled(len(tokens), SAMPLE)
+    rows = sampled_cases(len(tokens), cases)
     known = tokens[rows], None if cases is None else np.asarray(cases)[rows]
     scaler, concepts = parts["scaler"], parts.get("concepts_grid")
     weights, ratings = fit_rating_scaler(arrays[0][rows], known[0], scaler.components, known[1])
@@ -293,6 +295,6 @@ def fit_scalers(
             fitted["concepts_grid"] = offset, slopes, of_cells.words
             ratings = ratings.beside(of_cells)
     for member in decoder.members:
-        member.ratings = ratings
+        member.ratings = replace(ratings, rows=rows)
         for name, arrays_of_layer in fitted.items():
             member.parts[name].set_weights(arrays_of_layer)

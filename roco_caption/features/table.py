@@ -206,7 +206,7 @@ class Inputs:
     def cases(self) -> dict[str, pd.Series]:
         """The patient or article of each image: what the table says, else what `cases_of` finds."""
         return {
-            split: frame["case"] if "case" in frame else cases_of(frame.id)
+            split: frame["case"].fillna(frame.id) if "case" in frame else cases_of(frame.id)
             for split, frame in self.frames.items()
         }
 

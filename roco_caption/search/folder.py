@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from roco_caption.core.errors import UserError, at_least
-from roco_caption.core.files import cannot_read
+from roco_caption.core.files import cannot_read, files_below
 from roco_caption.core.progress import progress_bar
-from roco_caption.data.folder import HIDDEN, is_image_file
+from roco_caption.data.folder import is_image_file
 from roco_caption.data.images import FORMATS
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def image_files(*places: str | os.PathLike) -> list[Path]:
             raise UserError(f"{cannot_read(place, error)} {remedy}") from error
         if place.is_file():
             images.add(place)
-        for path in _files_below(place, closed) if place.is_dir() else ():
+        for path in files_below(place, closed) if place.is_dir() else ():
             if path.name.lower() in SYSTEM:
                 continue
             if is_image_file(path):
@@ -60,27 +60,6 @@ def image_files(*places: str | os.PathLike) -> list[Path]:
         hint = denied if closed else f"Formats: DICOM, {', '.join(FORMATS)}."
         raise UserError(f"There is no image in {where}. {hint}")
     return sorted(images)
-
-
-def _files_below(place: Path, closed: list[str]) -> Iterator[Path]:
-    """Yield the files in a folder and below, not hidden; enter folders that cannot be read."""
-    read, tops, errors = set(), [str(place)], list[OSError]()
-    while tops:
-        for top, folders, files in os.walk(tops.pop(0), onerror=errors.append):
-            folders[:] = sorted(name for name in folders if not HIDDEN.search(f"{name}/"))
-            if (real := Path(top).resolve()) in read:
-                folders.clear()
-                continue
-            read.add(real)
-            if not os.access(top, os.X_OK):  # names can be listed, but nothing opened
-                closed.append(top)
-                folders.clear()
-                continue
-            links = [path for name in folders if (path := Path(top, name)).is_symlink()]
-            tops += [str(path) for path in links  # not back to where this is
-                     if not place.resolve().is_relative_to(path.resolve())]  # fmt: skip
-            yield from (Path(top, name) for name in sorted(files) if not HIDDEN.search(name))
-    closed += [error.filename for error in errors]
 
 
 def caption_files(

@@ -10,9 +10,9 @@ import keras
 import numpy as np
 
 from roco_caption.core.errors import UserError
-from roco_caption.decoder.concepts import SAMPLE, Ratings
+from roco_caption.decoder.concepts import Ratings
 from roco_caption.decoder.model import BLOCK, Decoder
-from roco_caption.features.table import LazyRows, arrays_of, sampled, to_float16
+from roco_caption.features.table import LazyRows, arrays_of, to_float16
 
 TEXT_PASSES = 6  # over the captions without images, in all,
 TEXT_EPOCHS = 0.8  # spread over this share of the epochs: the last ones are for images alone
@@ -34,6 +34,17 @@ class CaptionData:
     tokens: np.ndarray
     ratings: Ratings | None = None
     texts: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        known = self.ratings
+        if known and (
+            known.rows.max(initial=0) >= len(self.tokens)
+            or not np.array_equal(known.tokens, self.tokens[known.rows])
+        ):
+            raise UserError(
+                "The images or the words have changed since the decoder was made. Run the cell "
+                "that makes it (`make_decoder`) again."
+            )
 
     def digest(self) -> str:
         """Return a SHA-256 of features, tokens and texts, in hexadecimal."""
@@ -62,7 +73,7 @@ class CaptionData:
             block = tuple(np.asarray(array[part], np.float32) for array in arrays)
             rated[part] = to_float16(np.asarray(decoder.rate(block)))
         if self.ratings is not None:
-            rated[sampled(n, SAMPLE)] = to_float16(self.ratings.left_out)
+            rated[self.ratings.rows] = to_float16(self.ratings.left_out)
         return replace(self, features=(rated, *arrays[1:]))
 
     def text_count(self, epoch: int, epochs: int) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from roco_caption.core.errors import DamagedFile, UserError
+from roco_caption.core.errors import DamagedFile, UserError, first_line
 from roco_caption.core.files import atomic_open, atomic_path, make_folder, set_aside
 from roco_caption.core.pickles import seal, verify
 
@@ -69,6 +69,12 @@ def variables_of(model: keras.Model) -> list[Any]:
     return [*model.variables, *(optimizer.variables if optimizer else ())]
 
 
+def learnt_variables(model: keras.Model) -> list[Any]:
+    """Return the model's variables that training changes, the random state of dropout included."""
+    constant = {id(variable) for variable in model.non_trainable_weights}
+    return [variable for variable in model.variables if id(variable) not in constant]
+
+
 def save_state(model: keras.Model, folder: Path, progress: Progress) -> None:
     """Write the state that training resumes from; the one before is kept as `PREVIOUS`.
 
@@ -81,7 +87,9 @@ def save_state(model: keras.Model, folder: Path, progress: Progress) -> None:
     size = sum(array.nbytes for array in arrays.values())
     with atomic_open(folder / STATE, size=size) as file:
         np.savez(file, progress=np.array(json.dumps(notes)), **arrays)
-        file.flush()  # a full disk is noticed before the older state is renamed
+        # a full disk is noticed before the older state is renamed, and no state is missing for long
+        file.flush()
+        os.fsync(file.fileno())
         with contextlib.suppress(FileNotFoundError):
             (folder / STATE).replace(folder / PREVIOUS)
 
@@ -174,7 +182,14 @@ def resume(model: keras.Model, folder: Path, settings: dict[str, Any]) -> Progre
     for path in paths:
         try:
             progress, arrays = _read(path, model, settings)
+        except MemoryError:
+            raise  # the file is in order
         except Exception as error:  # a damaged file can raise nearly anything
+            if getattr(error, "errno", None) is not None:
+                raise UserError(
+                    f"{path} could not be read ({first_line(error)}). It was left as it is: run "
+                    "this cell again when it can be read."
+                ) from error
             is_last = path == paths[-1]
             remedy = "Training starts from scratch." if is_last else "The one before it is used."
             set_aside(path, f"{type(error).__name__}: {error}", remedy)

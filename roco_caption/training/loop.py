@@ -27,6 +27,7 @@ from roco_caption.training.checkpoint import (
     WEIGHTS,
     Progress,
     begin_or_resume,
+    learnt_variables,
     load_best,
     replace_run,
     save_best,
@@ -79,6 +80,8 @@ def train(
     """
     settings = identify(decoder, training, validation, **schedule)
     model, steps = decoder.every_word, _steps(training, settings)
+    if decoder.untrained is None:
+        decoder.untrained = [np.asarray(variable) for variable in learnt_variables(model)]
     decay = Schedule(weight_decay=settings["weight_decay"]).decay(sum(steps) / len(steps))
     rate = CosineByEpoch(settings["learning_rate"], steps)
     optimizer = keras.optimizers.AdamW(rate, weight_decay=decay, global_clipnorm=1.0)
@@ -151,6 +154,11 @@ class _Run:
     def go_on(self, progress: Progress) -> None:
         """Train from where `progress` is to the end."""
         decoder = self.replicas.decoder
+        if not (progress.epoch or progress.step):  # it may have been trained before
+            for variable, value in zip(
+                learnt_variables(self.model), decoder.untrained, strict=True
+            ):
+                variable.assign(value)
         rated = {name: getattr(self, name).rated(decoder) for name in ("training", "validation")}
         replace(self, **rated)._go_on(progress)
 

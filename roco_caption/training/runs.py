@@ -119,7 +119,8 @@ def run_folder(
     folder = Path(parent) / name
     if checkpoint_dir:
         folder = Path(checkpoint_dir).expanduser()
-        if _holds_another(folder, record["trainings"]):
+        copies = [copy / "checkpoints" / folder.name] if copy else []
+        if any(_holds_another(place, record["trainings"]) for place in (folder, *copies)):
             print(f"{folder} holds a training with other settings, which is kept.")
             folder /= name
     earlier = [copy / "checkpoints" / folder.name] if copy else []

@@ -152,3 +152,15 @@ def test_without_a_copy_nothing_happens(places):
     with backed_up(places[0], None):
         (places[0] / "a").write_text("x")
     assert names(places[0].parent) == ["here/a"]
+
+
+def test_a_file_that_is_being_replaced_stays_in_the_copy(places, monkeypatch):
+    folder, copy = places
+    (folder / "state").write_text("old")
+    known: set = set()
+    backup._update(folder, copy, known)
+    files = backup._files
+    # it is missing while files are listed, and there again at once
+    monkeypatch.setattr(backup, "_files", lambda place: files(place) if place == copy else {})
+    backup._update(folder, copy, known)
+    assert (copy / "state").read_text() == "old"

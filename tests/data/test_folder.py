@@ -583,3 +583,13 @@ def test_a_table_in_a_format_that_is_not_read_is_named(tmp_path, suffix):
     make_folder(tmp_path, ["1.png"], ["1.png,x"], table=f"captions.{suffix}")
     with pytest.raises(UserError, match=rf"captions\.{suffix} .*\.xlsx"):
         read_dataset(locate_dataset(tmp_path, data_dir=str(tmp_path)).root)
+
+
+def test_a_folder_per_patient_is_no_patient_per_slice():
+    ids = pd.Series([f"P{p}/{k:02}_T1" for p in range(9) for k in range(20)])
+    assert cases_of(ids).nunique() == len(ids)  # nothing is certain
+
+
+def test_a_name_without_a_number_does_not_hide_the_patients():
+    ids = pd.Series([f"P{p:03}_{k}" for p in range(20) for k in range(3)] + ["normal"])
+    assert cases_of(ids).nunique() == 21

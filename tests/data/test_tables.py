@@ -440,3 +440,51 @@ def test_a_name_of_one_folder_never_takes_the_file_of_another():
 )  # fmt: skip
 def test_only_extensions_of_images_are_cut_off(name, stem):
     assert without_extension(name) == stem
+
+
+def table(tmp_path, text, encoding="utf-8"):
+    path = tmp_path / "captions.csv"
+    path.write_bytes(text.encode(encoding))
+    return read_table(path)
+
+
+def test_rs_row_names_are_no_images(tmp_path):
+    found = table(
+        tmp_path, '"image","caption"\n"1","0006.png","A mass."\n"2","0001.png","CT, axial."\n'
+    )
+    assert found.rows["image"].tolist() == ["0006.png", "0001.png"]
+    assert found.rows["caption"].tolist() == ["A mass.", "CT, axial."]
+    found = table(tmp_path, "image,caption\n1.png,A mass, left\n2.png,A hand, right\n")
+    assert found.rows["caption"].tolist() == ["A mass, left", "A hand, right"]
+    assert "2 captions have the separator without quotes" in found.how
+
+
+def test_a_line_break_in_the_header_hides_no_column(tmp_path):
+    text = 'image,"report\n(final)",patient,findings\n1.png,no,P1,"No, effusion"\n'
+    found = table(tmp_path, text)
+    assert found.roles["patient"] == ["patient"] and found.rows["findings"][0] == "No, effusion"
+    assert "report (final)" in found.rows
+
+
+@pytest.mark.parametrize(
+    "captions",
+    [["Rö-Thorax: kein Erguß", "Größe normal"], ["Non è presente", "Opacità", "Cuore nei limiti"]],
+)
+def test_few_umlauts_are_those_of_windows(tmp_path, captions):
+    lines = [f"{i:04}.png;{captions[i % len(captions)]}" for i in range(12)]
+    found = table(tmp_path, "\n".join(["image;caption", *lines]), "cp1252")
+    assert found.rows["caption"][: len(captions)].tolist() == captions
+
+
+def test_excels_escapes_are_no_text(tmp_path):
+    path = tmp_path / "captions.xlsx"
+    rows = {"image": ["1.png"], "caption": ["No effusion._x000D_\nNormal heart"]}
+    pd.DataFrame(rows).to_excel(path, index=False)
+    assert read_table(path).rows["caption"][0].split() == ["No", "effusion.", "Normal", "heart"]
+
+
+def test_a_row_that_matches_does_not_hide_that_folders_are_anothers():
+    names = pd.Series([f"export/{i:04}.png" for i in range(30)] + ["legend.png"])
+    files = [f"img/{i:04}.png" for i in range(30)] + ["legend.png"]
+    found = match_files(names, files)
+    assert found[3] == ["img/0003.png"] and found[30] == ["legend.png"]

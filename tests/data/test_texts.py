@@ -136,3 +136,10 @@ def test_rows_that_do_not_fit_the_header_are_no_captions(tmp_path, capsys):
     path.write_text("caption,source\nCT of the chest, axial,x\nA hand,x\n")
     assert read_texts(path, tmp_path, FRAMES) == ["A hand"]
     assert "1 rows that do not fit the header" in capsys.readouterr().out
+
+
+def test_no_reference_of_an_image_to_test_on_is_learnt(tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_text("Second reading.\nMRI of the brain.\n")
+    test = pd.DataFrame({"caption": ["First."], "references": [["First.", "Second reading."]]})
+    assert read_texts(path, tmp_path, FRAMES | {"test": test}) == ["MRI of the brain."]

@@ -231,3 +231,14 @@ def test_presence_counts_no_padding_and_takes_a_word_twice():
     found = presence(tokens, np.array([5, 0, 9, 5, 0, 8], np.int32))
     assert found.tolist() == [[1, 0, 0, 1, 0, 0], [0, 0, 1, 0, 0, 0]]
     assert presence(tokens, np.zeros(3, np.int32)).tolist() == [[0, 0, 0]] * 2
+
+
+def test_regressions_are_fitted_to_whole_cases(monkeypatch):
+    monkeypatch.setattr(concepts, "SAMPLE", 20)
+    cases = np.repeat(np.arange(30), 3)
+    rows = concepts.sampled_cases(90, cases)
+    assert len(rows) == 18 and (np.diff(rows) > 0).all()
+    assert set(cases[rows]).isdisjoint(np.delete(cases, rows))
+    assert concepts.sampled_cases(90, None).tolist() == (np.arange(20) * 90 // 20).tolist()
+    assert len(concepts.sampled_cases(90, np.zeros(90))) == 20  # one case
+    assert concepts.sampled_cases(9, None).tolist() == [*range(9)]

@@ -19,7 +19,8 @@ def data():
     images = toy(40, 0)
     texts = np.array([[1, 4 + i, 2, 0, 0, 0, 0] for i in range(10)], np.int32)
     left_out = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
-    ratings = Ratings(left_out, np.array([4, 5, 6], np.int32), np.full(3, 0.5, "f4"), images.tokens)
+    words, r2 = np.array([4, 5, 6], np.int32), np.full(3, 0.5, "f4")
+    ratings = Ratings(left_out, words, r2, images.tokens, np.arange(40))
     return CaptionData(left_out.astype(np.float16), images.tokens, ratings, texts)
 
 
@@ -123,3 +124,10 @@ def test_texts_need_tensorflow(data, monkeypatch):
     monkeypatch.setattr(captions.keras.backend, "backend", lambda: "jax")
     with pytest.raises(UserError, match="TEXT_FILE"):
         data.rated(None)
+
+
+def test_a_decoder_made_for_other_words_is_not_trained(data):
+    renumbered = np.where(data.tokens > 3, data.tokens + 1, data.tokens)
+    for tokens in (renumbered, data.tokens[:-1]):
+        with pytest.raises(UserError, match="make_decoder"):
+            CaptionData(data.features[: len(tokens)], tokens, data.ratings)

@@ -1,5 +1,6 @@
 """What training saved is checked before it is used: damaged, it is set aside and made good."""
 
+import errno
 import json
 import math
 import os
@@ -236,3 +237,15 @@ def test_a_roco_run_copies_less_than_a_gigabyte_to_drive(
     print(f"bytes copied to Drive: {traffic / 1e9:.2f} GB")
     assert 1000 * (2 * (state + weights) + finished_state) < traffic < at_most < 1e9
     assert sum(path.stat().st_size for path in drive.iterdir()) < 0.3e6  # what Drive then holds
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), MemoryError()])
+def test_a_state_that_cannot_be_read_now_is_not_damaged(folder, finished, monkeypatch, error):
+    def failing(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(checkpoint.np, "load", failing)
+    with pytest.raises((UserError, MemoryError)):
+        run(folder)
+    monkeypatch.undo()
+    assert (folder / STATE).exists() and not list(folder.glob("*.damaged"))

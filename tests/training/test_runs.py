@@ -312,3 +312,12 @@ def test_weights_decay_as_much_per_epoch_however_many_steps_it_has():
     assert schedule.decay(1) == schedule.decay(DECAY_STEPS) == 0.5
     for steps in (48, 256, 2046):
         assert schedule.decay(steps) * steps == pytest.approx(0.5 * DECAY_STEPS)
+
+
+def test_a_decoder_that_was_trained_before_starts_afresh(tmp_path):
+    """As when the notebook's training cell alone is run again, with RETRAIN or another setting."""
+    decoder = fresh()
+    history, weights = run(tmp_path / "a", decoder)
+    for again in (run(tmp_path / "a", decoder, retrain=True), run(tmp_path / "b", decoder)):
+        pd.testing.assert_frame_equal(again[0], history)
+        assert all((a == b).all() for a, b in zip(again[1], weights, strict=True))

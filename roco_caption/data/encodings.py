@@ -1,0 +1,49 @@
+"""Decodes text files in UTF-8, UTF-16 or the encodings of older programs."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from pathlib import Path
+
+SIGNS = set("°±µ²³¹·×÷¼½¾§©®™«»‘’‚“”„†•…–—€")  # what English texts in Windows-1252 have
+TURKISH = set("ðþýÐÞÝ")  # Windows-1252 has these where Windows-1254 has ğ, ş, ı, Ğ, Ş, İ
+LIKE_TURKISH = TURKISH | set("çöüâîûÇÖÜÂÎÛ")  # while Icelandic has á, é, í, ó, ú and æ
+WINDOWS = {  # supersets, with more signs of the same language
+    "iso-8859-1": "cp1252", "iso-8859-9": "cp1254", "shift_jis": "cp932", "gb2312": "gb18030",
+}  # fmt: skip
+OLD = re.compile("mac|cp[48]|ibm")
+
+
+def decode(path: Path) -> tuple[str, str]:
+    """Return a text file's text, and how it is encoded."""
+    content = path.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16"), "utf-16"
+    if b"\0" in content:
+        raise ValueError("it is not a text file")
+    lines = content.splitlines(keepends=True)
+    valid = [line.decode("utf-8", "ignore").encode() == line for line in lines]
+    odd = [line for line, is_utf8 in zip(lines, valid, strict=True) if not is_utf8]
+    if not odd:
+        return content.decode("utf-8-sig"), "UTF-8"
+    encoding = _detected(b"".join(odd))
+    if len(odd) >= sum(not line.isascii() for line in lines) / 2:
+        return content.decode(encoding), encoding
+    encodings = ["utf-8" if is_utf8 else encoding for is_utf8 in valid]
+    text = "".join(map(bytes.decode, lines, encodings))
+    return text.removeprefix("\ufeff"), f"UTF-8, but {len(odd)} lines {encoding}"
+
+
+def _detected(content: bytes) -> str:
+    signs = {sign for sign in content.decode("cp1252", "replace") if not sign.isascii()}
+    if signs <= SIGNS:
+        return "cp1252"  # a few signs tell a detector nothing
+    import chardet
+
+    encoding = (chardet.detect(content)["encoding"] or "cp1252").lower().replace("windows-", "cp")
+    encoding = WINDOWS.get(encoding, encoding)
+    if OLD.match(encoding) and all(sign in SIGNS or "À" <= sign <= "ÿ" for sign in signs):
+        return "cp1252"  # Mac OS and DOS have other letters at the places of these
+    turkish = encoding == "cp1252" and signs & TURKISH and signs <= LIKE_TURKISH | SIGNS
+    return "cp1254" if turkish else encoding
