@@ -291,7 +291,7 @@ def make_captioner(
     captioner = Captioner(decoder, words.tokenizer, options, encoder=inputs.encoder)
     if neighbours:
         known = inputs.features["train"], words.tokens["train"]
-        captioner.consensus = Consensus.fit(decoder, *known)
+        captioner.consensus = Consensus.fit(decoder, *known, inputs.once)
         captioner.coherence = Coherence.fit(list(inputs.frames["train"].caption))
     if match and beams > 1:
         tune = inputs.features["validation"], words.tokens["validation"]

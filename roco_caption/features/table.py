@@ -203,6 +203,11 @@ class Inputs:
         return {split: arrays_of(arrays)[0] for split, arrays in self.features.items()}
 
     @cached_property
+    def once(self) -> np.ndarray:
+        """The training images' first rows, as an image has a row per caption: int64 (k,)."""
+        return np.flatnonzero(~self.frames["train"].id.duplicated())
+
+    @cached_property
     def cases(self) -> dict[str, pd.Series]:
         """The patient or article of each image: what the table says, else what `cases_of` finds."""
         return {

@@ -45,8 +45,10 @@ def caption_by_baselines(
     greedy = captioner.caption_features(inputs.features["test"], Search(beams=1, no_repeat=0))
     average = captioner.caption_features(mean_image(inputs.features["train"]))[0].text
     runs = baselines.shuffled_captions(captions, inputs.cases["test"])
-    known = list(inputs.frames["train"].caption)
-    nearest = baselines.neighbours(vectors["train"], vectors["test"], baselines.NEAREST)
+    frame, train, once = inputs.frames["train"], vectors["train"], inputs.once
+    train = train if len(once) == len(frame) else train[once]
+    nearest = baselines.neighbours(train, vectors["test"], baselines.NEAREST)
+    known = list(frame.caption.iloc[once])
     return {
         "this model": captions,
         "this model, greedy": [caption.text for caption in greedy],
@@ -54,7 +56,7 @@ def caption_by_baselines(
         "average image for all": [average] * n,
         "nearest image's caption": baselines.nearest_captions(known, nearest),
         "consensus of the nearest": baselines.consensus_captions(known, nearest),
-        "most frequent caption": baselines.most_frequent_caption(known, n),
+        "most frequent caption": baselines.most_frequent_caption(list(frame.caption), n),
     }
 
 

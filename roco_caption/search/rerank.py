@@ -77,9 +77,17 @@ class Consensus:
         self._captions = self._ngrams.vectors(*words)
 
     @classmethod
-    def fit(cls, decoder: Decoder | Ensemble, features: Any, tokens: np.ndarray) -> Consensus:
-        """Build the consensus of a trained decoder; features are those of `Decoder.start`."""
-        rows = sampled(len(tokens), MAX_IMAGES)
+    def fit(
+        cls, decoder: Decoder | Ensemble, features: Any, tokens: np.ndarray,
+        rows: np.ndarray | None = None,
+    ) -> Consensus:  # fmt: skip
+        """Build the consensus of a trained decoder; features are those of `Decoder.start`.
+
+        `rows`, int (k,), are the images' first ones where an image has several captions: else its
+        captions alone would be the nearest.
+        """
+        rows = np.arange(len(tokens)) if rows is None else rows
+        rows = rows[sampled(len(rows), MAX_IMAGES)]
         vectors = image_vectors(decoder, features, rows)
         mean = vectors.mean(axis=0)
         tokens = np.asarray(tokens[rows], np.int32)

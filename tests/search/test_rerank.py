@@ -170,3 +170,10 @@ def test_a_damaged_or_foreign_file_is_refused(tmp_path):
 
 def test_tokens_begin_with_the_start_that_is_no_word():
     assert TOKENS[0, 0] == START and apart()._captions.starts[1] == 4 + 3 + 2 + 1
+
+
+def test_the_captions_of_one_image_are_not_its_nearest_images():
+    features = np.repeat(np.random.default_rng(0).normal(size=(2, 4)), 2, axis=0)
+    consensus = Consensus.fit(build(), features, TOKENS, np.array([0, 2]))
+    assert len(consensus.vectors) == 2
+    np.testing.assert_array_equal(consensus.tokens, TOKENS[[0, 2]])
