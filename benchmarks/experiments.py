@@ -27,7 +27,7 @@ import pandas as pd
 
 from roco_caption import pipeline
 from roco_caption.core.machine import detect, setting
-from roco_caption.data.folder import cases_of
+from roco_caption.data.folder import cases_in
 from roco_caption.decoder.model import combine
 from roco_caption.features.table import Features, Inputs, select_inputs
 from roco_caption.scores import baselines
@@ -80,9 +80,7 @@ def prepare() -> tuple[pipeline.Data, Inputs, Features]:
 def folds(frames: pipeline.Frames) -> list[pipeline.Frames]:
     """Deal the cases of the training and validation images into `FOLDS` pairs of splits."""
     known = pd.concat([frames["train"], frames["validation"]], ignore_index=True)
-    cases, names = pd.factorize(
-        known["case"].fillna(known.id) if "case" in known else cases_of(known.id)
-    )
+    cases, names = pd.factorize(cases_in(known))
     fold = np.random.default_rng(0).permutation(len(names))[cases] % FOLDS
     splits = [{"train": known[fold != k], "validation": known[fold == k]} for k in range(FOLDS)]
     return [

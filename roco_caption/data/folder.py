@@ -264,6 +264,11 @@ def cases_of(ids: pd.Series) -> pd.Series:
     return cases if informative and numbered else ids
 
 
+def cases_in(frame: pd.DataFrame) -> pd.Series:
+    """Return the patient or article of each image: what the table says, else what its id says."""
+    return frame["case"].fillna(frame.id) if "case" in frame else cases_of(frame.id)
+
+
 def _known_splits(table: Table, rows: pd.DataFrame) -> pd.Series:
     """Return train, validation or test by a column or else by folders, "" where neither says."""
     split = rows.file.map(lambda file: _split_word(os.path.dirname(file)))

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from roco_caption.core.errors import UserError
-from roco_caption.data.folder import cases_of
+from roco_caption.data.folder import cases_in
 from roco_caption.features.files import UNKNOWN
 
 Frames = dict[str, pd.DataFrame]  # {split: DataFrame[id, image, caption]}
@@ -209,11 +209,8 @@ class Inputs:
 
     @cached_property
     def cases(self) -> dict[str, pd.Series]:
-        """The patient or article of each image: what the table says, else what `cases_of` finds."""
-        return {
-            split: frame["case"].fillna(frame.id) if "case" in frame else cases_of(frame.id)
-            for split, frame in self.frames.items()
-        }
+        """The patient or article of each image, see `cases_in`."""
+        return {split: cases_in(frame) for split, frame in self.frames.items()}
 
     @property
     def references(self) -> Sequence[Any]:
