@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -14,6 +15,7 @@ if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
 Shape = tuple[int | None, ...]
+BLOCK = 64  # words that a search compares at once
 
 
 def filled(layer: layers.Layer, shape: Shape, *weights: np.ndarray) -> layers.Layer:
@@ -27,6 +29,25 @@ def cell_dense(name: str, cells: int, kernel: np.ndarray, bias: np.ndarray) -> l
     """Return a plain dense layer for cells (n, cells, d), whose bias (cells, k) differs by cell."""
     layer = layers.EinsumDense("ncd,dk->nck", (cells, kernel.shape[1]), bias_axes="ck", name=name)
     return filled(layer, (None, cells, len(kernel)), kernel, bias)
+
+
+def padded(dense: layers.Dense) -> Callable[[Any], Any]:
+    """Return a dense layer, float (m, k, d) → (m, k, words), whose words `BLOCK` divides.
+
+    The units added give -1e9. A search can reshape this output, else it would copy it at each word.
+    """
+    missing = -dense.units % BLOCK
+    kernel = ops.pad(dense.kernel, [[0, 0], [0, missing]])
+    bias = ops.pad(dense.bias, [[0, missing]], constant_values=-1e9)
+    # on CPUs, TensorFlow computes a matrix product and this in one pass
+    add = tf.nn.bias_add if keras.backend.backend() == "tensorflow" else ops.add
+
+    def call(x: Any) -> Any:
+        (m, k), d = ops.shape(x)[:2], kernel.shape[0]
+        words = add(ops.matmul(ops.reshape(x, (m * k, d)), kernel), bias)
+        return ops.reshape(words, (m, k, kernel.shape[1]))
+
+    return call
 
 
 @keras.saving.register_keras_serializable("roco_caption")

@@ -18,7 +18,7 @@ from roco_caption.decoder.concepts import (  # fmt: skip
     fit_rating_scaler,
     sampled_cases,
 )
-from roco_caption.decoder.layers import LSTM, GridCells, LastWord, WordAttention, open_gates
+from roco_caption.decoder.layers import LSTM, GridCells, LastWord, WordAttention, open_gates, padded
 from roco_caption.decoder.scaler import FeatureScaler, fit_scaler
 from roco_caption.features.table import arrays_of
 
@@ -61,7 +61,8 @@ class Decoder:
         image = self.describe(tuple(inputs))
         words = keras.Input((sizes["max_len"],), dtype="int32", name="input_txt")
         last = parts["drop_lstm"](parts["last_word"](self._read(words), words))
-        probabilities = parts["softmax"](parts["one_word"](self.speak(last, image)))
+        hidden = self._merge(last, image)
+        probabilities = parts["softmax"](parts["one_word"](parts["dense"](hidden)))
         self.next_word = keras.Model([*inputs, words], probabilities, name="image_captioning")
         words = keras.Input((None,), dtype="int32", name="input_txt")
         hidden = self._merge(parts["drop_lstm"](self._read(words)), image)
@@ -95,7 +96,7 @@ class Decoder:
         return parts["both_ratings"]((rated, of_cells))
 
     def describe(self, features: Any) -> tuple[Any, ...]:
-        """Encode images, float (n, d) or with attention a pair of that and the grids, for `speak`.
+        """Encode images, float (n, d) or with attention a pair of that and the grids.
 
         Returns what is added to the LSTM's outputs, (n, units), and with attention the cells,
         (n, cells, units).
@@ -117,11 +118,8 @@ class Decoder:
     def _read(self, words: Any) -> Any:
         return self.parts["lstm"](self.parts["drop_words"](self.parts["embedding"](words)))
 
-    def speak(self, outputs: Any, image: tuple[Any, ...]) -> Any:
-        """Map the LSTM's outputs (n, t, units) and `describe`'s arrays to logits (n, t, words)."""
-        return self.parts["dense"](self._merge(outputs, image))
-
     def _merge(self, outputs: Any, image: tuple[Any, ...]) -> Any:
+        # the LSTM's outputs (n, t, units) and `describe`'s arrays → (n, t, units)
         parts, (vector, *cells) = self.parts, image
         merged = parts["merge"]([outputs, parts["per_word"](vector)])
         if cells:
@@ -131,19 +129,20 @@ class Decoder:
     def start(self, features: Any) -> tuple[Step, Any, Any]:
         """Return the step from word to word, and what a search starts from.
 
-        The step is `(tokens int (m, k), state, image) → (logits (m, k, vocab_size), state)`, for
-        `k` captions of each of `m` images. It starts from the LSTM's state, h and c, each (n,
-        units), which the step takes as (m, k, units), and from `describe`'s arrays.
+        The step is `(tokens int (m, k), state, image) → (logits (m, k, words), state)`, for `k`
+        captions of each of `m` images; words are `padded`. It starts from the LSTM's state, h and
+        c, each (n, units), which the step takes as (m, k, units), and from `describe`'s arrays.
         """
         image, cell = self.describe(features), self.parts["lstm"].cell
         # the gates' input is one word and nothing else, so its projection is looked up
         projected = ops.matmul(self.parts["embedding"].embeddings, cell.kernel) + cell.bias
+        dense = padded(self.parts["dense"])
 
         def step(tokens: Any, state: Any, image: Any) -> tuple[Any, Any]:
             h, c = state
             gates = ops.take(projected, tokens, axis=0) + ops.matmul(h, cell.recurrent_kernel)
             h, c, _ = open_gates(gates, c)
-            return self.speak(h, image), (h, c)
+            return dense(self._merge(h, image)), (h, c)
 
         rest = ops.zeros_like(image[0])
         return step, (rest, rest), image

@@ -128,9 +128,9 @@ def _advanced(
     """Add a word to all beginnings, and stop where the best `needed` captions are final."""
     beams = search.beams
     # each beginning has one end, so at least `beams` of the best 2 * beams go on
-    log_p, tokens, state = _next_words(step, length, active, 2 * beams, search, measures)
+    log_p, tokens, origins, state = _next_words(step, length, active, 2 * beams, search, measures)
     log_p, best = ops.top_k(log_p, 2 * beams)
-    origins, tokens = best // (ops.shape(tokens)[1] // beams), picked(tokens, best)
+    origins, tokens = picked(origins, best), picked(tokens, best)
     words = with_word(picked(active.words, origins), length, tokens)
     ends, length = ops.equal(tokens, END), ops.cast(length + 1, "float32")
     score = _score(log_p, length, search.length_power)
@@ -146,17 +146,17 @@ def _advanced(
 
 def _next_words(
     step: Step, length: Any, active: _Active, count: int, search: Search, measures: Any
-) -> tuple[Any, Any, Any]:
-    """Return log-probabilities with a word added and the words, (m, beams * c), and the state."""
+) -> tuple[Any, Any, Any, Any]:
+    """Return the best ways to go on, as `likeliest` does, and the state."""
     last = ops.take(active.words, ops.maximum(length - 1, 0), axis=2)
     logits, state = step(ops.where(length == 0, START, last), active.state, active.image)
-    words = ops.reshape(active.words, (-1, active.words.shape[2]))
-    barred = _repetitions(words, length, search.no_repeat, measures) if search.no_repeat else None
-    logits = ops.reshape(logits, (-1, logits.shape[-1]))
-    log_p, tokens = likeliest(logits, count, end_penalty=search.end_penalty, barred=barred)
-    log_p = log_p + ops.reshape(active.log_p, (-1, 1))
-    m = ops.shape(active.words)[0]
-    return ops.reshape(log_p, (m, -1)), ops.reshape(tokens, (m, -1)), state
+    barred = None
+    if search.no_repeat:
+        words = ops.reshape(active.words, (-1, active.words.shape[2]))
+        barred = _repetitions(words, length, search.no_repeat, measures)
+        barred = ops.reshape(barred, (-1, active.words.shape[1], barred.shape[1]))
+    options = {"end_penalty": search.end_penalty, "barred": barred}
+    return *likeliest(logits, active.log_p, count, **options), state
 
 
 def _repetitions(words: Any, length: Any, run: int, measures: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from roco_caption.decoder.layers import BLOCK
 from roco_caption.decoder.model import Step
 from roco_caption.text.tokenizer import END, PAD, START, UNKNOWN
 
@@ -27,7 +28,7 @@ def greedy_search(step: Step, state: Any, image: Any, *, n: Any, max_words: int)
     def add_word(length: Any, words: Any, log_p: Any, *active: Any) -> tuple[Any, ...]:
         rows, last, state, image = active
         logits, state = step(last[:, None], state, image)
-        next_log_p, tokens = likeliest(logits[:, 0], 1)
+        next_log_p, tokens, _ = likeliest(logits, ops.zeros_like(last[:, None], "float32"), 1)
         best = picked(tokens, ops.argmax(next_log_p, axis=-1)[:, None])[:, 0]
         going = _unfinished(last)
         best = ops.where(going, best, PAD)
@@ -85,37 +86,77 @@ def narrowed(going: Any, arrays: Any, at: float = 0.9) -> Any:
 
 
 def likeliest(
-    logits: Any, count: int, *, end_penalty: Any = 0.0, barred: Any = None
-) -> tuple[Any, Any]:
-    """Return log-probabilities of the most probable next words and the end, and their tokens.
+    logits: Any, log_p: Any, count: int, *, end_penalty: Any = 0.0, barred: Any = None
+) -> tuple[Any, Any, Any]:
+    """Return how captions begun go on: with the most probable words, and with an end.
 
-    Logits are (m, vocab_size), the results float32 and int32 (m, c): at least `count` words if the
-    vocabulary has as many, and the end last. `end_penalty`, in nats, is subtracted from the end's;
-    special tokens and the words in `barred`, int32 (m, j) padded with `PAD`, have `IMPOSSIBLE`.
+    Args:
+        logits: of the next words of `k` beginnings of each of `m` captions, (m, k, vocab_size).
+        log_p: of the beginnings, float32 (m, k).
+        count: words to find per caption, of all its beginnings together; at most `BLOCK * k`.
+        end_penalty: subtracted from an end's log-probability, in nats.
+        barred: words that may not follow, int32 (m, k, j), padded with `PAD`.
+
+    Returns:
+        Log-probabilities float32, tokens and beginnings int32, each (m, count + k): the words in
+        descending order, then the end of each beginning. Where fewer words may follow, the rest is
+        `PAD` and `IMPOSSIBLE`.
     """
-    logits = ops.cast(logits, "float32")
-    k = count + 4  # `PAD`, `START`, `END` and `UNKNOWN` may be among the best
-    if barred is not None:
-        most = ops.max(ops.sum(ops.cast(ops.not_equal(barred, PAD), "int32"), axis=1))
-        k = k + (most if NARROWS else barred.shape[1])
-    n = logits.shape[1]
-    largest, tokens = ops.top_k(logits, min(k, n) if isinstance(k, int) else ops.minimum(k, n))
-    tokens = ops.cast(tokens, "int32")
-    top = largest[:, :1]  # known, so that ops.logsumexp need not look for it again
-    total = top + ops.log(ops.sum(ops.exp(logits - top), axis=-1, keepdims=True))
+    m, k = ops.shape(log_p)[0], log_p.shape[1]
+    logits, barred = ops.cast(logits, "float32"), _without_padding(barred)
+    largest = ops.max(logits, axis=-1, keepdims=True)
+    total = largest + ops.log(ops.sum(ops.exp(logits - largest), axis=-1, keepdims=True))
+    ends = logits[:, :, END] - total[:, :, 0] - end_penalty + log_p
+    blocks, each = _blocks(logits)
+    # the best words are in the blocks of the best ones, so most words are never compared; what may
+    # not follow may hide them: a special token in one block of a beginning, a barred word in one
+    hidden = k * (1 + (0 if barred is None else ops.shape(barred)[2]))
+    best = ops.reshape(ops.max(blocks, axis=-1), (m, k, each)) - total + log_p[:, :, None]
+    wanted = (min if isinstance(hidden, int) else ops.minimum)(count + hidden, k * each)
+    _, chosen = ops.top_k(ops.reshape(best, (m, k * each)), wanted)
+    chosen = ops.cast(chosen, "int32")[:, :, None]
+    tokens, origins = chosen % each * BLOCK + ops.arange(BLOCK, dtype="int32"), chosen // each
+    words = picked(blocks, chosen[:, :, 0])
+    words = words - picked(total, origins[:, :, 0]) + picked(log_p[:, :, None], origins[:, :, 0])
     allowed = tokens > UNKNOWN
     if barred is not None:
-        is_barred = ops.any(ops.equal(tokens[:, :, None], barred[:, None, :]), axis=-1)
+        not_here = picked(barred, origins[:, :, 0])[:, :, None]
+        is_barred = ops.any(ops.equal(tokens[..., None], not_here), axis=-1)
         allowed = ops.logical_and(allowed, ops.logical_not(is_barred))
-    log_p = ops.where(allowed, largest - total, IMPOSSIBLE)
-    end = logits[:, END : END + 1] - total - end_penalty
-    ends = ops.full_like(tokens[:, :1], END)
-    return ops.concatenate([log_p, end], axis=1), ops.concatenate([tokens, ends], axis=1)
+    words = ops.where(ops.logical_and(allowed, possible(words)), words, IMPOSSIBLE)
+    words, found = ops.top_k(ops.reshape(words, (m, -1)), count)
+    tokens = picked(ops.reshape(tokens, (m, -1)), found)
+    beginnings = ops.broadcast_to(ops.arange(k, dtype="int32")[None], (m, k))
+    return (
+        ops.concatenate([words, ends], axis=1),
+        ops.concatenate(
+            [ops.where(possible(words), tokens, PAD), ops.full_like(beginnings, END)], axis=1
+        ),
+        ops.concatenate([picked(origins[:, :, 0], found // BLOCK), beginnings], axis=1),
+    )
+
+
+def _blocks(logits: Any) -> tuple[Any, int]:
+    """Return logits (m, k, words) as blocks (m, k * each, BLOCK), and `each`."""
+    (m, k), words = ops.shape(logits)[:2], logits.shape[2]
+    each = -(-words // BLOCK)
+    if words % BLOCK:
+        missing = [[0, 0], [0, 0], [0, -words % BLOCK]]
+        logits = ops.pad(logits, missing, constant_values=IMPOSSIBLE)
+    return ops.reshape(logits, (m, k * each, BLOCK)), each
+
+
+def _without_padding(barred: Any) -> Any:
+    """Return barred words (m, k, j) with as few columns as will do, if shapes may change."""
+    if barred is None or not NARROWS:
+        return barred
+    most = ops.max(ops.sum(ops.cast(ops.not_equal(barred, PAD), "int32"), axis=2))
+    return ops.top_k(barred, most)[0]
 
 
 def picked(array: Any, index: Any) -> Any:
     """Return the entries `index`, int (m, j), of an array (m, k, ...) as (m, j, ...)."""
-    m, k = ops.shape(array)[:2]
-    flat = ops.reshape(array, (-1, *array.shape[2:]))
+    m, k, *entry = ops.shape(array)
+    flat = ops.reshape(array, (-1, *entry))
     first = k * ops.arange(m, dtype="int32")[:, None]
     return ops.take(flat, first + ops.cast(index, "int32"), axis=0)

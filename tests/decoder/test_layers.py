@@ -4,11 +4,12 @@ import keras
 import numpy as np
 import pytest
 
+from roco_caption.decoder.layers import BLOCK
 from roco_caption.decoder.model import build_decoder, fit_scalers
 from roco_caption.decoder.scaler import FeatureScaler, fit_scaler
 from roco_caption.features.table import LazyRows
 from roco_caption.search.beam import beam_search
-from roco_caption.search.greedy import greedy_search
+from roco_caption.search.greedy import greedy_search, possible
 from roco_caption.text.tokenizer import END, PAD, START
 from roco_caption.training.captions import CaptionData
 from roco_caption.training.loop import train
@@ -64,7 +65,10 @@ def test_stepping_word_by_word_gives_the_training_view(decoder, batch):
     state = [array[:, None] for array in state]
     for i in range(MAX_LEN):
         next_word, state = step(tokens[:, i : i + 1], state, image)
-        np.testing.assert_allclose(next_word[:, 0], logits[:, i], atol=1e-5)
+        known, beyond = np.split(next_word[:, 0], [logits.shape[2]], axis=1)
+        np.testing.assert_allclose(known, logits[:, i], atol=1e-5)
+        assert not possible(beyond).any()
+        assert next_word.shape[2] % BLOCK == 0
 
 
 @pytest.mark.parametrize("search", [greedy_search, beam_search])

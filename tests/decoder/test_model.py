@@ -6,9 +6,10 @@ import pytest
 import tensorflow as tf
 
 from roco_caption.decoder import scaler as scaling
+from roco_caption.decoder.layers import BLOCK
 from roco_caption.decoder.model import build_decoder
 from roco_caption.decoder.scaler import FeatureScaler, fit_scaler
-from roco_caption.search.greedy import greedy_search
+from roco_caption.search.greedy import greedy_search, possible
 from roco_caption.text.tokenizer import END, PAD, START, UNKNOWN
 
 VOCAB, MAX_LEN, SIZE = 23, 9, 31
@@ -110,7 +111,10 @@ def test_stepping_word_by_word_gives_the_training_view(decoder, batch):
     state = [array[:, None] for array in state]
     for i in range(MAX_LEN):
         next_word, state = step(tokens[:, i : i + 1], state, image)
-        np.testing.assert_allclose(next_word[:, 0], logits[:, i], atol=1e-5)
+        known, beyond = np.split(next_word[:, 0], [logits.shape[2]], axis=1)
+        np.testing.assert_allclose(known, logits[:, i], atol=1e-5)
+        assert not possible(beyond).any()
+        assert next_word.shape[2] % BLOCK == 0
 
 
 def test_greedy_search_is_the_classic_loop(decoder, batch):

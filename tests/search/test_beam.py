@@ -232,26 +232,42 @@ def test_special_tokens_are_never_chosen():
         assert not np.isin(np.asarray(tokens), [START, UNKNOWN]).any()
 
 
+@pytest.mark.parametrize("beginnings", [1, 3])
 @pytest.mark.parametrize(("barred", "penalty"), [(False, 0.0), (True, 1.5)])
-def test_the_likeliest_words_of_a_large_vocabulary(barred, penalty):
+@pytest.mark.parametrize("words", [700, 40])
+def test_the_likeliest_words_of_a_vocabulary(barred, penalty, beginnings, words):
     rng = np.random.default_rng(0)
-    logits = rng.normal(size=(40, 700)).astype("f") * 3
-    logits[:20, [PAD, START, END, UNKNOWN]] = 30.0
-    rows = np.argsort(-logits)[:, 4:7] if barred else np.full((40, 3), PAD)
-    rows[::2, 0] = PAD
-    log_ps, tokens = map(
-        np.asarray, likeliest(logits, 5, end_penalty=penalty, barred=rows if barred else None)
-    )
-    for i in range(40):
-        log_p = log_softmax(logits[i].astype(float))
-        log_p[END] -= penalty
-        log_p[[PAD, START, UNKNOWN, *rows[i]]] = -np.inf
-        order = [token for token in np.argsort(-log_p) if token != END][:5]
-        allowed = tokens[i, :-1][possible(log_ps[i, :-1])]
-        assert allowed[:5].tolist() == order
-        assert tokens[i, -1] == END
-        np.testing.assert_allclose(log_ps[i, -1], log_p[END], atol=1e-4)
-        np.testing.assert_allclose(log_ps[i, np.isin(tokens[i], order)], log_p[order], atol=1e-4)
+    logits = rng.normal(size=(20, beginnings, words)).astype("f") * 3
+    logits[:10, :, [PAD, START, END, UNKNOWN]] = 30.0
+    log_p = rng.normal(size=(20, beginnings)).astype("f")
+    rows = np.argsort(-logits)[:, :, 4:7].astype("int32")
+    rows[::2, :, 0] = PAD
+    rows[rows == END] = PAD  # an end is never barred
+    found = likeliest(
+        ops.convert_to_tensor(logits), ops.convert_to_tensor(log_p), 5,
+        end_penalty=penalty, barred=ops.convert_to_tensor(rows) if barred else None,
+    )  # fmt: skip
+    for i, (log_ps, tokens, origins) in enumerate(zip(*map(np.asarray, found), strict=True)):
+        expected = np.stack([log_softmax(row.astype(float)) for row in logits[i]])
+        expected += log_p[i, :, None]
+        expected[:, END] -= penalty
+        expected[:, [PAD, START, UNKNOWN]] = -np.inf
+        for k in range(beginnings) if barred else ():
+            expected[k, rows[i, k]] = -np.inf
+        np.testing.assert_allclose(log_ps, expected[origins, tokens], atol=1e-4)
+        assert tokens[5:].tolist() == [END] * beginnings
+        assert origins[5:].tolist() == list(range(beginnings))
+        expected[:, END] = -np.inf
+        best = np.argsort(-expected, axis=None)[:5]
+        assert (origins[:5] * words + tokens[:5]).tolist() == best.tolist()
+
+
+def test_barred_words_that_are_all_there_is_are_impossible():
+    """A row in which every word is barred still has its end."""
+    barred = ops.convert_to_tensor(np.arange(4, 7, dtype="int32")[None, None])
+    log_ps, tokens, _ = likeliest(ops.zeros((1, 1, 7)), ops.zeros((1, 1)), 3, barred=barred)
+    assert not possible(np.asarray(log_ps)[0, :-1]).any()
+    assert np.asarray(tokens)[0, -1] == END
 
 
 @pytest.mark.tensorflow("elsewhere shapes are fixed")
