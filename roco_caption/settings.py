@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from roco_caption.core.errors import UserError
-from roco_caption.core.machine import setting
+from roco_caption.core.machine import mount_drive, setting
 from roco_caption.data.archive import TREE
 from roco_caption.data.images import read_with_note
 from roco_caption.data.roco import SOURCES, locate_dataset, parse_counts
@@ -36,12 +36,13 @@ def read_settings(names: dict[str, Any]) -> None:
     """Override and check the settings in `names`, the notebook's `globals()`.
 
     `ROCO_<NAME>` overrides a setting, which is printed; `~` is expanded in paths; a variable that
-    belongs to no setting is pointed out.
+    belongs to no setting is pointed out. Google Drive is mounted for paths on it.
 
     Raises:
         UserError: settings are invalid; one line for each.
     """
     settings = [name for name in names if name.isupper() and not name.startswith("_")]
+    mount_drive(str(setting(name, str(names[name]))) for name in PATHS if name in names)
     problems = {}
     for name in settings:
         try:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -216,19 +217,26 @@ def writable(project: str | os.PathLike) -> Path:
     return Path.cwd() if project.is_relative_to(KAGGLE_INPUT) else project
 
 
-def drive_folder(folder: str, platform: str) -> Path | None:
-    """Make and return a folder (None if ""); on "colab" mount Google Drive if it is inside."""
-    if not folder:
-        return None
-    path = Path(folder).expanduser().absolute()
-    if platform == "colab" and path.is_relative_to(DRIVE) and not (DRIVE / "MyDrive").is_dir():
-        try:
-            from google.colab import drive
+def mount_drive(paths: Iterable[str]) -> None:
+    """In Colab, mount Google Drive if one of the paths is on it, and it is not mounted.
 
-            drive.mount(str(DRIVE))
-        except Exception as error:  # permission refused, or a timeout
-            raise UserError(
-                f"Google Drive was not mounted ({first_line(error)}). Run this cell again and "
-                "grant permission, or set DRIVE_DIR to '' to go without it."
-            ) from error
-    return make_folder(path)
+    A path may be several with commas between. UserError if Colab or its user refuses.
+    """
+    places = (Path(place.strip()).expanduser() for path in paths for place in path.split(","))
+    asked = any(place.absolute().is_relative_to(DRIVE) for place in places)
+    if not asked or find_platform() != "colab" or (DRIVE / "MyDrive").is_dir():
+        return
+    try:
+        from google.colab import drive
+
+        drive.mount(str(DRIVE))
+    except Exception as error:  # permission refused, or a timeout
+        raise UserError(
+            f"Google Drive was not mounted ({first_line(error)}). Run this cell again and grant "
+            "permission, or choose paths that are not on the Drive (DRIVE_DIR = '')."
+        ) from error
+
+
+def drive_folder(folder: str) -> Path | None:
+    """Make and return a folder; None if ""."""
+    return make_folder(Path(folder).expanduser().absolute()) if folder else None

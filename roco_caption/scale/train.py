@@ -42,6 +42,7 @@ def train_captioner(
     batch_size: int = 256,
     learning_rate: float = 2e-3,
     seed: int = 1,
+    retrain: bool = False,
     beams: int = 20,
 ) -> Captioner:
     """Run the notebook's stages from vocabulary to captioner; the features stay on disk.
@@ -66,7 +67,7 @@ def train_captioner(
     )
     pipeline.train_decoder(
         decoder, inputs, words, folder, seed=seed, epochs=epochs, batch_size=batch_size,
-        learning_rate=learning_rate, strategy=strategy,
+        learning_rate=learning_rate, retrain=retrain, strategy=strategy,
     )  # fmt: skip
     if rank_of(strategy):
         return Captioner(decoder, words.tokenizer, encoder=features.encoder)

@@ -130,22 +130,27 @@ def find_leaks(
     """Count images with duplicates in "train", which inflate test scores, one row per other split.
 
     `features` (n, d) are in the frames' order, `alike` is a cosine of them minus training's mean.
+    An image that has several captions counts once.
     """
-    digests = {split: [hash(row.tobytes()) for row in rows] for split, rows in features.items()}
-    train_images = set(digests["train"])
+    train_images = {hash(row.tobytes()) for row in features["train"]}
     train_captions = {tuple(clean(caption)) for caption in frames["train"].caption}
     directions = _directions(features)
     rows = {}
     for split, frame in frames.items():
         if split != "train":
-            some = directions[split][_may_reach(alike, directions["train"], directions[split])]
+            once = np.flatnonzero(~frame.id.duplicated())
+            some = directions[split][once]
+            some = some[_may_reach(alike, directions["train"], some)]
             near = neighbours(directions["train"], some, 1)[:, 0]
             cosines = (some * directions["train"][near]).sum(axis=1)
+            same = [tuple(clean(caption)) in train_captions for caption in frame.caption]
             rows[split] = {
-                "images": len(frame),
-                "the same image": sum(row in train_images for row in digests[split]),
+                "images": len(once),
+                "the same image": sum(
+                    hash(features[split][i].tobytes()) in train_images for i in once
+                ),
                 "nearly the same image": int((cosines >= alike).sum()),
-                "the same caption": sum(tuple(clean(c)) in train_captions for c in frame.caption),
+                "the same caption": frame.id[same].nunique(),
             }
     return pd.DataFrame(rows).T.rename_axis("split")
 

@@ -65,8 +65,8 @@ def train(
         folder: for this run's files; with several machines only the first reads and writes it.
         retrain: train from scratch even if this training is finished; its files stay until the
             new ones are complete.
-        callbacks: each is called with the row of every epoch, those finished earlier first; one
-            that fails is not called again.
+        callbacks: each is called with the row of every epoch, those finished earlier first, but
+            not if the training is finished; one that fails is not called again.
         precision: of matrix products, see `multiplied_in`; no part of the training's identity.
         strategy: as `Replicas` takes it; None for one device.
         schedule: the fields of `Schedule`, such as `epochs`.

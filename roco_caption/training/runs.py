@@ -70,7 +70,7 @@ class Schedule:
         """Return AdamW's weight decay per step, for so many steps per epoch.
 
         Beyond `DECAY_STEPS` it falls in proportion, so weights shrink as much per epoch: with that
-        of a small data set, AdamW would forget within half an epoch of ROCO.
+        of a small data set, they would lose a quarter in each epoch of ROCO.
         """
         return self.weight_decay * min(1.0, DECAY_STEPS / steps)
 

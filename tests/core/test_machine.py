@@ -18,6 +18,7 @@ from roco_caption.core.machine import (
     drive_folder,
     find_platform,
     install_missing,
+    mount_drive,
     setting,
     writable,
 )
@@ -380,29 +381,36 @@ def drive(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "google.colab", colab)
     monkeypatch.setitem(sys.modules, "google.colab.drive", module)
     monkeypatch.setattr(machine, "DRIVE", tmp_path / "drive")
+    monkeypatch.setattr(machine, "find_platform", lambda: "colab")
     return mount, calls
 
 
 def test_drive_is_mounted_once_in_colab_and_only_when_asked(drive, tmp_path):
     _, calls = drive
-    assert drive_folder("", "colab") is None and calls == []
+    mount_drive(["", str(tmp_path / "kept"), str(tmp_path / "drives")])
+    assert drive_folder("") is None and calls == []
     folder = tmp_path / "drive" / "MyDrive" / "roco"
     for _ in range(2):  # the second cell run finds it mounted
-        assert drive_folder(str(folder), "colab") == folder and folder.is_dir()
+        mount_drive(["", str(folder)])
+        assert drive_folder(str(folder)) == folder and folder.is_dir()
     assert calls == [str(tmp_path / "drive")]
 
 
-@pytest.mark.parametrize(
-    ("platform", "folder"),
-    [("local", "drive/MyDrive/roco"), ("kaggle", "drive/MyDrive/roco"), ("colab", "kept")],
-)
-def test_other_folders_are_made_without_mounting(drive, tmp_path, platform, folder):
-    assert drive_folder(str(tmp_path / folder), platform) == tmp_path / folder
-    assert (tmp_path / folder).is_dir() and drive[1] == []
+@pytest.mark.parametrize("paths", [["a.npz, {}/MyDrive/b.npz"], ["", "{}/MyDrive/images"]])
+def test_drive_is_mounted_for_data_on_it(drive, tmp_path, paths):
+    mount_drive([path.format(tmp_path / "drive") for path in paths])
+    assert drive[1] == [str(tmp_path / "drive")]
+
+
+@pytest.mark.parametrize("platform", ["local", "kaggle"])
+def test_elsewhere_nothing_is_mounted(drive, tmp_path, monkeypatch, platform):
+    monkeypatch.setattr(machine, "find_platform", lambda: platform)
+    mount_drive([str(tmp_path / "drive" / "MyDrive" / "roco")])
+    assert drive[1] == []
 
 
 @pytest.mark.parametrize("reason", ["mount failed\nsee logs", ""])
 def test_a_refused_drive_is_explained(drive, tmp_path, reason):
     drive[0].refuses = reason
-    with pytest.raises(UserError, match=f"not mounted .{reason[:5] or 'Val'}.*DRIVE_DIR to ''"):
-        drive_folder(str(tmp_path / "drive" / "MyDrive"), "colab")
+    with pytest.raises(UserError, match=f"not mounted .{reason[:5] or 'Val'}.*DRIVE_DIR = ''"):
+        mount_drive([str(tmp_path / "drive" / "MyDrive")])

@@ -190,7 +190,10 @@ def test_shuffled_needs_a_group_per_image():
 
 def random_splits(**captions):
     rng = np.random.default_rng(4)
-    frames = {split: pd.DataFrame({"caption": texts}) for split, texts in captions.items()}
+    frames = {
+        split: pd.DataFrame({"id": range(len(texts)), "caption": texts})
+        for split, texts in captions.items()
+    }
     features = {
         split: rng.gamma(1.0, size=(len(texts), 600)).astype(np.float16)
         for split, texts in captions.items()
@@ -212,6 +215,13 @@ def test_leaks_count_the_images_and_captions_of_training():
     assert list(leaks.loc["test"]) == [5, 1, 2, 0]
 
 
+def test_an_image_with_several_captions_leaks_once():
+    frames, features = random_splits(train=["One", "Two"], test=["One", "Two", "One", "New"])
+    frames["test"]["id"] = ["a", "a", "b", "c"]
+    features["test"][:2] = features["train"][0]
+    assert list(find_leaks(frames, features).loc["test"]) == [3, 1, 1, 2]
+
+
 def test_similar_images_do_not_count_as_nearly_the_same():
     frames, features = random_splits(train=["a b"] * 300, test=["c d"] * 50)
     features["test"] += features["train"][:50] // 2  # cosines of about 0.4
@@ -228,7 +238,9 @@ def test_nearly_the_same_images_are_those_that_a_full_comparison_finds(alike, sp
         split: (centres[rng.integers(0, 30, n)] + rng.gamma(spread, size=(n, 500))).astype("f2")
         for split, n in images.items()
     }
-    frames = {split: pd.DataFrame({"caption": ["ct"] * n}) for split, n in images.items()}
+    frames = {
+        split: pd.DataFrame({"id": range(n), "caption": ["ct"] * n}) for split, n in images.items()
+    }
     directions = baselines._directions(features)
     found = find_leaks(frames, features, alike)["nearly the same image"]
     for split in ("validation", "test"):
