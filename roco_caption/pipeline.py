@@ -19,7 +19,7 @@ from roco_caption.data.texts import read_texts  # noqa: F401  a stage as well
 from roco_caption.decoder.model import Decoder, Ensemble, build_decoder, combine, fit_scalers
 from roco_caption.features.extract import extract_features
 from roco_caption.features.given import read_features_file, with_grid_file
-from roco_caption.features.table import Features, Inputs, arrays_of, select_inputs
+from roco_caption.features.table import Features, Inputs, arrays_of, captions_digest, select_inputs
 from roco_caption.scores.coherence import Coherence
 from roco_caption.search.beam import Search
 from roco_caption.search.captioner import Captioner
@@ -56,6 +56,7 @@ class Words:
     tokenizer: CaptionTokenizer
     tokens: dict[str, np.ndarray]
     texts: np.ndarray | None = None  # captions without images, int32 (m, length)
+    source: str = ""  # `captions_digest` of what they were made from
 
 
 def prepare_data(
@@ -141,12 +142,11 @@ def index_words(
     Raises:
         UserError: no word is that frequent.
     """
-    captions = {split: list(frame.caption) for split, frame in frames.items()}
-    tokenizer = CaptionTokenizer.fit(
-        captions["train"], min_frequency=min_frequency, max_words=max_words
-    )
-    tokens = {split: tokenizer.encode(of_split) for split, of_split in captions.items()}
-    return Words(tokenizer, tokens, tokenizer.encode(texts) if texts else None)
+    options = {"min_frequency": min_frequency, "max_words": max_words}
+    tokenizer = CaptionTokenizer.fit(list(frames["train"].caption), **options)
+    tokens = {split: tokenizer.encode(list(frame.caption)) for split, frame in frames.items()}
+    encoded = tokenizer.encode(texts) if texts else None
+    return Words(tokenizer, tokens, encoded, captions_digest(frames))
 
 
 def make_decoder(
@@ -160,6 +160,7 @@ def make_decoder(
         seed: of the first one's initial weights.
         sizes: of `build_decoder`, other than those of the data.
     """
+    inputs.refuse(words)
     vectors, *grids = arrays_of(inputs.features["train"])
     sizes |= {"vocab_size": words.tokenizer.vocab_size, "max_len": words.tokenizer.max_words + 1}
     sizes |= {"feature_size": vectors.shape[1]}
@@ -211,6 +212,7 @@ def _caption_data(
 ) -> tuple[CaptionData, CaptionData]:
     """Return what member `k` learns from: every second one of an ensemble from images alone, as
     members that err differently correct each other."""
+    inputs.refuse(words, member)
     texts = None if k % 2 else words.texts
     learn = CaptionData(inputs.features["train"], words.tokens["train"], member.ratings, texts)
     return learn, CaptionData(inputs.features["validation"], words.tokens["validation"])
@@ -245,10 +247,7 @@ def train_decoder(
         schedule: the fields of `Schedule`; `seed` is the first member's.
 
     Returns:
-        The history of each member, see `train`.
-
-    Raises:
-        UserError: as `train` says.
+        The history of each member, see `train`; raises as that does.
     """
     histories = []
     count = len(words.tokens["train"])
@@ -287,6 +286,7 @@ def make_captioner(
         match: whether to make captions as long as the validation split's.
         search: further options of `Search`.
     """
+    inputs.refuse(words, *decoder.members)
     options = Search(beams, neighbours=neighbours, **search)
     captioner = Captioner(decoder, words.tokenizer, options, encoder=inputs.encoder)
     if neighbours:

@@ -59,7 +59,7 @@ def read_settings(names: dict[str, Any]) -> None:
             hint = f" Did you mean ROCO_{close[0]}?" if close else ""
             print(f"WARNING: {variable} is ignored: there is no setting {name}.{hint}")
     run = "" if "CHECKPOINT_DIR" in problems else names.get("CHECKPOINT_DIR", "")
-    for name in ("DATA_DIR", "DRIVE_DIR") if run else ():
+    for name in ("CACHE_DIR", "DATA_DIR", "DRIVE_DIR") if run else ():
         place = name not in problems and names.get(name)
         if place and _is_mixed(run, name, place):
             problems[f"{name} apart"] = (

@@ -92,6 +92,91 @@ def test_concepts_are_fitted_with_whole_cases_left_out():
     assert not np.array_equal(one, other)
 
 
+@pytest.fixture
+def made():
+    frames, features = toy_data()
+    inputs = select_inputs(frames, features)
+    words = pipeline.index_words(inputs.frames, min_frequency=1, max_words=8)
+    return inputs, words, pipeline.make_decoder(inputs, words, **SIZES)
+
+
+def interrupt_after(epochs):
+    def callback(row):
+        if row["epoch"] == epochs:
+            raise KeyboardInterrupt
+
+    return callback
+
+
+def saved_captioner(made, folder):
+    inputs, words, decoder = made
+    captioner = pipeline.make_captioner(decoder, inputs, words, beams=2, neighbours=2, match=False)
+    captioner.save(folder)
+    return [caption.text for caption in captioner.caption_features(inputs.features["test"])]
+
+
+def loaded_captions(made, folder):
+    captioner = Captioner.load(folder)
+    return [caption.text for caption in captioner.caption_features(made[0].features["test"])]
+
+
+def test_after_an_interrupt_the_best_so_far_captions_and_training_goes_on(made, tmp_path, capsys):
+    inputs, words, decoder = made
+    options = {"folder": tmp_path, "epochs": 4, "learning_rate": 0.02}
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.train_decoder(decoder, inputs, words, callbacks=[interrupt_after(2)], **options)
+    assert "best weights so far" in capsys.readouterr().out
+    captions = saved_captioner(made, tmp_path)
+    assert loaded_captions(made, tmp_path) == captions
+    (history,) = pipeline.train_decoder(decoder, inputs, words, **options)
+    assert len(history) == 4
+    fresh = pipeline.make_decoder(inputs, words, **SIZES)
+    options["folder"] = tmp_path / "undisturbed"
+    pipeline.train_decoder(fresh, inputs, words, **options)
+    for one, other in zip(decoder.every_word.weights, fresh.every_word.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("how", ["retraining is stopped", "the decoder is made again"])
+def test_a_decoder_that_is_not_the_runs_never_replaces_its_captioner(made, tmp_path, how):
+    inputs, words, decoder = made
+    pipeline.train_decoder(decoder, inputs, words, tmp_path, epochs=3)
+    captions = saved_captioner(made, tmp_path)
+    if how == "retraining is stopped":
+        stop = {"retrain": True, "callbacks": [interrupt_after(1)]}
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.train_decoder(decoder, inputs, words, tmp_path, epochs=3, **stop)
+    else:
+        made = inputs, words, pipeline.make_decoder(inputs, words, **SIZES)
+    with pytest.raises(UserError, match=r"captioner\.weights\.h5 has other weights.*training cell"):
+        saved_captioner(made, tmp_path)
+    assert loaded_captions(made, tmp_path) == captions
+
+
+def test_words_of_other_captions_and_decoders_of_other_features_are_refused(made, tmp_path):
+    _, words, decoder = made
+    frames, features = toy_data()
+    frames["train"].loc[3, "caption"] = "another caption is seen"
+    changed = select_inputs(frames, features)
+    for stage in (
+        lambda: pipeline.make_decoder(changed, words, **SIZES),
+        lambda: pipeline.train_decoder(decoder, changed, words, tmp_path, epochs=1),
+        lambda: pipeline.make_captioner(decoder, changed, words),
+    ):
+        with pytest.raises(UserError, match=r"captions have changed.*index_words"):
+            stage()
+    features.matrix = features.matrix[::-1].copy()  # as of another encoder
+    changed = select_inputs(toy_data()[0], features)
+    for stage in (
+        lambda: pipeline.run_folder(tmp_path, "x", decoder, changed, words, epochs=1),
+        lambda: pipeline.train_decoder(decoder, changed, words, tmp_path, epochs=1),
+        lambda: pipeline.make_captioner(decoder, changed, words),
+    ):
+        with pytest.raises(UserError, match=r"features have changed.*make_decoder"):
+            stage()
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_ensemble_is_trained_captions_and_is_scored_as_one(tmp_path):
     inputs, words, decoder, _ = run(tmp_path, members=2)
     captioner = pipeline.make_captioner(decoder, inputs, words, beams=2, neighbours=2)

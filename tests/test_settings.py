@@ -157,9 +157,10 @@ def test_a_run_cannot_be_mixed_with_the_data(names, tmp_path, make, data, run):
     chosen = {"DATA_DIR": f"{tmp_path}/{data}", "CHECKPOINT_DIR": f"{tmp_path}/{run}"}
     with pytest.raises(UserError) as error:
         read_settings(names | chosen | {"EPOCHS": 0})
-    epochs, mixed = str(error.value).splitlines()
-    assert "EPOCHS" in epochs and all(text in mixed for text in (*chosen, *chosen.values()))
-    read_settings(names | chosen | {"DATA_DIR": ""})
+    epochs, *mixed = str(error.value).splitlines()
+    assert "EPOCHS" in epochs
+    assert any(all(text in line for text in (*chosen, *chosen.values())) for line in mixed)
+    read_settings(names | chosen | {"DATA_DIR": "", "CACHE_DIR": "/tmp/elsewhere"})
 
 
 @pytest.mark.parametrize("run", ["", "drive", "."])
@@ -168,6 +169,13 @@ def test_a_run_cannot_hold_its_own_copy(names, tmp_path, run):
     with pytest.raises(UserError, match=r"CHECKPOINT_DIR must be .* apart from DRIVE_DIR"):
         read_settings(names | chosen)
     read_settings(names | chosen | {"CHECKPOINT_DIR": f"{tmp_path}/drive/roco/checkpoints/x"})
+
+
+def test_a_run_cannot_hold_the_cache(names, tmp_path):
+    """Its zip would pack ROCO's images and features."""
+    chosen = {"CACHE_DIR": f"{tmp_path}/data", "CHECKPOINT_DIR": str(tmp_path)}
+    with pytest.raises(UserError, match=r"CHECKPOINT_DIR must be .* apart from CACHE_DIR"):
+        read_settings(names | chosen)
 
 
 def test_a_run_beside_the_data_is_accepted(names, tmp_path):

@@ -37,6 +37,7 @@ def backed_up(
 
     thread = threading.Thread(target=run, daemon=True)
     bring_back(copy, folder)
+    known |= set(_files(source))
     thread.start()
     try:
         yield

@@ -74,10 +74,10 @@ class Ratings:
     Attributes:
         left_out: float32 (n, count), about one standard deviation each; zero in unused columns.
         words: the word that each column rates, int32 (count,); 0 in unused columns.
-        r2: on images left out, the share of the variance of a word's presence that is explained,
-            float32 (count,).
+        r2: share of a word's variance that is explained on images left out, float32 (count,).
         tokens: the images' captions, int32 (n, t).
         rows: which of the training images these are, int64 (n,).
+        source: `vectors_digest` of the features that they are ratings of, or "".
     """
 
     left_out: np.ndarray
@@ -85,6 +85,7 @@ class Ratings:
     r2: np.ndarray
     tokens: np.ndarray
     rows: np.ndarray
+    source: str = ""
 
     def beside(self, other: Ratings) -> Ratings:
         """Return the columns of both, of the same images."""

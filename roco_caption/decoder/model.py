@@ -20,7 +20,7 @@ from roco_caption.decoder.concepts import (  # fmt: skip
 )
 from roco_caption.decoder.layers import LSTM, GridCells, LastWord, WordAttention, open_gates, padded
 from roco_caption.decoder.scaler import FeatureScaler, fit_scaler
-from roco_caption.features.table import arrays_of
+from roco_caption.features.table import arrays_of, vectors_digest
 
 BLOCK = 256  # images processed at once
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]
@@ -39,10 +39,10 @@ class Decoder:
             `input_txt` (n, t) → probabilities of the next word (n, vocab_size).
         every_word: the training view: the same inputs → logits (n, t, vocab_size), row i for the
             word after `input_txt[:, : i + 1]`.
-        every_hidden: `every_word` without its first and last layers: the images' ratings, see
-            `rate`, and `input_txt` → (n, t, units).
+        every_hidden: the same from ratings, see `rate`, to the last layer's input (n, t, units).
         ratings: those of the training images that `fit_scalers` left out, or None.
         untrained: the variables that training changes as they were before the first one, or None.
+        weights_file: the checksum of the file that holds its weights, or "".
 
     With attention each has a second input, `input_grid` (n, cells, channels).
 
@@ -55,6 +55,7 @@ class Decoder:
         self.parts, self.sizes = parts, sizes
         self.ratings: Ratings | None = None
         self.untrained: list[np.ndarray] | None = None
+        self.weights_file = ""
         inputs = [keras.Input((sizes["feature_size"],), name="input_img")]
         if sizes["attention"]:
             inputs.append(keras.Input(sizes["grid_size"], name="input_grid"))
@@ -294,6 +295,6 @@ def fit_scalers(
             fitted["concepts_grid"] = offset, slopes, of_cells.words
             ratings = ratings.beside(of_cells)
     for member in decoder.members:
-        member.ratings = replace(ratings, rows=rows)
+        member.ratings = replace(ratings, rows=rows, source=vectors_digest(arrays[0]))
         for name, arrays_of_layer in fitted.items():
             member.parts[name].set_weights(arrays_of_layer)

@@ -172,6 +172,20 @@ def sampled(count: int, most: int) -> np.ndarray:
     return np.arange(k) * count // max(k, 1)
 
 
+def captions_digest(frames: Frames) -> str:
+    """Return a checksum of all splits' images and captions, in hexadecimal."""
+    digest = hashlib.sha256()
+    for split, frame in frames.items():
+        digest.update("\0".join([split, *frame.id, *frame.caption]).encode("utf-8", "replace"))
+    return digest.hexdigest()
+
+
+def vectors_digest(features: Any) -> str:
+    """Return a checksum that tells features from those of other images or encoders."""
+    rows = np.asarray(features[sampled(len(features), 64)], np.float32)
+    return hashlib.sha256(str(len(features)).encode() + rows.tobytes()).hexdigest()
+
+
 def to_float16(rows: np.ndarray) -> np.ndarray:
     """Return the values in half precision, clipped to its range."""
     limit = np.finfo(np.float16).max
@@ -211,6 +225,14 @@ class Inputs:
     def cases(self) -> dict[str, pd.Series]:
         """The patient or article of each image, see `cases_in`."""
         return {split: cases_in(frame) for split, frame in self.frames.items()}
+
+    def refuse(self, words: Any, *members: Any) -> None:
+        """Raise a UserError if words or decoders were made for other captions or features."""
+        if words.source not in ("", captions_digest(self.frames)):
+            raise UserError("The captions have changed. Run the cell with `index_words` again.")
+        digest = vectors_digest(self.vectors["train"])
+        if any(member.ratings and member.ratings.source not in ("", digest) for member in members):
+            raise UserError("The features have changed. Run the cell with `make_decoder` again.")
 
     @property
     def references(self) -> Sequence[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from functools import lru_cache
 
@@ -151,6 +151,15 @@ def _findings(caption: str) -> tuple[set[str], set[str]]:
     return asserted, negated - asserted
 
 
+_ENGLISH = {"the", "with", "and", "shows", "showing", "left", "right", "chest", "brain"}
+
+
+def are_english(captions: Iterable[str]) -> bool:
+    """Return whether more than a tenth of the captions have a frequent English word."""
+    english = [not _ENGLISH.isdisjoint(caption.lower().split()) for caption in captions]
+    return 10 * sum(english) > len(english)
+
+
 _SIDE = re.compile(r"\b(left|right|bilateral)(?:[ -]?sided?|wards?|most|ly|ity)?\b", re.I)
 
 
@@ -182,13 +191,14 @@ def slips(references: Sequence[str | Sequence[str]], hypotheses: Sequence[str]) 
     "modality": both captions name one, but not the same. "side": one says only left, the other only
     right. "negation": the hypothesis asserts a word that the reference only rules out. "number": it
     has a number that no reference has. One reference that supports the hypothesis is enough.
-    NaN where no reference names a modality or a side, as in other languages than English.
+    NaN where no reference names a modality or a side, and for negations unless `are_english`.
     """
     rows = [_slips_of(*pair) for pair in zip(references, hypotheses, strict=True)]
     shares = pd.DataFrame(rows).mean().rename("slips")
     texts = [text for each in references for text in ([each] if isinstance(each, str) else each)]
     shares["modality"] = shares["modality"] if any(map(modality_of, texts)) else math.nan
     shares["side"] = shares["side"] if any(map(_sides, texts)) else math.nan
+    shares["negation"] = shares["negation"] if are_english(texts) else math.nan
     return shares
 
 

@@ -11,7 +11,7 @@ from itertools import chain, combinations
 import pandas as pd
 import regex as re
 
-from roco_caption.scores.clinical import _MODALITIES, _REGIONS, _table, _text
+from roco_caption.scores.clinical import _MODALITIES, _REGIONS, _table, _text, are_english
 
 _AMBIGUOUS = _table("""
     words: ventricle, ventricular, *ventricles, lobe, cord, *orbit*, head, *cranial, crani*, neck,
@@ -27,7 +27,6 @@ _FRAGMENT = re.compile(
     r"|\b([^\W\d_]\w*(?:[\s,]+[^\W\d_]\w*){1,9})[\s,]+\1\b|\b([^\W\d_]\w*)\s+\2\b",
     re.I,
 )
-_ENGLISH = {"the", "with", "and", "shows", "showing", "left", "right", "chest", "brain"}
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,7 @@ class Coherence:
         """Find the pairs named together at most 0.1 times as often as by chance, if that is 3 times
         or more."""
         known = list(dict.fromkeys(training_captions))
-        english = sum(not _ENGLISH.isdisjoint(text.lower().split()) for text in known)
-        if 10 * english <= len(known):
+        if not are_english(known):
             return cls(None)
         named = [_named(text) for text in known[:: 1 + len(known) // 10_000]]  # enough to count in
         count = Counter(chain.from_iterable(named))

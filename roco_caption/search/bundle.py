@@ -39,7 +39,18 @@ TOLERANCE = 1e-4  # of the largest output: sums in another order differ by less
 
 
 def write_bundle(captioner: Captioner, folder: Path) -> None:
-    """Write `captioner.json`, `tokenizer.json` and `consensus.npz`; `train` writes the weights."""
+    """Write `captioner.json`, `tokenizer.json` and `consensus.npz`; `train` writes the weights.
+
+    UserError if the folder's weights are not those of the captioner: they would not fit.
+    """
+    for k, member in enumerate(captioner.decoder.members):
+        path = member_folder(folder, k) / WEIGHTS
+        if path.exists() and verify(path) != member.weights_file:
+            raise UserError(
+                f"{path} has other weights than this captioner: its training was stopped, or its "
+                "decoder was made again. Run the training cell (`train_decoder`) to its end, then "
+                "this one."
+            )
     captioner.tokenizer.save(folder / VOCABULARY)
     if captioner.consensus is not None:
         captioner.consensus.save(folder / CONSENSUS)
@@ -78,7 +89,7 @@ def read_bundle(folder: Path) -> tuple[Any, ...]:
     for k, member in enumerate(members):
         path = member_folder(folder, k) / WEIGHTS
         try:
-            verify(path)
+            member.weights_file = verify(path)
             member.every_word.load_weights(path)
         except Exception as error:  # h5py and Keras raise many kinds for a file that does not fit
             raise UserError(

@@ -28,8 +28,8 @@ Research and teaching: how captions are learned from images, and how far they ca
 
 ## Limits
 
-- A small decoder learned from the training images' captions. Its own can be fluent and wrong, including
-  side, numbers and negation. A high probability does not mean that a caption is right.
+- A small decoder learned from the training images' captions. Its own can be fluent and wrong,
+  including side, numbers and negation. A high probability does not mean that a caption is right.
 - If the systems that see another image, or none, score nearly as well, the captions hardly depend
   on the image.
 - The model is untested on images from other sources, devices or patient groups."""

@@ -17,7 +17,7 @@ import pandas as pd
 from roco_caption.core.errors import UserError, first_line
 from roco_caption.core.machine import find_platform
 from roco_caption.core.progress import is_unattended
-from roco_caption.data.images import read_with_note
+from roco_caption.data.images import ImageError, read_with_note
 from roco_caption.decoder.word_maps import PIXELS, word_maps
 from roco_caption.features.table import arrays_of
 from roco_caption.scores.baselines import neighbours
@@ -47,13 +47,21 @@ def explain(
     nearest images, for a captioner that reranks. Raises as `Captioner.encode` does.
     """
     image = os.path.expanduser(image)
-    pixels, rendering = read_with_note(image, PIXELS)
+    pixels: Any
+    try:
+        pixels, rendering = read_with_note(image, PIXELS)
+    except ImageError:
+        if features is None:
+            raise
+        pixels, rendering = image, ""  # drawn as one that cannot be decoded
     features = captioner.encode([image]) if features is None else features
     (captions,) = captioner.best_captions(features, 3)
     best = captions[0].text
     nearest, note = pd.DataFrame(), ""
     if train is not None and train_features is not None:
-        nearest = train.iloc[neighbours(train_features, arrays_of(features)[0], 3)[0]]
+        most = 3 * int(train.id.value_counts().max())  # a row for each caption of an image
+        nearest = train.iloc[neighbours(train_features, arrays_of(features)[0], most)[0]]
+        nearest = nearest[~nearest.id.duplicated()][:3]
         images = "images" if reference else "training images"  # a reference: from the same data set
         note = f"Synthetic {images}, drawn by this notebook" if synthetic else ""
     shown = [image_beside(pixels, best, reference, rendering, nearest, note)]

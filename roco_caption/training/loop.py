@@ -56,7 +56,8 @@ def train(
     Whole captions are trained in one pass, those without images beside the others, with AdamW and a
     cosine decay of the learning rate to zero. Stopped at any moment, the next call continues with
     the same batches, dropout and optimizer state; finished, the next call reuses the result. A
-    damaged state is set aside for the one before it. A second process on the folder waits until the
+    damaged state is set aside for the one before it. After an interrupt the decoder has the best
+    weights so far. A second process on the folder waits until the
     first is done.
 
     Args:
@@ -78,6 +79,7 @@ def train(
         UserError: the loss is no longer finite, out of memory, a file cannot be written, or the
             folder holds a training with other settings.
     """
+    decoder.weights_file = ""
     settings = identify(decoder, training, validation, **schedule)
     model, steps = decoder.every_word, _steps(training, settings)
     if decoder.untrained is None:
@@ -105,6 +107,7 @@ def train(
         if not progress.finished:
             replace(run, folder=place).go_on(progress)
         load_best(model, place, progress)
+        decoder.weights_file = progress.weights_file
         if place != folder:
             replace_run(folder)
         replicas.follow_weights(model.weights)
@@ -160,7 +163,15 @@ class _Run:
             ):
                 variable.assign(value)
         rated = {name: getattr(self, name).rated(decoder) for name in ("training", "validation")}
-        replace(self, **rated)._go_on(progress)
+        try:
+            replace(self, **rated)._go_on(progress)
+        except KeyboardInterrupt:
+            if self.replicas.chief and progress.weights:
+                load_best(self.model, self.folder, progress)
+                decoder.weights_file = progress.weights_file
+                print(f"Stopped in epoch {progress.epoch + 1}. The decoder has its best weights so "
+                      "far. Run this cell again to go on.")  # fmt: skip
+            raise
 
     def _go_on(self, progress: Progress) -> None:
         epochs, batch_size = progress.settings["epochs"], progress.settings["batch_size"]

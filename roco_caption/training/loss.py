@@ -1,9 +1,9 @@
 """The loss of a batch of captions, without the logits of all its words at once.
 
-With 12,109 words, about ROCO's size, the logits of 256 captions take 273 MB, and each pass over them waits
-for memory. So the last layer, softmax, loss and gradients are computed for a block of words at a
-time, which the processor's cache holds, and for words that count only; on GPUs the same idea is
-known from Hsu et al. 2024, "Liger Kernel", and Wijmans et al. 2024, "Cut Your Losses".
+With 12,109 words, about ROCO's size, the logits of 256 captions take 273 MB, and each pass over
+them waits for memory. So the last layer, softmax, loss and gradients are computed for a block of
+words at a time, which the processor's cache holds, and for words that count only; on GPUs the same
+idea is known from Hsu et al. 2024, "Liger Kernel", and Wijmans et al. 2024, "Cut Your Losses".
 """
 
 from typing import Any

@@ -194,7 +194,7 @@ def _column(folder: Path, name: str, column: str) -> Sequence[float]:
 
 def zip_run(folder: str | os.PathLike) -> Path:
     """Write a run's files to `<folder>.zip` beside it, without runs below it or resuming states."""
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     path = folder.with_name(f"{folder.name}.zip")
     parts = STATE, PREVIOUS, RETRAINING, "tensorboard"
     files = [f for f in sorted(folder.rglob("*")) if f.is_file() and not f.name.startswith(".")]

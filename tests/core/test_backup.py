@@ -164,3 +164,15 @@ def test_a_file_that_is_being_replaced_stays_in_the_copy(places, monkeypatch):
     monkeypatch.setattr(backup, "_files", lambda place: files(place) if place == copy else {})
     backup._update(folder, copy, known)
     assert (copy / "state").read_text() == "old"
+
+
+def test_what_is_gone_at_a_blocks_end_is_gone_from_the_copy(places):
+    """Else unfinished parts come back in each later session."""
+    folder, drive = places
+    with backed_up(folder, drive):
+        (folder / "parts").mkdir()
+        (folder / "parts" / "1.pkl").write_text("half")
+    with backed_up(folder, drive):
+        (folder / "parts" / "1.pkl").unlink()
+        (folder / "whole.pkl").write_text("all")
+    assert names(drive) == ["whole.pkl"]

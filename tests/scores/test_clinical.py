@@ -1,3 +1,4 @@
+import math
 from decimal import Decimal
 from pathlib import Path
 
@@ -108,9 +109,20 @@ def test_region(caption, region):
 
 
 def share(reference, hypothesis, slip):
-    rates = slips([reference], [hypothesis])
+    rates = slips([reference, "The brain"], [hypothesis, ""])  # the second makes them English
     assert set(rates.index) == {"modality", "side", "negation", "number"}
-    return rates.fillna(0)[slip]  # NaN: the reference names none
+    return 2 * rates.fillna(0)[slip]  # NaN: the reference names none
+
+
+@pytest.mark.parametrize(
+    ("reference", "hypothesis"),
+    [
+        ("Opacidade no lobo superior direito.", "Opacidade no lobo superior direito."),
+        ("Kein Pleuraerguss.", "Pleuraerguss."),
+    ],
+)
+def test_negations_are_not_assessed_in_other_languages(reference, hypothesis):
+    assert math.isnan(slips([reference], [hypothesis])["negation"])
 
 
 @pytest.mark.parametrize(

@@ -301,6 +301,21 @@ def test_an_image_that_cannot_be_decoded_is_named(train, tmp_path, content):
         explain(FakeCaptioner(), *train, tmp_path / "mine.png")
 
 
+def test_with_features_it_is_captioned_all_the_same(train, tmp_path):
+    (tmp_path / "mine.png").write_bytes(b"rubbish")
+    features = np.array([[255, 0, 0]], np.float32)
+    figure, _ = explain(FakeCaptioner(), *train, tmp_path / "mine.png", features=features)
+    assert "cannot be decoded" in texts(figure) and "axial ct" in texts(figure)
+
+
+def test_the_nearest_images_of_several_captions_each_are_three_images(train, tmp_path):
+    frame, features = train
+    rows = np.repeat(np.arange(5), 4)
+    figure, _ = explain(FakeCaptioner(), frame.iloc[rows], features[rows], tmp_path / "0.png")
+    nearest = [text for text in texts(figure) if text.startswith("caption ")]
+    assert nearest == ["caption 0", "caption 3", "caption 4"]
+
+
 def test_without_jinja2_the_captions_are_a_plain_table(train, tmp_path, monkeypatch):
     def style(table):
         raise ImportError("Styler requires jinja2")
