@@ -118,7 +118,7 @@ def sampled_cases(n: int, cases: Sequence[Any] | None) -> np.ndarray:
         return sampled(n, SAMPLE)
     codes = pd.factorize(np.asarray(cases))[0]
     sizes = np.bincount(codes)
-    order = np.random.default_rng(0).permutation(len(sizes))
+    order = np.random.default_rng(0).permutation(np.flatnonzero(sizes <= SAMPLE))
     taken = order[np.cumsum(sizes[order]) <= SAMPLE]
     rows = np.flatnonzero(np.isin(codes, taken))
     return rows if len(rows) else sampled(n, SAMPLE)

@@ -241,4 +241,6 @@ def test_regressions_are_fitted_to_whole_cases(monkeypatch):
     assert set(cases[rows]).isdisjoint(np.delete(cases, rows))
     assert concepts.sampled_cases(90, None).tolist() == (np.arange(20) * 90 // 20).tolist()
     assert len(concepts.sampled_cases(90, np.zeros(90))) == 20  # one case
+    cases = np.repeat([0, 1, 2, 3], [60, 10, 10, 10])  # the first fits nowhere
+    assert set(cases[concepts.sampled_cases(90, cases)]) < {1, 2, 3}
     assert concepts.sampled_cases(9, None).tolist() == [*range(9)]
