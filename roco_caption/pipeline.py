@@ -33,7 +33,7 @@ from roco_caption.search.rerank import Consensus, match_length
 from roco_caption.text.tokenizer import CaptionTokenizer
 from roco_caption.training import runs
 from roco_caption.training.captions import CaptionData
-from roco_caption.training.checkpoint import member_folder
+from roco_caption.training.checkpoint import RETRAINING, member_folder
 from roco_caption.training.loop import identify, train
 
 FEW_STEPS = 200  # after fewer, captions are words in no order
@@ -240,8 +240,7 @@ def train_decoder(
 
     Args:
         decoder: of `make_decoder`.
-        inputs, words: what it is trained and validated on.
-        folder: of the run.
+        inputs, words, folder: what it is trained and validated on, and the run's folder.
         callbacks: called with the row of every epoch, see `train`; TensorBoard's is added.
         retrain, precision, strategy: of `train`.
         schedule: the fields of `Schedule`; `seed` is the first member's.
@@ -256,9 +255,11 @@ def train_decoder(
     if steps < FEW_STEPS:
         print(f"WARNING: this training has only {steps} steps. For captions that make sense, raise "
               "EPOCHS or lower BATCH_SIZE.")  # fmt: skip
-    for k, options in enumerate(_schedules(decoder, schedule)):
-        place = member_folder(folder, k)
-        options |= {"retrain": retrain, "precision": precision, "strategy": strategy}
+    places = [member_folder(folder, k) for k in range(len(decoder.members))]
+    begun = [k for k, place in enumerate(places) if (place / RETRAINING).exists()]
+    for k, (place, options) in enumerate(zip(places, _schedules(decoder, schedule), strict=True)):
+        again = retrain and k >= min(begun, default=0)  # those before are retrained already
+        options |= {"retrain": again, "precision": precision, "strategy": strategy}
         options["callbacks"] = [tensorboard(place / "tensorboard"), *callbacks]
         learn, tune = _caption_data(decoder.members[k], inputs, words, k)
         histories.append(train(decoder.members[k], learn, tune, place, **options))

@@ -153,6 +153,28 @@ def test_a_decoder_that_is_not_the_runs_never_replaces_its_captioner(made, tmp_p
     assert loaded_captions(made, tmp_path) == captions
 
 
+def test_retraining_an_ensemble_goes_on_with_the_member_that_was_stopped(tmp_path):
+    inputs, words, decoder, _ = run(tmp_path, members=2)
+    names = [tmp_path / "captioner.weights.h5", tmp_path / "member2" / "captioner.weights.h5"]
+    calls = []
+
+    def stop_in_the_second(row):
+        calls.append(row["epoch"])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    options = {"epochs": 2, "retrain": True}
+    arguments = decoder, inputs, words, tmp_path
+    earlier = [path.stat().st_mtime_ns for path in names]
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.train_decoder(*arguments, callbacks=[stop_in_the_second], **options)
+    stopped = [path.stat().st_mtime_ns for path in names]
+    assert stopped[0] > earlier[0] and stopped[1] == earlier[1]
+    pipeline.train_decoder(*arguments, **options)
+    done = [path.stat().st_mtime_ns for path in names]
+    assert done[0] == stopped[0] and done[1] > stopped[1]
+
+
 def test_words_of_other_captions_and_decoders_of_other_features_are_refused(made, tmp_path):
     _, words, decoder = made
     frames, features = toy_data()
