@@ -73,7 +73,7 @@ def test_a_saved_ensemble_says_the_same_and_misses_a_lost_member(tmp_path):
         folder = member_folder(tmp_path, k)
         folder.mkdir(exist_ok=True)
         member.every_word.save_weights(folder / WEIGHTS)
-        seal(folder / WEIGHTS)
+        member.weights_file = seal(folder / WEIGHTS)
     both.save(tmp_path)
     size = both.decoder.members[0].next_word.inputs[0].shape[1]
     vectors = np.random.default_rng(0).normal(size=(7, size)).astype(np.float32)

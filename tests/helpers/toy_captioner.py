@@ -5,6 +5,7 @@ import keras
 from roco_caption.decoder.model import build_decoder
 from roco_caption.search.captioner import Captioner, Search
 from roco_caption.text.tokenizer import CaptionTokenizer
+from roco_caption.training.checkpoint import Progress, save_best
 
 CAPTIONS = ["axial ct shows a large left mass", "chest radiograph shows no mass"] * 2
 
@@ -33,3 +34,11 @@ def make(encoder=ENCODER, **more) -> Captioner:
     keras.utils.set_random_seed(0)
     decoder = build_decoder(**sizes)
     return Captioner(decoder, tokenizer, encoder=encoder, search=Search(beams=2))
+
+
+def save_trained(captioner: Captioner, folder) -> None:
+    """Save a captioner and its weights, as after a training."""
+    progress = Progress({})
+    save_best(captioner.decoder.every_word, folder, progress)
+    captioner.decoder.weights_file = progress.weights_file
+    captioner.save(folder)

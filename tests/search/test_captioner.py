@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pytest
 from helpers.dicom_files import write_dicom
-from helpers.toy_captioner import CAPTIONS, ENCODER, make, tiny_encoder
+from helpers.toy_captioner import CAPTIONS, ENCODER, make, save_trained, tiny_encoder
 from PIL import Image
 
 from roco_caption.core.errors import UserError
@@ -25,7 +25,7 @@ from roco_caption.search import captioner as module
 from roco_caption.search.captioner import Captioner, Search
 from roco_caption.search.rerank import Consensus
 from roco_caption.text.tokenizer import CaptionTokenizer
-from roco_caption.training.checkpoint import WEIGHTS, Progress, save_best
+from roco_caption.training.checkpoint import WEIGHTS
 
 
 @pytest.fixture
@@ -33,8 +33,7 @@ def saved(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "build_encoder", tiny_encoder)
     monkeypatch.setattr(module, "ROWS", 4)
     captioner = make()
-    save_best(captioner.decoder.every_word, tmp_path, Progress({}))
-    captioner.save(tmp_path)
+    save_trained(captioner, tmp_path)
     return captioner, tmp_path
 
 
@@ -302,8 +301,7 @@ def test_a_loaded_captioner_gives_the_captions_of_its_run(tmp_path, monkeypatch,
     rng = np.random.default_rng(0)
     for weight in captioner.decoder.every_word.trainable_variables:
         weight.assign(rng.normal(size=weight.shape))  # so that captions differ
-    save_best(captioner.decoder.every_word, tmp_path, Progress({}))
-    captioner.save(tmp_path)
+    save_trained(captioner, tmp_path)
     in_run = captioner.caption_features(features.select(list(paths)))
     assert len(set(in_run)) > 90
     loaded = Captioner.load(tmp_path)
@@ -357,8 +355,7 @@ def own_weights(tmp_path, monkeypatch):
     identity = describe("vgg16", **requested)["weights"]
     encoder = ENCODER | {"weights": identity, "requested": requested}
     captioner = make(encoder)
-    save_best(captioner.decoder.every_word, Path("run"), Progress({}))
-    captioner.save("run")
+    save_trained(captioner, Path("run"))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     return tmp_path
@@ -394,7 +391,7 @@ def test_other_weights_and_weights_without_use_are_refused(own_weights, saved):
     with pytest.raises(UserError, match=r"random seed 4.*other\.h5"):
         Captioner.load(saved[1], weights="other.h5")
     captioner = make({"name": "given.npz", "layer": "given", "weights": "sha256 1"})
-    captioner.save(saved[1])
+    save_trained(captioner, saved[1])
     with pytest.raises(UserError, match="has no encoder"):
         Captioner.load(saved[1], weights="other.h5")
 
@@ -416,9 +413,8 @@ def test_the_newest_run_below_a_folder_is_taken_and_named(saved, tmp_path, capsy
     captioner = saved[0]
     root = tmp_path / "checkpoints"
     for age, name in enumerate(["new", "group/middle", "old"]):
-        save_best(captioner.decoder.every_word, root / name, Progress({}))
         captioner.search = Search(beams=4 + age)
-        captioner.save(root / name)
+        save_trained(captioner, root / name)
         os.utime(root / name / "captioner.json", (9e8 - age, 9e8 - age))
     write_json(root / "new" / "settings.json", {"captions": {"train": 1234}}, sealed=True)
     (root / "unfinished").mkdir()
@@ -448,9 +444,8 @@ def test_of_a_run_and_those_below_it_the_newest_is_taken(saved, tmp_path, capsys
     captioner, outer = saved[0], tmp_path / "chosen"
     beams = {outer: 4} | ({outer / below: 5} if below else {})
     for age, folder in enumerate(beams):
-        save_best(captioner.decoder.every_word, folder, Progress({}))
         captioner.search = Search(beams=beams[folder])
-        captioner.save(folder)
+        save_trained(captioner, folder)
         age = -age if newest == "inner" else age
         os.utime(folder / "captioner.json", (9e8 - age, 9e8 - age))
     expected = outer / below if below and newest == "inner" else outer

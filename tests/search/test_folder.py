@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.dicom_files import write_dicom
-from helpers.toy_captioner import make, tiny_encoder
+from helpers.toy_captioner import make, save_trained, tiny_encoder
 from PIL import Image
 
 from roco_caption import __main__ as command_line
@@ -18,7 +18,6 @@ from roco_caption.core.errors import OutOfMemory, UserError
 from roco_caption.search import captioner as module
 from roco_caption.search.captioner import Caption, Captioner, Search
 from roco_caption.search.folder import image_files
-from roco_caption.training.checkpoint import Progress, save_best
 
 
 def draw(path, grey=100):
@@ -189,8 +188,7 @@ def test_what_concerns_all_images_is_raised(folder, captioner):
 @pytest.fixture
 def run(captioner, tmp_path):
     folder = tmp_path / "checkpoints" / "toy-1"
-    save_best(captioner.decoder.every_word, folder, Progress({}))
-    captioner.save(folder)
+    save_trained(captioner, folder)
     return folder
 
 
