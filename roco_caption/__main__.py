@@ -77,11 +77,16 @@ def _demo(options: argparse.Namespace) -> int:
         os.environ["GRADIO_TEMP_DIR"] = folder  # which no other user can read
         load_gradio()
         captioner = _captioner(options)
-        record = options.run / "settings.json"
-        phantoms = record.exists() and str(read_json(record).get("data")).startswith("phantoms-")
-        page = demo(captioner, synthetic=phantoms, port=options.port, share=options.share)
+        synthetic = _is_synthetic(options.run)
+        page = demo(captioner, synthetic=synthetic, port=options.port, share=options.share)
         page.block_thread()
     return 0
+
+
+def _is_synthetic(run: Path) -> bool:
+    """Return whether a run was trained on phantoms."""
+    record = run / "settings.json"
+    return record.exists() and str(read_json(record).get("data")).startswith("phantoms-")
 
 
 def _caption(options: argparse.Namespace) -> int:
@@ -95,6 +100,9 @@ def _caption(options: argparse.Namespace) -> int:
         raise UserError(f"{out} needs openpyxl. Run `pip install openpyxl`, or name a .csv file.")
     files = image_files(*options.images)
     captioner = _captioner(options)
+    if _is_synthetic(options.run):
+        print("WARNING: This captioner was trained only on synthetic images: its captions of real "
+              "images are meaningless.", file=sys.stderr)  # fmt: skip
     from roco_caption.search.captioner import BATCH
 
     if options.beams is not None:

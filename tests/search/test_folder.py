@@ -211,6 +211,15 @@ def test_a_command_writes_a_table(run, folder, tmp_path, capsys, captioner):
     )
 
 
+@pytest.mark.parametrize(("data", "warned"), [("phantoms-9-9-9-seed1", True), ("roco", False)])
+def test_a_run_on_phantoms_says_that_its_captions_mean_nothing(
+    run, folder, tmp_path, capsys, data, warned
+):
+    (run / "settings.json").write_text(f'{{"data": "{data}"}}')
+    command(folder, "--run", run, "--out", tmp_path / "captions.csv")
+    assert ("captions of real images are meaningless" in capsys.readouterr().err) == warned
+
+
 @pytest.mark.parametrize("name", ["captions.tsv", "Befunde.XLSX", "a.xlsx"])
 def test_a_table_that_excel_opens_in_columns(run, folder, tmp_path, capsys, captioner, name):
     draw(folder / "Röntgen.png", 77)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.dicom_files import SECRET, write_dicom
-from helpers.toy_captioner import make, tiny_encoder
+from helpers.toy_captioner import make, save_trained, tiny_encoder
 from PIL import Image
 
 from roco_caption import __main__ as command_line
@@ -19,7 +19,6 @@ from roco_caption.search import captioner as module
 from roco_caption.search.rerank import Consensus
 from roco_caption.show import demo as demo_module
 from roco_caption.show.demo import GRADIO, demo, load_gradio
-from roco_caption.training.checkpoint import Progress, save_best
 
 ROOT = Path(__file__).parents[2]
 
@@ -165,8 +164,7 @@ def test_the_command_serves_the_newest_run_and_removes_its_folder(
     uploads, captioner, tmp_path, monkeypatch, data, synthetic
 ):
     folder = tmp_path / "checkpoints" / "toy-1"
-    save_best(captioner.decoder.every_word, folder, Progress({}))
-    captioner.save(folder)
+    save_trained(captioner, folder)
     (folder / "settings.json").write_text(f'{{"data": "{data}"}}')
     served = []
 
