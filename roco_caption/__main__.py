@@ -66,6 +66,9 @@ def _captioner(options: argparse.Namespace) -> Any:
         options.run = run_of(options.run)
         captioner = Captioner.load(options.run / BUNDLE, options.weights)
         captioner.encoder_model  # noqa: B018  what it lacks is noticed now
+    if _is_synthetic(options.run):
+        print("WARNING: This captioner was trained only on synthetic images: its captions of real "
+              "images are meaningless.", file=sys.stderr)  # fmt: skip
     return captioner
 
 
@@ -100,9 +103,6 @@ def _caption(options: argparse.Namespace) -> int:
         raise UserError(f"{out} needs openpyxl. Run `pip install openpyxl`, or name a .csv file.")
     files = image_files(*options.images)
     captioner = _captioner(options)
-    if _is_synthetic(options.run):
-        print("WARNING: This captioner was trained only on synthetic images: its captions of real "
-              "images are meaningless.", file=sys.stderr)  # fmt: skip
     from roco_caption.search.captioner import BATCH
 
     if options.beams is not None:
