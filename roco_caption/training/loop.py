@@ -57,8 +57,7 @@ def train(
     cosine decay of the learning rate to zero. Stopped at any moment, the next call continues with
     the same batches, dropout and optimizer state; finished, the next call reuses the result. A
     damaged state is set aside for the one before it. After an interrupt the decoder has the best
-    weights so far. A second process on the folder waits until the
-    first is done.
+    weights so far. A second process on the folder waits until the first is done.
 
     Args:
         decoder: of `build_decoder`, its scaler fitted.
