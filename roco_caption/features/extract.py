@@ -53,7 +53,8 @@ def extract_features(
     """
     weights, folder = weights_path(weights), Path(folder).expanduser()
     header = describe(encoder, weights, seed, with_grid=with_grid)
-    label = {"imagenet": "imagenet", "random": f"random-{seed}"}.get(weights, Path(weights).stem)
+    of_file = f"{Path(weights).stem}-{header['weights'].split()[-1][:8]}"  # of its SHA-256
+    label = {"imagenet": "imagenet", "random": f"random-{seed}"}.get(weights, of_file)
     layers = [header[key] for key in ("layer", "grid") if key in header]
     stem = "-".join([encoder, *layers, label])
     caches = [

@@ -322,8 +322,19 @@ def test_weights_and_folder_may_begin_at_home_or_be_relative(tmp_path, tiny, mon
     for weights in ("w/eff.weights.h5", "~/w/eff.weights.h5", absolute):
         made = extract(images, "~/roco", weights=weights)
         assert made.encoder["requested"] == {"weights": absolute, "seed": 0}
-    assert [path.name for path in tmp_path.rglob("*.pkl")] == ["vgg16-fc2-eff.weights.pkl"]
+    caches = [path.name for path in tmp_path.rglob("*.pkl")]
+    assert caches == ["vgg16-fc2-eff.weights-9a129038.pkl"]
     assert not (tmp_path / "~").exists()
+
+
+def test_weights_files_of_one_name_have_a_cache_each(tmp_path, tiny):
+    images = make_images(tmp_path / "images", 2)
+    for k in (1, 2, 1):
+        file = tmp_path / f"w{k}" / "model.weights.h5"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"weights" * k)
+        assert extract(images, tmp_path / "roco", weights=str(file)).ids == list(images)
+    assert len(list(tmp_path.rglob("*.pkl"))) == 2
 
 
 def test_parts_left_by_a_killed_run_are_joined_without_an_encoder(tmp_path, tiny, monkeypatch):
