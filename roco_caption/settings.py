@@ -66,9 +66,11 @@ def read_settings(names: dict[str, Any]) -> None:
                 f"CHECKPOINT_DIR must be a folder apart from {name} ({place}), got {run!r}: "
                 "otherwise the run's files mix with those there. Choose an empty folder elsewhere."
             )
-    if names.get("IMAGE") and names.get("FEATURES_FILE"):
+    given = [name for name in ("FEATURES_FILE", "GRID_FILE") if names.get(name)]
+    given = given if names.get("ATTENTION") else given[: "FEATURES_FILE" in given]
+    if names.get("IMAGE") and given:
         problems["IMAGE"] = (
-            "IMAGE needs an encoder, and with FEATURES_FILE there is none. Set IMAGE to ''."
+            f"IMAGE needs an encoder, and with {given[0]} there is none. Set IMAGE to ''."
         )
     if problems:
         raise UserError("\n".join(problems.values()))

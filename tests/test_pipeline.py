@@ -1,6 +1,7 @@
 """The stages of the notebook, and that other ways through them make the same decoder."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from roco_caption.decoder.model import build_decoder, fit_scalers
 from roco_caption.features.table import Features, LazyRows, mean_image, select_inputs
 from roco_caption.scale import train as scale
 from roco_caption.search import compare
+from roco_caption.search.bundle import export_keras
 from roco_caption.search.captioner import Captioner
 from roco_caption.show import plots
 
@@ -148,7 +150,7 @@ def test_a_decoder_that_is_not_the_runs_never_replaces_its_captioner(made, tmp_p
             pipeline.train_decoder(decoder, inputs, words, tmp_path, epochs=3, **stop)
     else:
         made = inputs, words, pipeline.make_decoder(inputs, words, **SIZES)
-    with pytest.raises(UserError, match=r"captioner\.weights\.h5 has other weights.*training cell"):
+    with pytest.raises(UserError, match=r"does not have this captioner's weights.*training cell"):
         saved_captioner(made, tmp_path)
     assert loaded_captions(made, tmp_path) == captions
 
@@ -197,6 +199,76 @@ def test_words_of_other_captions_and_decoders_of_other_features_are_refused(made
         with pytest.raises(UserError, match=r"features have changed.*make_decoder"):
             stage()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("changed", ["min_frequency", "longer", "shorter", "attention", "grids"])
+def test_decoders_of_other_settings_are_refused_wherever_they_are_used(tmp_path, changed):
+    frames, features = toy_data()
+    inputs = select_inputs(frames, features, attention=changed == "grids")
+    options = {"min_frequency": 1, "max_words": 8}
+    words = pipeline.index_words(inputs.frames, **options)
+    decoder = pipeline.make_decoder(inputs, words, **SIZES)
+    options |= {"min_frequency": {"min_frequency": 6}, "longer": {"max_words": 9},
+                "shorter": {"max_words": 3}}.get(changed, {})  # fmt: skip
+    if changed == "grids":
+        grid = LazyRows(features.grid.values[::-1].copy(), features.grid.rows, identity="other")
+        inputs = select_inputs(frames, replace(features, grid=grid), attention=True)
+    elif changed == "attention":
+        inputs = select_inputs(frames, features, attention=True)
+    words = pipeline.index_words(inputs.frames, **options)
+    what = "features" if changed in ("attention", "grids") else "words"
+    for stage in (
+        lambda: pipeline.run_folder(tmp_path, "x", decoder, inputs, words, epochs=1),
+        lambda: pipeline.train_decoder(decoder, inputs, words, tmp_path, epochs=1),
+        lambda: pipeline.make_captioner(decoder, inputs, words),
+    ):
+        with pytest.raises(UserError, match=f"{what} have changed.*make_decoder"):
+            stage()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_training_is_not_that_of_other_patients(tmp_path):
+    frames, features = toy_data()
+    frames = {split: frame.assign(id=frame.id.str[4:]) for split, frame in frames.items()}
+    features = replace(features, ids=[name[4:] for name in features.ids])
+    folders = []
+    for patients in (None, [f"P{i // 3}" for i in range(36)], [f"Q{i // 3}" for i in range(36)]):
+        if patients:
+            frames["train"]["case"] = patients
+        inputs = select_inputs(frames, features)
+        words = pipeline.index_words(inputs.frames, min_frequency=1, max_words=8)
+        decoder = pipeline.make_decoder(inputs, words, **SIZES)
+        folders += [pipeline.run_folder(tmp_path, "x", decoder, inputs, words, epochs=1)]
+    assert folders[0] != folders[1] == folders[2]  # their names do not matter
+
+
+@pytest.mark.parametrize("missing", ["captioner.weights.h5", "member2/captioner.weights.h5"])
+def test_a_captioner_is_not_saved_without_its_weights(tmp_path, missing):
+    inputs, words, decoder, _ = run(tmp_path, members=2)
+    (tmp_path / missing).unlink()
+    with pytest.raises(UserError, match="does not have this captioner's weights.*training cell"):
+        saved_captioner((inputs, words, decoder), tmp_path)
+    assert not (tmp_path / "captioner.json").exists()
+
+
+def test_a_run_gets_no_scores_and_no_export_of_another_model(made, tmp_path):
+    inputs, words, decoder = made
+    pipeline.train_decoder(decoder, inputs, words, tmp_path / "a", epochs=1)
+    captioner = pipeline.make_captioner(decoder, inputs, words, beams=2, neighbours=0, match=False)
+    captions = pipeline.caption_test_images(captioner, inputs, tmp_path / "a")
+    others = {"this model": ["another caption", *captions.caption[1:]]}
+    with pytest.raises(UserError, match=r"captions\.csv has other captions.*part 8"):
+        pipeline.score(others, inputs, tmp_path / "a")
+    reversed_test = inputs.frames["test"][::-1].reset_index(drop=True)
+    moved = select_inputs(inputs.frames | {"test": reversed_test}, toy_data()[1])
+    with pytest.raises(UserError, match=r"captions\.csv has other captions.*part 8"):
+        pipeline.score({"this model": list(captions.caption)}, moved, tmp_path / "a")
+    assert not (tmp_path / "a" / "scores.csv").exists()
+    pipeline.score({"this model": list(captions.caption)}, inputs, tmp_path / "a")
+    pipeline.train_decoder(decoder, inputs, words, tmp_path / "b", epochs=2)
+    with pytest.raises(UserError, match="does not have this captioner's weights"):
+        export_keras(captioner, tmp_path / "a" / "decoder.keras")
+    assert not (tmp_path / "a" / "decoder.keras").exists()
 
 
 def test_an_ensemble_is_trained_captions_and_is_scored_as_one(tmp_path):

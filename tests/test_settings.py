@@ -235,12 +235,15 @@ def test_several_files_may_be_below_the_home_folder(names, monkeypatch, tmp_path
         read_settings(names | {"FEATURES_FILE": "~/a.npz,~/c.npz"})
 
 
-def test_an_image_without_an_encoder_is_refused_at_once(names, tmp_path):
+@pytest.mark.parametrize("kind", ["FEATURES_FILE", "GRID_FILE"])
+def test_an_image_without_an_encoder_is_refused_at_once(names, tmp_path, kind):
     Image.new("L", (8, 8)).save(tmp_path / "x.png")
     (tmp_path / "f.npz").touch()
-    given = {"IMAGE": str(tmp_path / "x.png"), "FEATURES_FILE": str(tmp_path / "f.npz")}
-    with pytest.raises(UserError, match="IMAGE needs an encoder"):
+    given = {"IMAGE": str(tmp_path / "x.png"), kind: str(tmp_path / "f.npz"), "ATTENTION": True}
+    with pytest.raises(UserError, match=f"IMAGE needs an encoder, and with {kind} there is none"):
         read_settings(names | given)
+    if kind == "GRID_FILE":  # unused without attention
+        read_settings(names | given | {"ATTENTION": False})
 
 
 def test_a_whole_learning_rate_can_be_overridden_by_another(names, monkeypatch):

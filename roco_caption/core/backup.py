@@ -6,11 +6,11 @@ import contextlib
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from roco_caption.core.errors import UserError, first_line
-from roco_caption.core.files import atomic_path
+from roco_caption.core.files import FULL, atomic_path
 
 SECONDS = 600  # what a disconnect can cost: Drive keeps each replaced file in its trash
 SKIPPED = ".lock", ".tmp", ".previous."  # a copy needs neither locks nor an older state
@@ -64,12 +64,17 @@ def _update(folder: Path, copy: Path, known: set[Path]) -> None:
     """Bring the copy up to date; `known` files, those of the last update, may have gone since."""
     try:
         present = set(_files(folder))
-        for path in known - present:
-            if not (folder / path).exists():  # or it was being replaced
-                _discard(copy / path)
+        gone = {path for path in known - present if not (folder / path).exists()}  # not replaced
+        try:
+            _copy_newer(folder, copy)  # first, as what has gone may be joined into a new file
+        except UserError as error:
+            if getattr(error.__cause__, "errno", None) not in FULL:
+                raise
+            _discard_all(copy, gone)  # to make room
+            _copy_newer(folder, copy)
+        _discard_all(copy, gone)
         known.clear()
         known |= present
-        _copy_newer(folder, copy)
     except (OSError, UserError) as error:
         print(f"WARNING: {folder} could not be copied to {copy} ({first_line(error)}). It is tried "
               "again later.")  # fmt: skip
@@ -117,3 +122,8 @@ def _discard(path: Path) -> None:
     if path.exists():
         os.truncate(path, 0)
         path.unlink()
+
+
+def _discard_all(folder: Path, paths: Iterable[Path]) -> None:
+    for path in paths:
+        _discard(folder / path)

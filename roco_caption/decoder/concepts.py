@@ -77,7 +77,7 @@ class Ratings:
         r2: share of a word's variance that is explained on images left out, float32 (count,).
         tokens: the images' captions, int32 (n, t).
         rows: which of the training images these are, int64 (n,).
-        source: `vectors_digest` of the features that they are ratings of, or "".
+        source: `images_digest` of what they are ratings of, or "".
     """
 
     left_out: np.ndarray

@@ -20,7 +20,7 @@ from roco_caption.decoder.concepts import (  # fmt: skip
 )
 from roco_caption.decoder.layers import LSTM, GridCells, LastWord, WordAttention, open_gates, padded
 from roco_caption.decoder.scaler import FeatureScaler, fit_scaler
-from roco_caption.features.table import arrays_of, vectors_digest
+from roco_caption.features.table import arrays_of, images_digest
 
 BLOCK = 256  # images processed at once
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]
@@ -279,6 +279,7 @@ def fit_scalers(
     captions, int32 (n, t); `cases` the patient or article of each image, see `cases_of`.
     """
     parts, arrays = decoder.members[0].parts, arrays_of(features)
+    source = images_digest(features, cases)
     rows = sampled_cases(len(tokens), cases)
     known = tokens[rows], None if cases is None else np.asarray(cases)[rows]
     scaler, concepts = parts["scaler"], parts.get("concepts_grid")
@@ -295,6 +296,6 @@ def fit_scalers(
             fitted["concepts_grid"] = offset, slopes, of_cells.words
             ratings = ratings.beside(of_cells)
     for member in decoder.members:
-        member.ratings = replace(ratings, rows=rows, source=vectors_digest(arrays[0]))
+        member.ratings = replace(ratings, rows=rows, source=source)
         for name, arrays_of_layer in fitted.items():
             member.parts[name].set_weights(arrays_of_layer)

@@ -180,10 +180,19 @@ def captions_digest(frames: Frames) -> str:
     return digest.hexdigest()
 
 
-def vectors_digest(features: Any) -> str:
-    """Return a checksum that tells features from those of other images or encoders."""
-    rows = np.asarray(features[sampled(len(features), 64)], np.float32)
-    return hashlib.sha256(str(len(features)).encode() + rows.tobytes()).hexdigest()
+def images_digest(features: Any, cases: Sequence[Any] | None = None) -> str:
+    """Return a checksum that tells features, with grids if any, from those of other images, cases
+    or encoders; without reading grids from disk."""
+    digest = hashlib.sha256()
+    for array in arrays_of(features):
+        if isinstance(array, LazyRows):
+            digest.update(array.digest())
+        else:
+            rows = np.asarray(array[sampled(len(array), 64)], np.float32)
+            digest.update(str(len(array)).encode() + rows.tobytes())
+    if cases is not None:
+        digest.update(pd.factorize(np.asarray(cases))[0].astype(np.int64).tobytes())
+    return digest.hexdigest()
 
 
 def to_float16(rows: np.ndarray) -> np.ndarray:
@@ -227,12 +236,25 @@ class Inputs:
         return {split: cases_in(frame) for split, frame in self.frames.items()}
 
     def refuse(self, words: Any, *members: Any) -> None:
-        """Raise a UserError if words or decoders were made for other captions or features."""
+        """Raise a UserError if words or decoders were made for other captions, features or words."""
         if words.source not in ("", captions_digest(self.frames)):
             raise UserError("The captions have changed. Run the cell with `index_words` again.")
-        digest = vectors_digest(self.vectors["train"])
-        if any(member.ratings and member.ratings.source not in ("", digest) for member in members):
-            raise UserError("The features have changed. Run the cell with `make_decoder` again.")
+        size = words.tokenizer.vocab_size, words.tokenizer.max_words + 1
+        for member in members:
+            changed, known = "", member.ratings
+            if known and known.source not in ("", self._digest):
+                changed = "features"
+            elif size != (member.sizes["vocab_size"], member.sizes["max_len"]) or (
+                known and not np.array_equal(known.tokens, words.tokens["train"][known.rows])
+            ):
+                changed = "words"
+            if changed:
+                raise UserError(f"The {changed} have changed. Run the cell that makes the decoder "
+                                "(`make_decoder`) and those after it again.")  # fmt: skip
+
+    @cached_property
+    def _digest(self) -> str:
+        return images_digest(self.features["train"], self.cases["train"])
 
     @property
     def references(self) -> Sequence[Any]:

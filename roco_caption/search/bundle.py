@@ -43,14 +43,7 @@ def write_bundle(captioner: Captioner, folder: Path) -> None:
 
     UserError if the folder's weights are not those of the captioner: they would not fit.
     """
-    for k, member in enumerate(captioner.decoder.members):
-        path = member_folder(folder, k) / WEIGHTS
-        if path.exists() and verify(path) != member.weights_file:
-            raise UserError(
-                f"{path} has other weights than this captioner: its training was stopped, or its "
-                "decoder was made again. Run the training cell (`train_decoder`) to its end, then "
-                "this one."
-            )
+    _require_weights(captioner, folder)
     captioner.tokenizer.save(folder / VOCABULARY)
     if captioner.consensus is not None:
         captioner.consensus.save(folder / CONSENSUS)
@@ -66,6 +59,17 @@ def write_bundle(captioner: Captioner, folder: Path) -> None:
         "coherence": asdict(captioner.coherence) if captioner.coherence else None,
     }
     write_json(folder / BUNDLE, bundle, sealed=True)
+
+
+def _require_weights(captioner: Captioner, folder: Path) -> None:
+    for k, member in enumerate(captioner.decoder.members):
+        path = member_folder(folder, k) / WEIGHTS
+        if not (path.exists() and member.weights_file and verify(path) == member.weights_file):
+            raise UserError(
+                f"{path} does not have this captioner's weights: its training was stopped, or its "
+                "decoder was made again. Run the training cell (`train_decoder`) to its end, then "
+                "this one."
+            )
 
 
 def read_bundle(folder: Path) -> tuple[Any, ...]:
@@ -201,6 +205,8 @@ def export_keras(captioner: Captioner, path: str | os.PathLike) -> Path:
     path = Path(path).expanduser()
     if path.suffix != ".keras":
         raise UserError(f"Keras' own format needs a path that ends in .keras, got {path}.")
+    if (path.parent / WEIGHTS).exists():  # a run's folder
+        _require_weights(captioner, path.parent)
     with chatter_left_out(), atomic_path(path, ending=".keras") as written:
         plain_model(captioner.decoder).save(written)
         with zipfile.ZipFile(written, "a") as archive:

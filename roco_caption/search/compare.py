@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from roco_caption.core.errors import UserError
 from roco_caption.core.files import write_text
 from roco_caption.features.table import Inputs, mean_image
 from roco_caption.scores import baselines
@@ -17,6 +18,7 @@ from roco_caption.scores.table import score_table
 from roco_caption.search.beam import Search
 from roco_caption.search.captioner import Captioner
 
+CAPTIONS = "captions.csv"  # of a run
 SHUFFLED = "images shuffled (mean of 5)"
 
 
@@ -30,7 +32,7 @@ def caption_test_images(
     captions = inputs.frames["test"][["id", "caption"]].rename(columns={"caption": "reference"})
     captions[["caption", "log_probability"]] = captioner.caption_features(inputs.features["test"])
     captions = captions.join(coherence(list(inputs.frames["train"].caption), captions.caption))
-    write_text(Path(folder) / "captions.csv", captions.to_csv(index=False))
+    write_text(Path(folder) / CAPTIONS, captions.to_csv(index=False))
     return captions
 
 
@@ -63,8 +65,19 @@ def caption_by_baselines(
 def score(
     systems: Mapping[str, Any], inputs: Inputs, folder: str | os.PathLike, *, seed: int = 1
 ) -> pd.DataFrame:
-    """Score systems with `score_table`, and write `scores.csv`, with columns for `coherence`."""
-    known = list(inputs.frames["train"].caption)
+    """Score systems with `score_table`, and write `scores.csv`, with columns for `coherence`.
+
+    UserError if the run's folder has the captions of another model or other images.
+    """
+    known, path = list(inputs.frames["train"].caption), Path(folder) / CAPTIONS
+    if path.exists():
+        written = pd.read_csv(path, dtype=str, keep_default_na=False)
+        same = [*written.id] == [*inputs.frames["test"].id.astype(str)]
+        if not same or [*written.caption] != [*next(iter(systems.values()))]:
+            raise UserError(
+                f"{path} has other captions than those to be scored. Run the cells from part 8 on "
+                "(`make_captioner`) again."
+            )
     table = score_table(
         inputs.references, systems, groups=inputs.cases["test"], seed=seed, train_captions=known
     )

@@ -47,8 +47,8 @@ class CaptionData:
             )
 
     def digest(self) -> str:
-        """Return a SHA-256 of features, tokens and texts, in hexadecimal."""
-        digest = hashlib.sha256()
+        """Return a SHA-256 of features, cases, tokens and texts, in hexadecimal."""
+        digest = hashlib.sha256(self.ratings.source.encode() if self.ratings else b"")
         for array in (*arrays_of(self.features), self.tokens, self.texts):
             if isinstance(array, LazyRows):
                 digest.update(array.digest())

@@ -72,6 +72,27 @@ def test_it_copies_meanwhile_and_removes_what_is_gone(places, monkeypatch):
     assert names(drive) == ["of another program"]
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_what_was_joined_is_copied_before_its_parts_go_from_the_copy(places, monkeypatch, full):
+    folder, drive = places
+    copy, kept = backup.shutil.copy2, []
+
+    def cut_off(source, target):
+        if source.name == "joined":
+            kept.append(names(drive))
+            if full and len(kept) == 1:
+                raise OSError(28, "No space left", str(target))
+        return copy(source, target)
+
+    monkeypatch.setattr(backup.shutil, "copy2", cut_off)
+    (folder / "part").write_text("x")
+    with backed_up(folder, drive):
+        backup._update(folder, drive, set())
+        (folder / "part").rename(folder / "joined")
+    assert kept == [["part"], []] if full else kept == [["part"]]
+    assert names(drive) == ["joined"]
+
+
 def test_replaced_files_leave_nothing_in_a_trash(places, monkeypatch):
     folder, drive = places
     trash = []
