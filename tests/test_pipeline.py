@@ -246,7 +246,7 @@ def test_a_training_is_not_that_of_other_patients(tmp_path):
 def test_a_captioner_is_not_saved_without_its_weights(tmp_path, missing):
     inputs, words, decoder, _ = run(tmp_path, members=2)
     (tmp_path / missing).unlink()
-    with pytest.raises(UserError, match="does not have this captioner's weights.*training cell"):
+    with pytest.raises(UserError, match=r"does not have this captioner.s weights.*training cell"):
         saved_captioner((inputs, words, decoder), tmp_path)
     assert not (tmp_path / "captioner.json").exists()
 

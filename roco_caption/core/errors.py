@@ -4,7 +4,7 @@ import contextlib
 import math
 import numbers
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 
@@ -35,6 +35,12 @@ def at_least(least: float, **values: Any) -> None:
         if not number or not least <= float(value) < math.inf:
             kind = "a whole number" if whole else "a number"
             raise UserError(f"{name.upper()} must be {kind} of at least {least}, got {value!r}.")
+
+
+def shown(names: Iterable[object], most: int = 20) -> str:
+    """Return the first of some names as a list, for a message."""
+    listed = [f"{str(name)!r:.80}" for name in names]
+    return f"[{', '.join(listed[:most])}{', …' * (len(listed) > most)}]"
 
 
 def first_line(error: Exception) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -22,12 +25,36 @@ def text_of(value: Any) -> str:
     return "" if missing or str(value).strip().lower() in MISSING else str(value)
 
 
+def names_of(cells: pd.Series) -> pd.Series:
+    """Return cells that name images; a ValueError says if they hold the images themselves."""
+    if cells.map(lambda cell: isinstance(cell, dict | bytes | bytearray | np.ndarray | list)).any():
+        raise ValueError(
+            f"the images are in its column {cells.name!r}; save them as files, and their names here"
+        )
+    return cells
+
+
+def unescaped(cell: Any) -> Any:
+    """Return a cell with the line breaks and the like that Excel writes as `_x000D_`."""
+    code = r"_x(00[01][0-9A-F]|005F|007F)_"  # others may be in a file's name
+    return re.sub(code, lambda m: chr(int(m[1], 16)), cell) if isinstance(cell, str) else cell
+
+
+def _listed(cell: Any) -> Any:
+    """Return the texts of a list written as text, such as "['Chest.', 'No effusion.']"."""
+    if isinstance(cell, str) and re.fullmatch(r"""\[\s*(['"]).*\1\s*\]""", cell.strip(), re.S):
+        with suppress(ValueError, SyntaxError):
+            texts = ast.literal_eval(cell.strip())
+            return texts if all(isinstance(text, str) for text in texts) else cell
+    return cell
+
+
 def captions_of(rows: pd.DataFrame, column: str) -> tuple[pd.DataFrame, str]:
     """Return a row per caption, "" for what is no text, and a note on these, for `Table.how`.
 
     Raises a ValueError if no caption is text.
     """
-    lists = rows[column].map(lambda cell: [cell] if isinstance(cell, dict) else cell)
+    lists = rows[column].map(lambda cell: [cell] if isinstance(cell, dict) else _listed(cell))
     rows = rows.assign(**{column: lists.astype(object)}).explode(column, ignore_index=True)
     odd = rows[column][~rows[column].map(lambda cell: isinstance(cell, str) or not text_of(cell))]
     if odd.empty:

@@ -10,14 +10,11 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
-from PIL import Image
 
-from roco_caption.core.errors import UserError
+from roco_caption.core.errors import UserError, shown
 from roco_caption.core.files import HIDDEN, files_below
-from roco_caption.data.dicom import is_dicom
-from roco_caption.data.images import FORMATS
+from roco_caption.data.images import is_image_file
 from roco_caption.data.tables import (
-    EXTENSION,
     READERS,
     UNREAD,
     Table,
@@ -42,22 +39,6 @@ def tables_in(folder: Path) -> list[Path]:
     tables = {*READERS, *UNREAD}  # `read_table` says what to do with those that it cannot read
     named = [path for path in paths if path.suffix.lower() in tables and path.is_file()]
     return [path for path in named if not HIDDEN.search(path.relative_to(folder).as_posix())]
-
-
-def is_image_file(path: Path) -> bool:
-    """Return whether a file is an image by its extension, or else by its content."""
-    if not path.is_file():  # a folder, a pipe, or a link to nowhere
-        return False
-    if EXTENSION.search(path.name):
-        return True
-    if path.suffix.lower() in READERS:
-        return False
-    try:
-        if not is_dicom(path):
-            Image.open(path, formats=FORMATS).close()
-        return True
-    except Exception:  # Pillow raises many kinds for what is no image
-        return False
 
 
 def read_folder(folder: Path, columns: str = "") -> pd.DataFrame:
@@ -85,7 +66,10 @@ def read_folder(folder: Path, columns: str = "") -> pd.DataFrame:
 
 def _split_word(path: str) -> str:
     """Return the split that a path names, as "val/images", "val2017" and "val.csv" do, else ""."""
-    for part in reversed(path.lower().split("/")):
+    parts = path.lower().split("/")[::-1]
+    if whole := [WORDS[part] for part in parts if part in WORDS]:
+        return whole[0]
+    for part in parts:
         words = {WORDS[word] for word in re.split(r"[\W_\d]+", part) if word in WORDS}
         if len(words) == 1:
             return words.pop()
@@ -122,8 +106,10 @@ def _choose_tables(
         beside = _beside(table, folder, files)
         found = {name: match_files(table.rows[name], beside) for name in table.roles["image"]}
         images = {name: {one[0] for one in found[name] if len(one) == 1} for name in found}
-        table.roles["image"] = [max(images, key=lambda name: len(images[name]))]
-        tables.append((images[table.roles["image"][0]], table))
+        files_named = [name for name in images if _are_paths(table.rows[name])]
+        best = max(files_named or images, key=lambda name: len(images[name]))
+        table.roles["image"] = [best]  # running numbers may match other files
+        tables.append((images[best], table))
     if not tables:
         raise UserError(f"{folder} has no table of images and captions. {' '.join(problems[:3])}")
     splits = dict.fromkeys(_split_of(table, folder) for named, table in tables if named)
@@ -135,6 +121,11 @@ def _choose_tables(
             why = f"{table} ({len(named):,} of the images) is not read."
             unread.append((_split_of(table, folder), why))
     return chosen, unread
+
+
+def _are_paths(names: pd.Series) -> bool:
+    """Return whether most of these names have a folder or an image's extension."""
+    return (names.str.contains(r"[\\/]") | (names.map(stem_of) != names)).mean() > 0.5
 
 
 def _largest(tables: list[tuple[set[str], Table]], folder: Path) -> Table:
@@ -186,18 +177,8 @@ def list_rows(table: Table, folder: Path, files: list[str]) -> pd.DataFrame:
     }.items():
         rows.loc[applies, "reason"] = reason
     rows["name"] = names.where((table.misfits == 0) & (names.str.strip() != ""), table.places)
-    for column in table.roles["patient"]:
-        patient = table.rows[column].str.strip()
-        if (
-            not patient.str.contains(r"\d").any()
-            and len(rows) > IMAGES_PER_CASE * patient.nunique()
-        ):
-            print(f"NOTE: column {column!r} of {table.path} names no patients and is ignored.")
-            continue
-        rows["case"] = patient.where(patient != "")
-        if table.sheet and (gaps := rows["case"].isna()).any():
-            rows["case"] = rows["case"].ffill()  # of merged cells only the first has the value
-            print(f"NOTE: {gaps.sum():,} rows of {table.path} get the patient above them.")
+    if (patients := _patients(table)) is not None:
+        rows["case"] = patients
     usable = rows[rows.reason == ""]
     rows.loc[usable.index[usable.duplicated(["file", "caption"])], "reason"] = "listed twice"
     if usable.empty:
@@ -205,10 +186,28 @@ def list_rows(table: Table, folder: Path, files: list[str]) -> pd.DataFrame:
         raise UserError(
             f"No image of {folder} can be used ({rows.reason.value_counts().to_dict()}). "
             f"{advice}Check that its images are unpacked and that its table has captions. {table}. "
-            f"It has the columns {list(table.rows.columns)}. Names in it: {[*names[:2]]}; files: "
-            f"{files[:2]}."
+            f"It has the columns {shown(table.rows.columns)}. Names in it: {shown(names[:2])}; "
+            f"files: {files[:2]}."
         )
     return rows
+
+
+def _patients(table: Table) -> pd.Series | None:
+    """Return each row's patient, by the first column that names them, or None."""
+    for column in table.roles["patient"]:
+        patient = table.rows[column].str.strip()
+        texts = patient[patient != ""]
+        numbered = len(texts) > 0 and texts.str.contains(r"\d").all()
+        if not numbered and len(patient) > IMAGES_PER_CASE * patient.nunique():
+            print(f"NOTE: column {column!r} of {table.path} names no patients and is ignored.")
+            continue
+        cases = patient.where(patient != "")
+        if table.sheet and (gaps := cases.isna()).any():
+            cases = cases.ffill()  # of merged cells only the first has the value
+            print(f"NOTE: {gaps.sum():,} rows of {table.path} get the patient above them.")
+        table.roles["patient"] = [column]
+        return cases
+    return None
 
 
 def _clashing(rows: pd.DataFrame) -> pd.Series:
@@ -282,7 +281,8 @@ def _known_splits(table: Table, rows: pd.DataFrame) -> pd.Series:
             print(f"NOTE: column {column!r} of {table.path} has the words {unknown[:5]}, which "
                   f"name no split. Known are {', '.join(WORDS)}.")  # fmt: skip
         if by_column.any():
-            split = by_column
+            split, table.roles["split"] = by_column, [column]
+            break
         else:
             print(f"NOTE: column {column!r} of {table.path} names no split and is ignored.")
     if split.any():

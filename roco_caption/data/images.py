@@ -6,6 +6,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from roco_caption.core.errors import OutOfMemory
 from roco_caption.core.machine import find_platform
 from roco_caption.data.dicom import ImageError, is_dicom, read_dicom
 from roco_caption.data.levels import colour_to_uint8, limits, to_uint8
+from roco_caption.data.tables import EXTENSION, READERS
 
 # Decoding them takes at most 500 MB and 3 s; more pixels may be a bomb.
 MAX_PIXELS = 40_000_000  # of any format: mammograms have 28 million
@@ -23,6 +25,7 @@ MAX_JPEG_PIXELS = 100_000_000  # decoded at reduced size
 # Not all that Pillow supports: PostScript, for example, is a program that it runs in Ghostscript.
 FORMATS = ("JPEG", "PNG", "GIF", "TIFF", "BMP", "WEBP", "PPM")
 DEEP = ("RGB;16", "RGBA;16", "RGBX;16")  # Pillow reads only the upper 8 bits of these
+WHITE_IS = 262  # a tag of TIFF: 0 if the lowest value is white, as film digitisers write it
 AHEAD = 4  # batches that are decoded while one is used
 HOSTED_THREADS = 16  # in Colab and on Kaggle images may be on a network drive, which answers slowly
 ImageLike = str | os.PathLike | Image.Image | np.ndarray
@@ -72,6 +75,22 @@ def read_with_note(image: ImageLike, size: int = 224) -> tuple[np.ndarray, str]:
         raise ImageError(f"{name} cannot be decoded ({reason}). Replace or remove it.") from error
 
 
+def is_image_file(path: Path) -> bool:
+    """Return whether a file is an image by its extension, or else by its content."""
+    if not path.is_file():  # a folder, a pipe, or a link to nowhere
+        return False
+    if EXTENSION.search(path.name):
+        return True
+    if path.suffix.lower() in READERS:
+        return False
+    try:
+        if not is_dicom(path):
+            Image.open(path, formats=FORMATS).close()
+        return True
+    except Exception:  # Pillow raises many kinds for what is no image
+        return False
+
+
 def _decoded(file: IO[bytes], size: int) -> Image.Image:
     """Decode a file; of `DEEP` ones the upper bytes, then the lower ones as if in other order."""
     upper, raw = _opened(file, size)
@@ -97,7 +116,12 @@ def _opened(file: IO[bytes], size: int, raw: str = "") -> tuple[Image.Image, str
         raw = str(codecs[0][0]) if codecs and codecs[0] else ""
         if pixels > (MAX_DEEP_PIXELS if raw.rstrip("BLN") in DEEP else MAX_JPEG_PIXELS):
             raise ImageError(f"{pixels:,} pixels are too many to decode safely.")
-        return _loaded(image), raw
+        tags = getattr(image, "tag_v2", {})  # of TIFF
+        picture = _loaded(image)
+        if tags.get(WHITE_IS) == 0 and picture.mode[0] in "IF":  # Pillow inverts only 8 bits
+            values = np.asarray(picture, np.float32)
+            picture = Image.fromarray(values.max() - values)
+        return picture, raw
 
 
 def _loaded(image: Image.Image) -> Image.Image:

@@ -18,6 +18,13 @@ def records_of(lines: list[str], parse: Callable) -> list[tuple[int, int, list[s
     return [record for record in records if record[2] and not record[2][0].startswith(HINT)]
 
 
+def escapes_quotes(text: str, separator: str) -> bool:
+    """Return whether quotes within quotes have a backslash before them, and are not doubled."""
+    inner = rf"[^{re.escape(separator)}\r\n\\]"
+    escaped = re.search(rf'{inner}\\"{inner}|{inner} \\"', text)
+    return bool(escaped) and not re.search(rf'{inner}""{inner}', text)
+
+
 def close_quotes(
     lines: list[str], parse: Callable, header: list[str], images: list[str]
 ) -> list[int]:
@@ -36,7 +43,8 @@ def close_quotes(
     while images:
         records, before = records_of(lines, parse), len(closed)
         names = {row[at] for _, _, row in records if len(row) > at}
-        kinds = set(map(_kind, names))
+        kinds = set(map(_kind, names))  # and those of numbers one digit longer
+        kinds |= {kind + "0" for kind in kinds if kind.isdecimal()}
         for start, end, row in records:
             broken = [place for place, cell in enumerate(row) if "\n" in cell]
             if not broken:
@@ -47,7 +55,7 @@ def close_quotes(
                 below = [*below[:-1], first]
             cells = [next(parse([fitting(line)])) for line in below]
             rows = [c for c in cells if len(c) >= width and _kind(c[at]) in kinds]
-            rows = [c for c in rows if _kind(c[at]) != "0" or c[at] not in names]  # no mere list
+            rows = [c for c in rows if not _kind(c[at]).isdecimal() or c[at] not in names]  # a list
             if rows and (len(rows) < len(cells) or len(next(parse([first]))) != width):
                 raise ValueError(f"a quote in line {start + 1} is not closed before the next row")
             if rows:
@@ -59,7 +67,10 @@ def close_quotes(
 
 
 def _kind(name: str) -> str:
-    """Return what names of images have in common: their extension, or else all but numbers."""
+    """Return what names of images have in common: their extension, or else all but numbers; of
+    mere numbers how many digits."""
+    if name.strip().isdecimal():
+        return "0" * len(name.strip())
     extension = re.search(r"\.[a-z]{3,5}$", name.strip().lower())
     number = r"\b[0-9a-f]{4,}\b|\d+"  # hexadecimal as well
     return extension[0] if extension else re.sub(number, "0", name.strip().lower())

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,7 +91,9 @@ def locate_dataset(
 
 def _given(data_dir: str) -> Source:
     place = Path(data_dir).expanduser()
-    root = _containing_all_data(place) or (place if tables_in(place) else None)
+    below = _containing_all_data(place)
+    own = below and below not in (place, place.parent) and any(map(_is_table, place.glob("*.*")))
+    root = place if own else below or (place if tables_in(place) else None)
     if root is None:
         raise UserError(
             f"DATA_DIR is {data_dir!r}, which does not contain all_data/train/radiology, nor a "
@@ -100,6 +103,12 @@ def _given(data_dir: str) -> Source:
     place = root.resolve()  # in the name, so that folders of the same name do not share caches
     name = f"{place.name}-{hashlib.sha256(str(place).encode()).hexdigest()[:6]}"
     return Source(root, name, "Chosen by DATA_DIR; if that is empty, DATA_SOURCE decides.")
+
+
+def _is_table(path: Path) -> bool:
+    with suppress(UserError):
+        return path in tables_in(path.parent) and bool(read_table(path))
+    return False
 
 
 def _attached() -> Source:

@@ -29,7 +29,8 @@ def complete_splits(rows: pd.DataFrame, seed: int) -> pd.Series:
     if len(sizes) <= len(missing):
         raise UserError(
             f"{len(sizes)} {unit}s are too few to train on and to hold out images for test and "
-            f"validation. Give {len(missing) + 1} at least, or name their split."
+            f"validation. Give {len(missing) + 1} at least, or a column `split`; or rename the "
+            "column of patients if it names something else."
         )
     if not missing:
         return split

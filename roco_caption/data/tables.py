@@ -11,16 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 from unicodedata import normalize
 
 import numpy as np
 import pandas as pd
 
-from roco_caption.core.errors import UserError, first_line
-from roco_caption.data.cells import PLACE, captions_of, text_of
+from roco_caption.core.errors import UserError, first_line, shown
+from roco_caption.data.cells import PLACE, captions_of, names_of, text_of, unescaped
 from roco_caption.data.encodings import decode
-from roco_caption.data.quotes import END, HINT, close_quotes, records_of
+from roco_caption.data.quotes import END, HINT, close_quotes, escapes_quotes, records_of
 
 # Usual names of columns, the best first, without case, spaces, `_` and `-`
 USUAL = {
@@ -30,7 +29,7 @@ USUAL = {
     "caption": "caption captions report reporttext radiologyreport text findings finding"
     " impression description comment sentence befund beschreibung",
     "split": "split set subset fold partition",
-    "patient": "patient patientid subject subjectid person case caseid study studyid",
+    "patient": "patientid patient subjectid subject person caseid case studyid study",
 }
 EXTENSION = re.compile(
     r"(?<=[^/])\.(bmp|dcm|dicom|gif|jfif|jpe|jpeg|jpg|pbm|pgm|png|pnm|ppm|tif|tiff|webp)$", re.I
@@ -48,7 +47,7 @@ class Table:
     path: Path
     how: str  # it was read, such as "separator ';', encoding cp1252"
     rows: pd.DataFrame  # str, one row per caption
-    roles: dict[str, list[str]]  # "image": columns that may name it; the others: the column, if any
+    roles: dict[str, list[str]]  # the columns that may have each role, the best first
     misfits: pd.Series  # int, as in MISFIT
     places: pd.Series  # str, such as "line 7"
     sheet: str = ""  # of a workbook
@@ -87,6 +86,8 @@ def read_table(
         rows, how = reader(path, named if valid else {})
         rows.columns = [str(column).strip() for column in rows.columns]
         roles = find_columns(rows.columns, named if valid else {})
+        for column in roles["image"]:
+            rows[column] = names_of(rows[column])
         if PLACE not in rows:
             rows[PLACE] = np.arange(1, len(rows) + 1)
         for column in roles["caption"]:
@@ -106,7 +107,7 @@ def read_table(
         name = f" {named[lacking[0]]!r}" if lacking and lacking[0] in named else ""
         problem = f"but no {lacking[0]} column{name}" if valid else f"and COLUMNS is {columns!r}"
         raise UserError(
-            f"{path} has the columns {list(rows.columns)} ({how}), {problem}. The first row must "
+            f"{path} has the columns {shown(rows.columns)} ({how}), {problem}. The first row must "
             f"name the columns. {_remedy(list(rows.columns), required)}."
         )
     return Table(path, how, rows, roles, misfits, places, sheet)
@@ -132,7 +133,7 @@ def _unused(header: Sequence[str], used: str, chosen: bool) -> str:
 
 
 def find_columns(header: Sequence[str], named: dict[str, str]) -> dict[str, list[str]]:
-    """Return for each role the columns that may have it, the best first; of most roles only one."""
+    """Return for each role the columns that may have it, the best first; of captions only one."""
     columns = {_plain(column): column for column in reversed(header)}
     taken = set(map(_plain, named.values()))
     roles = {}
@@ -140,7 +141,7 @@ def find_columns(header: Sequence[str], named: dict[str, str]) -> dict[str, list
         free = [name for name in usual.split() if name not in taken]
         names = [_plain(named[role])] if role in named else free
         found = [columns[name] for name in names if name in columns]
-        roles[role] = found if role == "image" else found[:1]
+        roles[role] = found[:1] if role == "caption" else found
     return roles
 
 
@@ -171,7 +172,10 @@ def _read_text(path: Path, named: dict[str, str]) -> tuple[pd.DataFrame, str]:
     lines[:start] = ["\n"] * start if skipped else lines[:start]  # so that line numbers stay
     spaced = f'{separator} "' in first  # quotes after a space are quotes
     parse = partial(csv.reader, delimiter=separator, skipinitialspace=spaced)
+    if escapes_quotes(text, separator):  # as Spark, MySQL and R do
+        parse = partial(parse, escapechar="\\", doublequote=False)
     header = [" ".join(c.split()) for c in _whole_header(lines[start:], parse) if c != END]
+    written = len(header)
     while header and not header[-1]:
         header.pop()
     closed = close_quotes(lines, parse, header, find_columns(header, named)["image"])
@@ -181,9 +185,10 @@ def _read_text(path: Path, named: dict[str, str]) -> tuple[pd.DataFrame, str]:
     if _has_row_names(header, [row for _, row in numbered[1:-1]]):
         header = ["", *header]
     width, caption_last = len(header), find_columns(header, named)["caption"] == header[-1:]
-    rows, joined = [], 0
+    rows, joined, uneven = [], 0, len({len(row) for _, row in numbered[1:-1]}) > 1
     for line, row in numbered[1:-1]:
         misfit = any(cell.strip() for cell in row[width:])
+        misfit |= uneven and not caption_last and len(row) > max(written, width)
         if misfit and caption_last:  # a caption with unquoted separators
             row, misfit = [*row[: width - 1], separator.join(row[width - 1 :])], False
             joined += 1
@@ -205,8 +210,11 @@ def _whole_header(lines: list[str], parse: Callable) -> list[str]:
 def _has_row_names(header: list[str], rows: list[list[str]]) -> bool:
     """Return whether R wrote the numbers of the rows, which have no name in the header."""
     image = header.index(found[0]) if (found := find_columns(header, {})["image"]) else 0
+    counted = len(rows) > 3 and [row[0] for row in rows] == [*map(str, range(1, len(rows) + 1))]
     return len(rows) > 1 and all(
-        len(row) == len(header) + 1 and row[0].isdecimal() and EXTENSION.search(row[image + 1])
+        len(row) == len(header) + 1
+        and row[0].isdecimal()
+        and (counted or EXTENSION.search(row[image + 1]))
         for row in rows
     )
 
@@ -222,7 +230,7 @@ def _read_excel(path: Path, named: dict[str, str], sheet: str = "") -> tuple[pd.
     chosen = [sheet] if sheet else None  # None for all
     options = {"sheet_name": chosen, "header": None, "dtype": object, "keep_default_na": False}
     sheets = pd.read_excel(path, **options)
-    sheets = {name: sheet.map(_unescaped) for name, sheet in sheets.items()}
+    sheets = {name: sheet.map(unescaped) for name, sheet in sheets.items()}
     grids = {name: sheet[(sheet != "").any(axis=1)] for name, sheet in sheets.items()}
     tops = {name: [[*map(str, row)] for row in grid[:5].values] for name, grid in grids.items()}
     at = {name: _header_at(top, named) for name, top in tops.items()}
@@ -232,15 +240,6 @@ def _read_excel(path: Path, named: dict[str, str], sheet: str = "") -> tuple[pd.
     rows = rows.loc[:, [column.strip() != "" for column in headers[name]]]
     note = BELOW.format(grids[name].index[at[name]] + 1) if at[name] else ""
     return rows.assign(**{PLACE: rows.index + 1}).reset_index(drop=True), f"sheet {name!r}{note}"
-
-
-def _unescaped(cell: Any) -> Any:
-    """Return a cell with the characters that Excel writes as `_x000D_`."""
-    return (
-        re.sub(r"_x([0-9A-F]{4})_", lambda m: chr(int(m[1], 16)), cell)
-        if isinstance(cell, str)
-        else cell
-    )
 
 
 READERS: dict[str, Callable[[Path, dict[str, str]], tuple[pd.DataFrame, str]]] = {

@@ -279,8 +279,7 @@ def fit_scalers(
     captions, int32 (n, t); `cases` the patient or article of each image, see `cases_of`.
     """
     parts, arrays = decoder.members[0].parts, arrays_of(features)
-    source = images_digest(features, cases)
-    rows = sampled_cases(len(tokens), cases)
+    rows, source = sampled_cases(len(tokens), cases), images_digest(features, cases)
     known = tokens[rows], None if cases is None else np.asarray(cases)[rows]
     scaler, concepts = parts["scaler"], parts.get("concepts_grid")
     weights, ratings = fit_rating_scaler(arrays[0][rows], known[0], scaler.components, known[1])

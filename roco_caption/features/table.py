@@ -236,7 +236,7 @@ class Inputs:
         return {split: cases_in(frame) for split, frame in self.frames.items()}
 
     def refuse(self, words: Any, *members: Any) -> None:
-        """Raise a UserError if words or decoders were made for other captions, features or words."""
+        """Raise a UserError if words or decoders were made for other captions or features."""
         if words.source not in ("", captions_digest(self.frames)):
             raise UserError("The captions have changed. Run the cell with `index_words` again.")
         size = words.tokenizer.vocab_size, words.tokenizer.max_words + 1

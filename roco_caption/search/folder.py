@@ -13,8 +13,7 @@ import pandas as pd
 from roco_caption.core.errors import UserError, at_least
 from roco_caption.core.files import cannot_read, files_below
 from roco_caption.core.progress import progress_bar
-from roco_caption.data.folder import is_image_file
-from roco_caption.data.images import FORMATS
+from roco_caption.data.images import FORMATS, is_image_file
 
 if TYPE_CHECKING:
     from roco_caption.search.beam import Search

@@ -593,3 +593,71 @@ def test_a_folder_per_patient_is_no_patient_per_slice():
 def test_a_name_without_a_number_does_not_hide_the_patients():
     ids = pd.Series([f"P{p:03}_{k}" for p in range(20) for k in range(3)] + ["normal"])
     assert cases_of(ids).nunique() == 21
+
+
+@pytest.mark.parametrize("extension", ["png", "dcm"])
+def test_running_numbers_never_win_over_names_of_files(tmp_path, capsys, extension):
+    names = [f"{i:04d}.png" for i in range(1, 41)]
+    order = [names[(7 * i + 3) % 40] for i in range(40)]
+    rows = [f"{i + 1},{name},Film of {name}" for i, name in enumerate(order)]
+    rows[-1] = rows[-1].replace(".png,", ".pngg,")  # one slip of the pen
+    rows = [row.replace(".png,", f".{extension},") for row in rows]
+    make_folder(tmp_path, names, rows, header="id,filename,caption")
+    if extension == "dcm":  # converted, so the names are those of other files
+        with pytest.raises(UserError, match=r"image file missing.*image = 'filename'"):
+            read_dataset(tmp_path)
+        return
+    rows = together(read_dataset(tmp_path)[0])
+    assert len(rows) == 39 and all(f"Film of {name}.png" in set(rows.caption) for name in rows.id)
+    assert (rows.caption == "Film of " + rows.id + ".png").all()
+    assert "image = 'filename'" in capsys.readouterr().out
+
+
+def of_column(root, **columns):
+    """Write 60 images and a table with further columns."""
+    names = [f"scan{i}.png" for i in range(60)]
+    rows = [",".join([name, f"Film {i}", *(column[i] for column in columns.values())])
+            for i, name in enumerate(names)]  # fmt: skip
+    return make_folder(root, names, rows, header=",".join(["image", "caption", *columns]))
+
+
+def test_kinds_of_studies_are_no_patients(tmp_path, capsys):
+    kinds = ["XR CHEST 2 VIEWS", "CT ABDOMEN", "MRI BRAIN", "US LIVER"]
+    read_dataset(of_column(tmp_path, study=[kinds[i % 4] for i in range(60)]))
+    said = capsys.readouterr().out
+    assert "column 'study'" in said and "names no patients and is ignored" in said
+    assert "Split by image" in said
+
+
+@pytest.mark.parametrize("other", ["", "M", "45 M"])
+def test_the_column_that_names_the_patients_is_taken(tmp_path, capsys, other):
+    patients = [f"P{i // 3}" for i in range(60)]
+    columns = {"patient": [other] * 60, "patient_id": patients}
+    rows = together(read_dataset(of_column(tmp_path, **columns))[0])
+    assert rows.case.nunique() == 20 and rows.groupby("case").split.nunique().eq(1).all()
+    assert "patient = 'patient_id'" in capsys.readouterr().out
+
+
+def test_a_column_that_is_no_split_does_not_hide_the_one_that_is(tmp_path, capsys):
+    words = ["train"] * 40 + ["val"] * 10 + ["test"] * 10
+    folds = [str(i % 5) for i in range(60)]
+    _, counts = read_dataset(of_column(tmp_path, split=folds, set=words))
+    assert counts.used.to_dict() == {"train": 40, "validation": 10, "test": 10}
+
+
+def test_a_folder_that_only_mentions_a_split_does_not_hide_one_that_is(tmp_path):
+    names = [f"train/{i}.png" for i in range(8)] + [f"train/stress test/{i}.png" for i in range(3)]
+    names += [f"test/{i}.png" for i in range(4)] + [f"val/{i}.png" for i in range(4)]
+    make_folder(tmp_path, names, [f"{name},text {name}" for name in names])
+    assert read_dataset(tmp_path)[1].used.to_dict() == {"train": 11, "validation": 4, "test": 4}
+
+
+def test_a_table_in_data_dir_wins_over_a_data_set_below(tmp_path):
+    names = [f"scan{i}.png" for i in range(10)]
+    make_folder(tmp_path, names, [f"{name},text" for name in names])
+    below = tmp_path / "data" / "phantoms-4-2-2-seed1" / "all_data" / "train" / "radiology"
+    below.mkdir(parents=True)
+    assert locate_dataset("", data_dir=str(tmp_path)).root == tmp_path
+    (tmp_path / "captions.csv").unlink()
+    (tmp_path / "requirements.txt").write_text("numpy\n")
+    assert locate_dataset("", data_dir=str(tmp_path)).root == below.parents[2]

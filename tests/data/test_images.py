@@ -482,3 +482,15 @@ def test_where_drives_answer_slowly_more_threads_read(tmp_path, monkeypatch, nam
     for given in (None, 5):
         list(image_batches([tmp_path / "none.jpg"], size=8, workers=given))
     assert used == [threads, 5]
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_film_digitisers_tiffs_with_white_as_zero_are_not_inverted(tmp_path, bits):
+    values = np.linspace(0, 250, 32 * 32).reshape(32, 32)
+    inverted = (4000 - 16 * values).astype("<u2")  # Pillow itself inverts 8 bits when it writes
+    stored = values.astype(np.uint8) if bits == 8 else inverted
+    Image.fromarray(stored).save(tmp_path / "film.tif", tiffinfo={262: 0})
+    with Image.open(tmp_path / "film.tif") as image:
+        assert image.tag_v2[262] == 0
+    pixels = read_image(tmp_path / "film.tif", 32)[..., 0].astype(float)
+    assert np.corrcoef(pixels.ravel(), values.ravel())[0, 1] > 0.99

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from roco_caption.core.errors import UserError
+from roco_caption.data.cells import unescaped
 from roco_caption.data.tables import match_files, read_table, without_extension
 
 
@@ -488,3 +489,83 @@ def test_a_row_that_matches_does_not_hide_that_folders_are_anothers():
     files = [f"img/{i:04}.png" for i in range(30)] + ["legend.png"]
     found = match_files(names, files)
     assert found[3] == ["img/0003.png"] and found[30] == ["legend.png"]
+
+
+def test_row_names_of_r_are_left_out_even_where_images_have_no_extension(tmp_path):
+    rows = [f'{i}\t"{7 * i % 11:04d}"\t"Film of {7 * i % 11}"' for i in range(1, 11)]
+    pairs, _ = read(tmp_path, "\n".join(['"image"\t"caption"', *rows, ""]))
+    assert pairs == [(f"{7 * i % 11:04d}", f"Film of {7 * i % 11}") for i in range(1, 11)]
+
+
+@pytest.mark.parametrize(
+    ("row", "fits"),
+    [("a.png,Lungs clear, no effusion,", False), ("a.png,Lungs clear,", True),
+     ('a.png,"Lungs clear, no effusion",', True), ("a.png,Lungs clear", True)],
+)  # fmt: skip
+def test_an_unquoted_comma_before_an_empty_cell_is_no_other_column(tmp_path, row, fits):
+    table = read(tmp_path, f"image,caption,patient\nb.png,plain,7\n{row}\n")[1]
+    assert list(table.misfits) == [0, 0 if fits else 3]
+
+
+def test_separators_at_the_end_of_every_line_are_no_misfit(tmp_path):
+    table = read(tmp_path, "image,caption,patient\na.png,one,7,\nb.png,two,8,\n")[1]
+    assert list(table.misfits) == [0, 0]
+
+
+@pytest.mark.parametrize("text", [
+    "Compared with the film of March\n12, 2019 at 10:30, no change.",
+    "Compared with the film of March\n12, 2019 at 10:30, no change.\nNo effusion.",
+])  # fmt: skip
+def test_a_line_of_a_report_that_begins_with_a_number_is_no_row(tmp_path, text):
+    names = [*map(str, range(50001, 50020))]
+    captions = ["plain"] * 18 + [text]
+    content = pd.DataFrame({"image": names, "caption": captions}).to_csv(index=False)
+    assert read(tmp_path, content)[0] == [*zip(names, captions, strict=True)]
+
+
+@pytest.mark.parametrize("last", ["", ",7"])
+def test_quotes_after_a_backslash_are_quotes(tmp_path, last):
+    content = f"image,caption{',patient' if last else ''}\n"
+    content += f'a.png,"The \\"sail sign\\", no fracture"{last}\nb.png,"So \\"\\" called"{last}\n'
+    pairs, table = read(tmp_path, content)
+    assert pairs == [("a.png", 'The "sail sign", no fracture'), ("b.png", 'So "" called')]
+    assert not table.misfits.any()
+
+
+@pytest.mark.parametrize("text", ['Film in "C:\\scans\\"', "5 \\ 6"])
+def test_backslashes_that_escape_nothing_stay(tmp_path, text):
+    content = pd.DataFrame({"image": ["a.png"], "caption": [text]}).to_csv(index=False)
+    assert read(tmp_path, content)[0] == [("a.png", text)]
+
+
+def test_lists_that_were_written_as_text_are_lists(tmp_path):
+    captions = [["Chest film.", "No effusion."], ['It\'s "fine".'], "[sic] plain", "['torn"]
+    content = pd.DataFrame({"image": [*"abcd"], "caption": captions}).to_csv(index=False)
+    assert read(tmp_path, content)[0] == [
+        ("a", "Chest film."), ("a", "No effusion."), ("b", 'It\'s "fine".'), ("c", "[sic] plain"),
+        ("d", "['torn"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("cell", [{"bytes": b"\\" * 10**6, "path": None}, b"\\" * 10**6, [1, 2]])
+def test_images_inside_a_table_are_refused_at_once(tmp_path, monkeypatch, cell):
+    table = pd.DataFrame({"image": [cell] * 3, "caption": ["one"] * 3})
+    monkeypatch.setattr(pd, "read_parquet", lambda path: table)
+    with pytest.raises(UserError, match="images are in its column 'image'; save them") as error:
+        read(tmp_path, b"", "train.parquet")
+    assert len(str(error.value)) < 500
+
+
+def test_an_error_lists_few_columns(tmp_path):
+    content = json.dumps({f"{i:06}.png": "a caption" for i in range(2000)})
+    with pytest.raises(UserError, match=r"000000\.png.*…") as error:
+        read(tmp_path, content, "captions.json")
+    assert len(str(error.value)) < 3000
+
+
+@pytest.mark.parametrize(
+    ("cell", "text"), [("s_x1000_y0.png", "s_x1000_y0.png"), ("a_x000D_\nb", "a\r\nb"),
+                       ("a_x005F_x000A_", "a_x000A_"), ("a_x00E4_b", "a_x00E4_b")],
+)  # fmt: skip
+def test_of_excels_escapes_only_those_of_control_characters_are_undone(cell, text):
+    assert unescaped(cell) == text

@@ -143,3 +143,11 @@ def test_no_reference_of_an_image_to_test_on_is_learnt(tmp_path):
     path.write_text("Second reading.\nMRI of the brain.\n")
     test = pd.DataFrame({"caption": ["First."], "references": [["First.", "Second reading."]]})
     assert read_texts(path, tmp_path, FRAMES | {"test": test}) == ["MRI of the brain."]
+
+
+@pytest.mark.parametrize("first", ["Impression, no acute disease.", "Findings; none. Stable,"])
+def test_a_caption_that_begins_like_a_header_is_a_caption(tmp_path, first):
+    path = tmp_path / "reports.txt"
+    path.write_text(f"{first}\nHeart normal, lungs clear.\nNo fracture, no dislocation.\n")
+    texts_read = [first, "Heart normal, lungs clear.", "No fracture, no dislocation."]
+    assert sorted(read_texts(path, tmp_path, FRAMES)) == sorted(texts_read)
