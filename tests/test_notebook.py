@@ -2,11 +2,14 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pandas as pd
 import pytest
 from nbclient import NotebookClient
+
+from roco_caption.core.backup import backed_up
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "notebooks" / "roco_captioning.ipynb"
@@ -39,6 +42,24 @@ def execute(folder: Path, **settings: str):
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_the_last_cell_names_the_copies_that_there_are(tmp_path, capsys, copied):
+    (source,) = (c.source for c in nbformat.read(NOTEBOOK, 4).cells if c.id == "cell-61")
+    run, drive = tmp_path / "checkpoints" / "run", tmp_path / "drive"
+    run.mkdir(parents=True)
+    (run / "settings.json").write_text("{}")
+    if copied:
+        (drive / "features" / "mine").mkdir(parents=True)
+    data = SimpleNamespace(source=SimpleNamespace(name="mine"))
+    exec(source, {
+        "folder": run, "drive": drive, "data": data, "CACHE_DIR": "cache",
+        "backed_up": backed_up, "runtime": SimpleNamespace(platform="local"), "copy": None,
+    })  # fmt: skip
+    assert (drive / "checkpoints" / "run" / "settings.json").exists()
+    copies = capsys.readouterr().out.splitlines()[-1]
+    assert copies == f"Copies in {drive}: checkpoints/run" + " features/mine" * copied
 
 
 @pytest.fixture(scope="module")

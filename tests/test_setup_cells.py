@@ -332,6 +332,19 @@ def test_on_kaggle_the_attached_project_is_used(place, tmp_path, monkeypatch, de
     assert look(mount) == (place / "roco-caption", "main")
 
 
+def test_the_output_of_an_earlier_version_is_no_newer_project(place, tmp_path, monkeypatch):
+    output = tmp_path / "input" / "notebooks" / "me" / "roco-caption"
+    make_project(output, "of then")
+    (output / "checkpoints").mkdir()
+    (output / "checkpoints" / "README.md").touch()
+    assert look(tmp_path / "input", published="someone/captions") == (output, "of then")
+    (output / "checkpoints" / "roco-vgg16").mkdir()
+    assert look(tmp_path / "input") == (output, "of then")  # better than none
+    assert look(tmp_path / "input", published="someone/captions") == (
+        place / "roco-caption", "main",
+    )  # fmt: skip
+
+
 def zip_project(place, name, inside):
     make_project(place.parent / "zipped" / inside, "zipped")
     shutil.make_archive(str(place / name), "zip", place.parent / "zipped")
