@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import io
+import json
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -32,6 +35,33 @@ def names_of(cells: pd.Series) -> pd.Series:
             f"the images are in its column {cells.name!r}; save them as files, and their names here"
         )
     return cells
+
+
+def rows_of_json(text: str, are_columns: Callable) -> tuple[pd.DataFrame, str]:
+    """Return the rows of a JSON file, and its layout; `are_columns` says it of a list of names.
+
+    A list of rows, a row per line, columns as pandas writes them, COCO's layout, or captions by
+    image. Raises a ValueError for others.
+    """
+    value = None
+    with suppress(ValueError):  # several objects, one per line
+        value = json.loads(text)
+    if isinstance(value, dict) and {"images", "annotations"} <= value.keys():
+        files = {image["id"]: image["file_name"] for image in value["images"]}
+        pairs = [(files.get(one["image_id"]), one["caption"]) for one in value["annotations"]]
+        return pd.DataFrame(pairs, columns=["file_name", "caption"]), "JSON in COCO's layout"
+    if isinstance(value, dict) and not are_columns([*value]):
+        if not value or not all(isinstance(cell, str | list) for cell in value.values()):
+            raise ValueError(
+                "it is no list of rows, not in COCO's layout, and not {image: caption}"
+            )
+        rows = {"image": [*value], "caption": [*value.values()]}
+        return pd.DataFrame(rows), "JSON {image: caption}"
+    if isinstance(value, dict) and all(isinstance(c, dict | list) for c in value.values()):
+        return pd.DataFrame(value).reset_index(drop=True), "JSON columns"
+    lines = not isinstance(value, list)
+    rows = pd.read_json(io.StringIO(text), lines=lines, dtype=False, convert_dates=False)
+    return rows, f"JSON {'lines' if lines else 'list'}, encoding UTF-8"
 
 
 def unescaped(cell: Any) -> Any:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from roco_caption.core.errors import UserError, first_line, shown
-from roco_caption.data.cells import PLACE, captions_of, names_of, text_of, unescaped
+from roco_caption.data.cells import PLACE, captions_of, names_of, rows_of_json, text_of, unescaped
 from roco_caption.data.encodings import decode
 from roco_caption.data.quotes import END, HINT, close_quotes, escapes_quotes, records_of
 
@@ -220,10 +220,7 @@ def _has_row_names(header: list[str], rows: list[list[str]]) -> bool:
 
 
 def _read_json(path: Path, named: dict[str, str]) -> tuple[pd.DataFrame, str]:
-    text = path.read_text("utf-8-sig")
-    lines = not text.lstrip().startswith("[")
-    rows = pd.read_json(io.StringIO(text), lines=lines, dtype=False, convert_dates=False)
-    return rows, f"JSON {'lines' if lines else 'list'}, encoding UTF-8"
+    return rows_of_json(path.read_text("utf-8-sig"), lambda names: _recognised(names, named) > 0)
 
 
 def _read_excel(path: Path, named: dict[str, str], sheet: str = "") -> tuple[pd.DataFrame, str]:

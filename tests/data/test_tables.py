@@ -556,10 +556,42 @@ def test_images_inside_a_table_are_refused_at_once(tmp_path, monkeypatch, cell):
     assert len(str(error.value)) < 500
 
 
-def test_an_error_lists_few_columns(tmp_path):
-    content = json.dumps({f"{i:06}.png": "a caption" for i in range(2000)})
-    with pytest.raises(UserError, match=r"000000\.png.*…") as error:
+COCO = {
+    "images": [{"id": 7, "file_name": "a.png"}, {"id": 8, "file_name": "b.png"}],
+    "annotations": [{"image_id": 8, "caption": "two"}, {"image_id": 7, "caption": "one"},
+                    {"image_id": 8, "caption": "three"}],
+}  # fmt: skip
+TWO = pd.DataFrame({"image": ["a.png", "b.png"], "caption": ["one", "two"]})
+
+
+@pytest.mark.parametrize(
+    ("content", "pairs"),
+    [
+        (json.dumps(COCO), "b.png|two a.png|one b.png|three"),
+        (json.dumps({"a.png": "one", "b.png": ["two", "three"]}, indent=1),
+         "a.png|one b.png|two b.png|three"),
+        (TWO.to_json(), "a.png|one b.png|two"),
+        (json.dumps(TWO.to_dict("list")), "a.png|one b.png|two"),
+        (TWO.to_json(orient="records", lines=True), "a.png|one b.png|two"),
+        (TWO[:1].to_json(orient="records", lines=True), "a.png|one"),
+        ('{"image": "a.png", "caption": ["one", "two"]}', "a.png|one a.png|two"),
+    ],
+)  # fmt: skip
+def test_every_usual_layout_of_json_is_read(tmp_path, content, pairs):
+    expected = [tuple(pair.split("|")) for pair in pairs.split()]
+    assert read(tmp_path, content, "captions.json")[0] == expected
+
+
+@pytest.mark.parametrize("content", ["{}", '{"a": 1, "b": 2}', '{"a": {"b": "c"}}', '{"a": "b"'])
+def test_other_json_is_refused(tmp_path, content):
+    with pytest.raises(UserError, match=r"captions\.json is not a readable table"):
         read(tmp_path, content, "captions.json")
+
+
+def test_an_error_lists_few_columns(tmp_path):
+    content = ",".join(f"{i:06}" + "x" * 100 for i in range(1000)) + "\n"
+    with pytest.raises(UserError, match=r"'000000x.*…") as error:
+        read(tmp_path, content)
     assert len(str(error.value)) < 3000
 
 
