@@ -28,13 +28,17 @@ def text_of(value: Any) -> str:
     return "" if missing or str(value).strip().lower() in MISSING else str(value)
 
 
-def names_of(cells: pd.Series) -> pd.Series:
-    """Return cells that name images; a ValueError says if they hold the images themselves."""
-    if cells.map(lambda cell: isinstance(cell, dict | bytes | bytearray | np.ndarray | list)).any():
+def rows_by_image(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return a row per image where cells of the column list several; a ValueError says if it holds
+    the images themselves."""
+    names = rows[column].map(lambda cell: [*cell] if isinstance(cell, np.ndarray) else cell)
+    names = names.map(_listed).astype(object)
+    listed = names.map(lambda cell: cell if isinstance(cell, list) else [cell]).explode()
+    if listed.map(lambda cell: isinstance(cell, dict | list | bytes | bytearray)).any():
         raise ValueError(
-            f"the images are in its column {cells.name!r}; save them as files, and their names here"
+            f"the images are in its column {column!r}; save them as files, and their names here"
         )
-    return cells
+    return rows.assign(**{column: names}).explode(column, ignore_index=True)
 
 
 def rows_of_json(text: str, are_columns: Callable) -> tuple[pd.DataFrame, str]:

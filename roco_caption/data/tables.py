@@ -17,7 +17,14 @@ import numpy as np
 import pandas as pd
 
 from roco_caption.core.errors import UserError, first_line, shown
-from roco_caption.data.cells import PLACE, captions_of, names_of, rows_of_json, text_of, unescaped
+from roco_caption.data.cells import (
+    PLACE,
+    captions_of,
+    rows_by_image,
+    rows_of_json,
+    text_of,
+    unescaped,
+)
 from roco_caption.data.encodings import decode
 from roco_caption.data.quotes import END, HINT, close_quotes, escapes_quotes, records_of
 
@@ -86,14 +93,14 @@ def read_table(
         rows, how = reader(path, named if valid else {})
         rows.columns = [str(column).strip() for column in rows.columns]
         roles = find_columns(rows.columns, named if valid else {})
-        for column in roles["image"]:
-            rows[column] = names_of(rows[column])
         if PLACE not in rows:
             rows[PLACE] = np.arange(1, len(rows) + 1)
         for column in roles["caption"]:
             how += _unused(rows.columns, column, "caption" in named)
             rows, note = captions_of(rows.loc[:, ~rows.columns.duplicated()], column)
             how += note
+        for column in roles["image"]:
+            rows = rows_by_image(rows.loc[:, ~rows.columns.duplicated()], column)
         places = ("line " if MISFIT in rows else "row ") + rows.pop(PLACE).astype(str)
         misfits = rows.pop(MISFIT) if MISFIT in rows else pd.Series(0, rows.index)
         rows = rows.map(text_of).astype(object)

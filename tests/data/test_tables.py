@@ -5,6 +5,7 @@ import datetime
 import json
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -547,7 +548,17 @@ def test_lists_that_were_written_as_text_are_lists(tmp_path):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("cell", [{"bytes": b"\\" * 10**6, "path": None}, b"\\" * 10**6, [1, 2]])
+@pytest.mark.parametrize("kind", ["json", "csv", "parquet"])
+def test_a_report_of_several_images_is_that_of_each(tmp_path, monkeypatch, kind):
+    rows = pd.DataFrame({"image": [["a.png", "b.png"], ["c.png"]], "caption": ["one", "two"]})
+    content = rows.to_csv(index=False) if kind == "csv" else rows.to_json(orient="records")
+    arrays = rows.assign(image=rows.image.map(np.array))  # as Arrow returns lists
+    monkeypatch.setattr(pd, "read_parquet", lambda path: arrays)
+    pairs, _ = read(tmp_path, content, f"captions.{kind}")
+    assert pairs == [("a.png", "one"), ("b.png", "one"), ("c.png", "two")]
+
+
+@pytest.mark.parametrize("cell", [{"bytes": b"\\" * 10**6, "path": None}, b"\\" * 10**6, [[1], 2]])
 def test_images_inside_a_table_are_refused_at_once(tmp_path, monkeypatch, cell):
     table = pd.DataFrame({"image": [cell] * 3, "caption": ["one"] * 3})
     monkeypatch.setattr(pd, "read_parquet", lambda path: table)
