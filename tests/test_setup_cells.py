@@ -340,9 +340,11 @@ def test_the_output_of_an_earlier_version_is_no_newer_project(place, tmp_path, m
     assert look(tmp_path / "input", published="someone/captions") == (output, "of then")
     (output / "checkpoints" / "roco-vgg16").mkdir()
     assert look(tmp_path / "input") == (output, "of then")  # better than none
-    assert look(tmp_path / "input", published="someone/captions") == (
-        place / "roco-caption", "main",
-    )  # fmt: skip
+    arguments = tmp_path / "input", "someone/captions"
+    assert look(arguments[0], published=arguments[1]) == (place / "roco-caption", "main")
+    shutil.rmtree(place / "roco-caption")
+    monkeypatch.setenv("PATH", "")  # no git, as without internet
+    assert look(arguments[0], published=arguments[1]) == (output, "of then")
 
 
 def zip_project(place, name, inside):

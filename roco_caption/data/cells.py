@@ -28,16 +28,16 @@ def text_of(value: Any) -> str:
     return "" if missing or str(value).strip().lower() in MISSING else str(value)
 
 
-def rows_by_image(rows: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Return a row per image where cells of the column list several; a ValueError says if it holds
-    the images themselves."""
-    names = rows[column].map(lambda cell: [*cell] if isinstance(cell, np.ndarray) else cell)
-    names = names.map(_listed).astype(object)
-    listed = names.map(lambda cell: cell if isinstance(cell, list) else [cell]).explode()
-    if listed.map(lambda cell: isinstance(cell, dict | list | bytes | bytearray)).any():
-        raise ValueError(
-            f"the images are in its column {column!r}; save them as files, and their names here"
-        )
+def holds_images(cells: pd.Series) -> bool:
+    """Return whether cells hold the images themselves, or other objects, instead of their names."""
+    listed = cells.map(_listed).map(lambda cell: cell if isinstance(cell, list) else [cell])
+    kinds = dict | list | bytes | bytearray
+    return bool(listed.explode().map(lambda cell: isinstance(cell, kinds)).any())
+
+
+def by_image(rows: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return a row per image where cells of the column list several."""
+    names = rows[column].map(_listed).astype(object)
     return rows.assign(**{column: names}).explode(column, ignore_index=True)
 
 
@@ -75,8 +75,15 @@ def unescaped(cell: Any) -> Any:
 
 
 def _listed(cell: Any) -> Any:
-    """Return the texts of a list written as text, such as "['Chest.', 'No effusion.']"."""
-    if isinstance(cell, str) and re.fullmatch(r"""\[\s*(['"]).*\1\s*\]""", cell.strip(), re.S):
+    """Return the texts of a list, also of one written as "['Chest.', 'No effusion.']"."""
+    if isinstance(cell, np.ndarray):
+        return [*cell]
+    glued = isinstance(cell, str) and re.search(r"""['"]\s+['"]""", cell)  # an array's text
+    if (
+        isinstance(cell, str)
+        and not glued
+        and re.fullmatch(r"""\[\s*(['"]).*\1\s*\]""", cell.strip(), re.S)
+    ):
         with suppress(ValueError, SyntaxError):
             texts = ast.literal_eval(cell.strip())
             return texts if all(isinstance(text, str) for text in texts) else cell

@@ -16,7 +16,8 @@ from roco_caption.core.errors import OutOfMemory
 from roco_caption.core.machine import find_platform
 from roco_caption.data.dicom import ImageError, is_dicom, read_dicom
 from roco_caption.data.levels import colour_to_uint8, limits, to_uint8
-from roco_caption.data.tables import EXTENSION, READERS
+from roco_caption.data.names import EXTENSION
+from roco_caption.data.tables import READERS
 
 # Decoding them takes at most 500 MB and 3 s; more pixels may be a bomb.
 MAX_PIXELS = 40_000_000  # of any format: mammograms have 28 million
@@ -119,8 +120,7 @@ def _opened(file: IO[bytes], size: int, raw: str = "") -> tuple[Image.Image, str
         tags = getattr(image, "tag_v2", {})  # of TIFF
         picture = _loaded(image)
         if tags.get(WHITE_IS) == 0 and picture.mode[0] in "IF":  # Pillow inverts only 8 bits
-            values = np.asarray(picture, np.float32)
-            picture = Image.fromarray(values.max() - values)
+            picture = Image.fromarray(-np.asarray(picture, np.float32))
         return picture, raw
 
 

@@ -18,11 +18,19 @@ def records_of(lines: list[str], parse: Callable) -> list[tuple[int, int, list[s
     return [record for record in records if record[2] and not record[2][0].startswith(HINT)]
 
 
-def escapes_quotes(text: str, separator: str) -> bool:
-    """Return whether quotes within quotes have a backslash before them, and are not doubled."""
-    inner = rf"[^{re.escape(separator)}\r\n\\]"
-    escaped = re.search(rf'{inner}\\"{inner}|{inner} \\"', text)
-    return bool(escaped) and not re.search(rf'{inner}""{inner}', text)
+def double_quotes(lines: list[str], parse: Callable, width: int) -> None:
+    """Double, in place, quotes after a backslash, as Spark, MySQL and R write those within quotes.
+
+    Only in lines that have as many cells as the header, `width`, by that alone, or would else have
+    a cell that ends in a quote.
+    """
+    for n, line in enumerate(lines):
+        if '\\"' in line and '\\""' not in line and '"""' not in line:
+            doubled = line.replace('\\"', '""')
+            plain, cells = next(parse([line])), next(parse([doubled]))
+            torn = len(plain) != width or any(cell.rstrip("\n").endswith('"') for cell in plain)
+            if torn and len(cells) == width and not cells[-1].endswith("\n"):
+                lines[n] = doubled
 
 
 def close_quotes(
@@ -43,8 +51,9 @@ def close_quotes(
     while images:
         records, before = records_of(lines, parse), len(closed)
         names = {row[at] for _, _, row in records if len(row) > at}
-        kinds = set(map(_kind, names))  # and those of numbers one digit longer
-        kinds |= {kind + "0" for kind in kinds if kind.isdecimal()}
+        kinds = set(map(_kind, names))  # and those of longer numbers
+        digits = [len(kind) for kind in kinds if kind.isdecimal()]
+        kinds |= {"0" * k for k in range(min(digits), 20)} if digits else set()
         for start, end, row in records:
             broken = [place for place, cell in enumerate(row) if "\n" in cell]
             if not broken:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from roco_caption.core import machine
 from roco_caption.core.errors import UserError
+from roco_caption.core.files import files_below
 from roco_caption.data.archive import TABLES, TREE
 from roco_caption.data.folder import (
     image_ids,
@@ -18,7 +19,9 @@ from roco_caption.data.folder import (
     read_folder,
     tables_in,
 )
+from roco_caption.data.images import is_image_file
 from roco_caption.data.kaggle import RECORD, download_roco, mounted_by_colab
+from roco_caption.data.names import match_files
 from roco_caption.data.phantoms.dataset import make_phantoms
 from roco_caption.data.remarks import clean_training
 from roco_caption.data.splits import complete_splits
@@ -92,7 +95,7 @@ def locate_dataset(
 def _given(data_dir: str) -> Source:
     place = Path(data_dir).expanduser()
     below = _containing_all_data(place)
-    own = below and below not in (place, place.parent) and any(map(_is_table, place.glob("*.*")))
+    own = below and below not in (place, place.parent) and _has_images(place, below)
     root = place if own else below or (place if tables_in(place) else None)
     if root is None:
         raise UserError(
@@ -105,9 +108,16 @@ def _given(data_dir: str) -> Source:
     return Source(root, name, "Chosen by DATA_DIR; if that is empty, DATA_SOURCE decides.")
 
 
-def _is_table(path: Path) -> bool:
-    with suppress(UserError):
-        return path in tables_in(path.parent) and bool(read_table(path))
+def _has_images(place: Path, below: Path) -> bool:
+    """Return whether a table in a folder names images in it that are not `below`."""
+    tables = [path for path in tables_in(place) if path.parent == place]
+    paths = (path for path in files_below(place, []) if not path.is_relative_to(below))
+    files = [path.relative_to(place).as_posix() for path in paths if tables and is_image_file(path)]
+    for path in tables:
+        with suppress(UserError):
+            table = read_table(path)
+            if any(match_files(table.rows[n], files).map(bool).any() for n in table.roles["image"]):
+                return True
     return False
 
 

@@ -6,12 +6,10 @@ import csv
 import functools
 import io
 import re
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from unicodedata import normalize
 
 import numpy as np
 import pandas as pd
@@ -19,14 +17,16 @@ import pandas as pd
 from roco_caption.core.errors import UserError, first_line, shown
 from roco_caption.data.cells import (
     PLACE,
+    by_image,
     captions_of,
-    rows_by_image,
+    holds_images,
     rows_of_json,
     text_of,
     unescaped,
 )
 from roco_caption.data.encodings import decode
-from roco_caption.data.quotes import END, HINT, close_quotes, escapes_quotes, records_of
+from roco_caption.data.names import EXTENSION
+from roco_caption.data.quotes import END, HINT, close_quotes, double_quotes, records_of
 
 # Usual names of columns, the best first, without case, spaces, `_` and `-`
 USUAL = {
@@ -38,10 +38,6 @@ USUAL = {
     "split": "split set subset fold partition",
     "patient": "patientid patient subjectid subject person caseid case studyid study",
 }
-EXTENSION = re.compile(
-    r"(?<=[^/])\.(bmp|dcm|dicom|gif|jfif|jpe|jpeg|jpg|pbm|pgm|png|pnm|ppm|tif|tiff|webp)$", re.I
-)  # of images
-NUMBER = re.compile(r"(^|/)0*(\d+)(\.0)?$")  # `007`, or `7.0` as spreadsheets show it
 UNREAD = (".xls", ".xlsb", ".ods", ".numbers")  # tables that would need further packages
 BELOW = ". NOTE: row {} names the columns; those above it are not read"
 MISFIT = "\0 misfit"  # a column: the number of a line that has more fields than the header, else 0
@@ -99,8 +95,10 @@ def read_table(
             how += _unused(rows.columns, column, "caption" in named)
             rows, note = captions_of(rows.loc[:, ~rows.columns.duplicated()], column)
             how += note
-        for column in roles["image"]:
-            rows = rows_by_image(rows.loc[:, ~rows.columns.duplicated()], column)
+        rows = rows.loc[:, ~rows.columns.duplicated()]
+        roles["image"] = _naming(rows, roles["image"], "image" in required)
+        for column in roles["image"][:1]:
+            rows = by_image(rows, column)
         places = ("line " if MISFIT in rows else "row ") + rows.pop(PLACE).astype(str)
         misfits = rows.pop(MISFIT) if MISFIT in rows else pd.Series(0, rows.index)
         rows = rows.map(text_of).astype(object)
@@ -118,6 +116,14 @@ def read_table(
             f"name the columns. {_remedy(list(rows.columns), required)}."
         )
     return Table(path, how, rows, roles, misfits, places, sheet)
+
+
+def _naming(rows: pd.DataFrame, columns: list[str], required: bool) -> list[str]:
+    """Return those of the columns that hold names; a ValueError says if images are in the table."""
+    held = [name for name in columns if holds_images(rows[name])]
+    if required and held == columns != []:
+        raise ValueError(f"the images are in its column {held[0]!r}; save them as files")
+    return [name for name in columns if name not in held]
 
 
 def _remedy(header: list[str], required: Sequence[str]) -> str:
@@ -179,23 +185,23 @@ def _read_text(path: Path, named: dict[str, str]) -> tuple[pd.DataFrame, str]:
     lines[:start] = ["\n"] * start if skipped else lines[:start]  # so that line numbers stay
     spaced = f'{separator} "' in first  # quotes after a space are quotes
     parse = partial(csv.reader, delimiter=separator, skipinitialspace=spaced)
-    if escapes_quotes(text, separator):  # as Spark, MySQL and R do
-        parse = partial(parse, escapechar="\\", doublequote=False)
     header = [" ".join(c.split()) for c in _whole_header(lines[start:], parse) if c != END]
     written = len(header)
     while header and not header[-1]:
         header.pop()
+    double_quotes(lines, parse, len(header))
     closed = close_quotes(lines, parse, header, find_columns(header, named)["image"])
     numbered = [(begin + 1, row) for begin, _, row in records_of(lines, parse)]
     if numbered[-1][1] != [END]:
         raise ValueError(f"a quote is never closed, in line {numbered[-1][0]}")
-    if _has_row_names(header, [row for _, row in numbered[1:-1]]):
+    if written == len(header) and _has_row_names(header, [row for _, row in numbered[1:-1]]):
         header = ["", *header]
     width, caption_last = len(header), find_columns(header, named)["caption"] == header[-1:]
     rows, joined, uneven = [], 0, len({len(row) for _, row in numbered[1:-1]}) > 1
     for line, row in numbered[1:-1]:
         misfit = any(cell.strip() for cell in row[width:])
-        misfit |= uneven and not caption_last and len(row) > max(written, width)
+        if uneven and not caption_last and len(row) > max(written, width):
+            misfit |= any(cell.startswith(" ") for cell in row)  # after a comma of a text
         if misfit and caption_last:  # a caption with unquoted separators
             row, misfit = [*row[: width - 1], separator.join(row[width - 1 :])], False
             joined += 1
@@ -217,13 +223,13 @@ def _whole_header(lines: list[str], parse: Callable) -> list[str]:
 def _has_row_names(header: list[str], rows: list[list[str]]) -> bool:
     """Return whether R wrote the numbers of the rows, which have no name in the header."""
     image = header.index(found[0]) if (found := find_columns(header, {})["image"]) else 0
-    counted = len(rows) > 3 and [row[0] for row in rows] == [*map(str, range(1, len(rows) + 1))]
-    return len(rows) > 1 and all(
-        len(row) == len(header) + 1
-        and row[0].isdecimal()
-        and (counted or EXTENSION.search(row[image + 1]))
-        for row in rows
-    )
+    if len(rows) < 2 or any(len(row) != len(header) + 1 for row in rows):
+        return False
+    names, counted = [row[image + 1] for row in rows], [*map(str, range(1, len(rows) + 1))]
+    if all(row[0].isdecimal() for row in rows) and all(map(EXTENSION.search, names)):
+        return True
+    plain = len(set(names)) == len(names) > 3 and not re.search(r"\s", "".join(names))
+    return plain and [row[0] for row in rows] == counted and any(row[-1] for row in rows)
 
 
 def _read_json(path: Path, named: dict[str, str]) -> tuple[pd.DataFrame, str]:
@@ -252,46 +258,3 @@ READERS: dict[str, Callable[[Path, dict[str, str]], tuple[pd.DataFrame, str]]] =
     **dict.fromkeys((".xlsx", ".xlsm"), _read_excel),
     ".parquet": lambda path, named: (pd.read_parquet(path), "Parquet"),
 }
-
-
-def without_extension(name: str) -> str:
-    """Return a file's name or path without its extension, if that is one of images'."""
-    return EXTENSION.sub("", name)
-
-
-def match_files(names: pd.Series, files: Sequence[str]) -> pd.Series:
-    """Return for each name of a table a list of the `files` that it may mean: none, one or several.
-
-    `files` are relative paths with `/`. Names may lack the extension or folders, have more folders
-    in front, `\\` for `/`, another case, or be numbers without leading zeros.
-    """
-    known, index = set(files), defaultdict(set)
-    for file in [] if names.isin(known).all() else files:  # seconds for ROCO
-        whole, *ends = _ends(file)
-        for tail in (f"/{whole}", *ends):
-            stem = without_extension(tail)
-            for key in (tail, f"{stem}.*", NUMBER.sub(r"\1\2", stem) + "#"):
-                index[key].add(file)
-
-    def find(name: str) -> list[str]:
-        whole, *ends = _ends(name)
-        for tail in (f"/{whole}", whole, *(f"/{end}" for end in ends)):
-            number = NUMBER.sub(r"\1\2", tail) + "#"
-            for key in (tail, f"{tail}.*", without_extension(tail), number):
-                if key in index:
-                    return sorted(index[key])
-        return []
-
-    found = {name: [name] if name in known else find(name) for name in names.unique()}
-    bare = {name: re.split(r"[\\/]", name)[-1] for name in found}
-    few = 10 * sum(map(bool, found.values())) <= len(found)
-    if few and len(set(bare.values())) == len(bare):  # the folders are another computer's
-        found = {name: found[name] or find(bare[name]) for name in found}
-    return names.map(found)
-
-
-def _ends(path: str) -> list[str]:
-    """Return a path, then without its first folder, and so on to the name; in small letters."""
-    parts = normalize("NFC", path).casefold().strip().replace("\\", "/").split("/")
-    parts = [part for part in parts if part not in ("", ".")]
-    return ["/".join(parts[start:]) for start in range(len(parts) or 1)]

@@ -102,7 +102,8 @@ def _read(path: Path) -> list[str]:
             "caption per line, in UTF-8."
         ) from error
     header = re.split(r"[,;\t|]", lines.lstrip().partition("\n")[0])
-    names = all(len(name.split()) <= 3 and "." not in name for name in header)
+    names = all(len(name.split()) <= 5 and ". " not in name for name in header)
+    names = names and not header[-1].strip().endswith(".")
     if len(header) > 1 and names and find_columns(header, {})["caption"]:
         return _of_table(path)
     texts = [line.rpartition("\t")[2].strip() for line in lines.splitlines()]

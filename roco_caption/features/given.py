@@ -12,7 +12,7 @@ import numpy as np
 
 from roco_caption.core.errors import UserError, first_line
 from roco_caption.core.pickles import checksum
-from roco_caption.data.tables import without_extension
+from roco_caption.data.names import without_extension
 from roco_caption.features.shards import read_shards
 from roco_caption.features.table import Features, LazyRows, sampled, to_float16
 

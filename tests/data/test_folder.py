@@ -603,14 +603,23 @@ def test_running_numbers_never_win_over_names_of_files(tmp_path, capsys, extensi
     rows[-1] = rows[-1].replace(".png,", ".pngg,")  # one slip of the pen
     rows = [row.replace(".png,", f".{extension},") for row in rows]
     make_folder(tmp_path, names, rows, header="id,filename,caption")
-    if extension == "dcm":  # converted, so the names are those of other files
-        with pytest.raises(UserError, match=r"image file missing.*image = 'filename'"):
-            read_dataset(tmp_path)
-        return
     rows = together(read_dataset(tmp_path)[0])
-    assert len(rows) == 39 and all(f"Film of {name}.png" in set(rows.caption) for name in rows.id)
+    assert len(rows) == 39  # converted from DICOM or not
     assert (rows.caption == "Film of " + rows.id + ".png").all()
     assert "image = 'filename'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [("path,dicom_id,findings", "files/p10/p101/s1/{0}.dcm,x{0},Chest {0}"),
+     ("image,id,caption", "https://example.org/{0}a.png,x{0},Chest {0}"),
+     ("name,image,caption", "Chest PA/LAT,x{0},Chest {0}")],
+)  # fmt: skip
+def test_paths_of_other_places_do_not_hide_the_names(tmp_path, header, row):
+    names = [f"x{i}.jpg" for i in range(20)]
+    make_folder(tmp_path, names, [row.format(i) for i in range(20)], header=header)
+    rows = together(read_dataset(tmp_path)[0])
+    assert (rows.caption == "Chest " + rows.id.str[1:]).all() and len(rows) == 20
 
 
 def of_column(root, **columns):
@@ -627,6 +636,12 @@ def test_kinds_of_studies_are_no_patients(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "column 'study'" in said and "names no patients and is ignored" in said
     assert "Split by image" in said
+
+
+def test_a_few_patients_without_a_number_do_not_discard_the_column(tmp_path):
+    patients = ["unknown", "Phantom", *(f"P{i % 4}" for i in range(58))]
+    rows = together(read_dataset(of_column(tmp_path, patient=patients))[0])
+    assert rows.case.nunique() == 6 and rows.groupby("case").split.nunique().eq(1).all()
 
 
 @pytest.mark.parametrize("other", ["", "M", "45 M"])
@@ -650,6 +665,43 @@ def test_a_folder_that_only_mentions_a_split_does_not_hide_one_that_is(tmp_path)
     names += [f"test/{i}.png" for i in range(4)] + [f"val/{i}.png" for i in range(4)]
     make_folder(tmp_path, names, [f"{name},text {name}" for name in names])
     assert read_dataset(tmp_path)[1].used.to_dict() == {"train": 11, "validation": 4, "test": 4}
+
+
+@pytest.mark.parametrize(
+    ("form", "sizes"),
+    [("test/{}.csv", "6 6 6"), ("training/{}.csv", "6 6 6"), ("dev/{}_captions.csv", "6 6 6")],
+)
+def test_a_folder_named_like_a_split_does_not_hide_the_tables_splits(tmp_path, form, sizes):
+    for split in ("train", "val", "test"):
+        top = form.split("/")[0]
+        names = [f"{top}/{split}/images/{split}{i}.png" for i in range(6)]
+        make_folder(tmp_path, names, [f"{name},text" for name in names], form.format(split))
+    assert [*map(str, read_dataset(tmp_path)[1].used)] == sizes.split()
+
+
+def test_folders_below_one_named_like_a_split_are_splits(tmp_path):
+    names = [f"training/{s}_images/{s}{i}.png" for s in ("train", "val", "test") for i in range(4)]
+    make_folder(tmp_path, names, [f"{name},text" for name in names])
+    assert read_dataset(tmp_path)[1].used.tolist() == [4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("kaggle.json", '{"username": "me", "key": "0123"}'), ("reports.csv", "id,report\n1,Chest.\n"),
+     ("captions.csv", "id,reference,caption\nROCO_00001,Chest,Chest\n")],
+)  # fmt: skip
+def test_a_table_without_images_does_not_hide_a_data_set_below(tmp_path, name, content):
+    images = tmp_path / "roco" / "all_data" / "train" / "radiology" / "images"
+    images.mkdir(parents=True)
+    (images / "ROCO_00001.jpg").write_bytes(b"pixels")
+    (tmp_path / name).write_text(content)
+    assert locate_dataset("", data_dir=str(tmp_path)).root == tmp_path / "roco"
+
+
+def test_labels_beside_a_table_are_no_rival(tmp_path, capsys):
+    make_folder(tmp_path, [f"{i}.png" for i in range(9)], [f"{i}.png,text" for i in range(8)])
+    (tmp_path / "labels.json").write_text('{"7": "effusion", "8": "fracture"}')
+    assert read_dataset(tmp_path)[1].used.sum() == 8
 
 
 def test_a_table_in_data_dir_wins_over_a_data_set_below(tmp_path):

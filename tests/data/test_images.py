@@ -494,3 +494,11 @@ def test_film_digitisers_tiffs_with_white_as_zero_are_not_inverted(tmp_path, bit
         assert image.tag_v2[262] == 0
     pixels = read_image(tmp_path / "film.tif", 32)[..., 0].astype(float)
     assert np.corrcoef(pixels.ravel(), values.ravel())[0, 1] > 0.99
+
+
+def test_pixels_without_a_value_do_not_hinder_inversion(tmp_path):
+    values = np.linspace(0, 1, 1024, dtype=np.float32).reshape(32, 32)
+    values[3, 3] = np.nan
+    Image.fromarray(values).save(tmp_path / "film.tif", tiffinfo={262: 0})
+    pixels = read_image(tmp_path / "film.tif", 32)[..., 0].astype(float)
+    assert pixels[0].mean() > 200 and pixels[-1].mean() < 50

@@ -11,7 +11,8 @@ import pytest
 
 from roco_caption.core.errors import UserError
 from roco_caption.data.cells import unescaped
-from roco_caption.data.tables import match_files, read_table, without_extension
+from roco_caption.data.names import match_files, without_extension
+from roco_caption.data.tables import read_table
 
 
 def read(folder, content, name="captions.csv", columns=""):
@@ -499,13 +500,78 @@ def test_row_names_of_r_are_left_out_even_where_images_have_no_extension(tmp_pat
 
 
 @pytest.mark.parametrize(
+    ("header", "row", "caption"),
+    [
+        ("id,caption,", "{},Chest {},", "Chest {}"), ("id,caption", "{},Chest {},", "Chest {}"),
+        ("image;report;", "{};Chest {};", "Chest {}"),
+        ("id,caption,split,", "{},Chest {},train,", "Chest {}"),
+        ("id,caption", "{},Chest X-ray, view {}", "Chest X-ray, view {}"),
+    ],
+)  # fmt: skip
+def test_numbered_images_are_no_row_names(tmp_path, header, row, caption):
+    rows = [row.format(i, i) for i in range(1, 7)]
+    pairs, table = read(tmp_path, "\n".join([header, *rows, ""]))
+    assert pairs == [(str(i), caption.format(i)) for i in range(1, 7)]
+    assert not table.misfits.any()
+
+
+@pytest.mark.parametrize(
     ("row", "fits"),
-    [("a.png,Lungs clear, no effusion,", False), ("a.png,Lungs clear,", True),
+    [("a.png,Lungs clear, no effusion,", False), ("a.png,one,7,", True),
+     ("a.png,Lungs clear,", True),
      ('a.png,"Lungs clear, no effusion",', True), ("a.png,Lungs clear", True)],
 )  # fmt: skip
 def test_an_unquoted_comma_before_an_empty_cell_is_no_other_column(tmp_path, row, fits):
     table = read(tmp_path, f"image,caption,patient\nb.png,plain,7\n{row}\n")[1]
     assert list(table.misfits) == [0, 0 if fits else 3]
+
+
+@pytest.mark.parametrize(
+    ("content", "pairs"),
+    [
+        ('image\tcaption\np1\\01.png\tChest\np1\\02.png\tSj\\"ogren syndrome\n',
+         [("p1\\01.png", "Chest"), ("p1\\02.png", 'Sj\\"ogren syndrome')]),
+        ('image;caption;patient\n1.png;"Saved in C:\\img\\" ;P1\n',
+         [("1.png", "Saved in C:\\img\\ ")]),
+        ('"image","caption"\n"p1\\01.png","The \\"target\\" sign"\n"p1\\02.png","$\\alpha$"\n',
+         [("p1\\01.png", 'The "target" sign'), ("p1\\02.png", "$\\alpha$")]),
+        ('image,caption,patient\n1.png,"Henoch-Sch\\""onlein purpura, view 2",P2\n',
+         [("1.png", 'Henoch-Sch\\"onlein purpura, view 2')]),
+    ],
+)  # fmt: skip
+def test_other_backslashes_stay_beside_escaped_quotes(tmp_path, content, pairs):
+    assert read(tmp_path, content)[0] == pairs
+
+
+@pytest.mark.parametrize("ids", [range(1, 151), [7, 12345, 88, 3, 400, 51]])
+def test_a_stray_quote_among_numbers_of_any_length_is_ignored(tmp_path, ids):
+    rows = [f'{name},"Chest {name}' if i == 4 else f"{name},Chest {name}"
+            for i, name in enumerate(ids)]  # fmt: skip
+    pairs, table = read(tmp_path, "\n".join(["id,caption", *rows, ""]))
+    assert pairs == [(str(name), f"Chest {name}") for name in ids]
+    assert "stray quotes in lines [6] are ignored" in table.how
+
+
+@pytest.mark.parametrize("cell", [{"width": 5}, {"$oid": "ab1"}])
+def test_objects_in_a_column_do_not_hide_the_one_that_names_files(tmp_path, cell):
+    rows = [{"image": cell, "file_name": "1.png", "caption": "one"}]
+    assert read(tmp_path, json.dumps(rows), "a.json")[0] == [("1.png", "one")]
+
+
+def test_only_lists_of_the_column_that_is_used_are_rows(tmp_path):
+    rows = [{"image": "1.png", "images": ["1.png", "2.png"], "caption": "one"}]
+    assert read(tmp_path, json.dumps(rows), "a.json")[0] == [("1.png", "one")]
+
+
+def test_the_text_of_an_array_is_no_list(tmp_path):
+    text = "['Chest 1.' 'No effusion.']"
+    content = pd.DataFrame({"image": ["a"], "caption": [text]}).to_csv(index=False)
+    assert read(tmp_path, content)[0] == [("a", text)]
+
+
+def test_only_dicom_files_may_have_been_converted():
+    found = match_files(pd.Series(["x/a.DCM", "b.jpg", "c"]), ["x/a.png", "b.png"])
+    assert found.tolist() == [["x/a.png"], [], []]
 
 
 def test_separators_at_the_end_of_every_line_are_no_misfit(tmp_path):

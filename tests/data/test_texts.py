@@ -145,6 +145,15 @@ def test_no_reference_of_an_image_to_test_on_is_learnt(tmp_path):
     assert read_texts(path, tmp_path, FRAMES | {"test": test}) == ["MRI of the brain."]
 
 
+@pytest.mark.parametrize("header", ["image.id,caption", "Report no.;Report",
+                                    "Name of the image;Caption"])  # fmt: skip
+def test_names_of_columns_may_have_dots_and_words(tmp_path, header):
+    path = tmp_path / "reports.txt"
+    separator = "," if "," in header else ";"
+    path.write_text(f"{header}\n1{separator}Chest normal\n2{separator}Brain normal\n")
+    assert read_texts(path, tmp_path, FRAMES) == ["Chest normal", "Brain normal"]
+
+
 @pytest.mark.parametrize("first", ["Impression, no acute disease.", "Findings; none. Stable,"])
 def test_a_caption_that_begins_like_a_header_is_a_caption(tmp_path, first):
     path = tmp_path / "reports.txt"

@@ -1,0 +1,61 @@
+"""Finds the image files that the names in a table mean."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from unicodedata import normalize
+
+import pandas as pd
+
+EXTENSION = re.compile(
+    r"(?<=[^/])\.(bmp|dcm|dicom|gif|jfif|jpe|jpeg|jpg|pbm|pgm|png|pnm|ppm|tif|tiff|webp)$", re.I
+)  # of images
+NUMBER = re.compile(r"(^|/)0*(\d+)(\.0)?$")  # `007`, or `7.0` as spreadsheets show it
+
+
+def without_extension(name: str) -> str:
+    """Return a file's name or path without its extension, if that is one of images'."""
+    return EXTENSION.sub("", name)
+
+
+def match_files(names: pd.Series, files: Sequence[str]) -> pd.Series:
+    """Return for each name of a table a list of the `files` that it may mean: none, one or several.
+
+    `files` are relative paths with `/`. Names may lack the extension or folders, have more folders
+    in front, `\\` for `/`, another case, or be numbers without leading zeros.
+    """
+    known, index = set(files), defaultdict(set)
+    for file in [] if names.isin(known).all() else files:  # seconds for ROCO
+        whole, *ends = _ends(file)
+        for tail in (f"/{whole}", *ends):
+            stem = without_extension(tail)
+            for key in (tail, f"{stem}.*", NUMBER.sub(r"\1\2", stem) + "#"):
+                index[key].add(file)
+
+    def find(name: str) -> list[str]:
+        whole, *ends = _ends(name)
+        for tail in (f"/{whole}", whole, *(f"/{end}" for end in ends)):
+            number = NUMBER.sub(r"\1\2", tail) + "#"
+            for key in (tail, f"{tail}.*", without_extension(tail), number):
+                if key in index:
+                    return sorted(index[key])
+        return []
+
+    found = {name: [name] if name in known else find(name) for name in names.unique()}
+    for name in found:
+        if not found[name] and name.lower().endswith((".dcm", ".dicom")):  # was converted
+            found[name] = find(without_extension(name) + ".*")
+    bare = {name: re.split(r"[\\/]", name)[-1] for name in found}
+    few = 10 * sum(map(bool, found.values())) <= len(found)
+    if few and len(set(bare.values())) == len(bare):  # the folders are another computer's
+        found = {name: found[name] or find(bare[name]) for name in found}
+    return names.map(found)
+
+
+def _ends(path: str) -> list[str]:
+    """Return a path, then without its first folder, and so on to the name; in small letters."""
+    parts = normalize("NFC", path).casefold().strip().replace("\\", "/").split("/")
+    parts = [part for part in parts if part not in ("", ".")]
+    return ["/".join(parts[start:]) for start in range(len(parts) or 1)]
