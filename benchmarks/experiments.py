@@ -43,8 +43,8 @@ VARIANTS: dict[str, dict] = {
     "default": {},
     "text": {"text": True},  # with the captions of ROCO_TEXT_FILE
     "greedy": {"search": {"beams": 1, "no_repeat": 0, "neighbours": 0}},
-    "5 beams": {"search": {"beams": 5}},
-    "5 beams; text": {"search": {"beams": 5}, "text": True},
+    "20 beams": {"search": {"beams": 20}},
+    "20 beams; text": {"search": {"beams": 20}, "text": True},
     "3 beams; no neighbours": {"search": {"beams": 3, "neighbours": 0}},
     "length not matched": {"search": {"match": False}},
     "attention": {"attention": True},

@@ -271,7 +271,7 @@ def make_captioner(
     inputs: Inputs,
     words: Words,
     *,
-    beams: int = 20,
+    beams: int = 5,
     neighbours: int = 10,
     match: bool = True,
     **search: Any,

@@ -43,7 +43,7 @@ def train_captioner(
     learning_rate: float = 2e-3,
     seed: int = 1,
     retrain: bool = False,
-    beams: int = 20,
+    beams: int = 5,
 ) -> Captioner:
     """Run the notebook's stages from vocabulary to captioner; the features stay on disk.
 

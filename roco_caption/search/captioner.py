@@ -30,6 +30,7 @@ from roco_caption.search.rerank import Candidates, Consensus, image_vectors
 from roco_caption.text.tokenizer import CaptionTokenizer
 
 ROWS = 1024 if NARROWS else 512  # images per call; other backends decode the padding as well
+WIDER = 4  # times the beams, for images whose candidates all have a flaw
 FEW_BEAMS = 5  # with more beams, fewer images per call
 LOGITS = 2**23  # per word on a CPU (32 MB): the allocator returns larger arrays to the system
 BATCH = 32  # images encoded at once, as in `extract_features`
@@ -155,13 +156,32 @@ class Captioner:
     def best_captions(
         self, features: Any, count: int = 3, search: Search | None = None
     ) -> list[list[Caption]]:
-        """Return up to `count` captions per image, the best first, of at least as many beams."""
+        """Return up to `count` captions per image, the best first, of at least as many beams.
+
+        With `neighbours`, images whose candidates all have a flaw, see `Coherence`, are searched
+        again with `WIDER` times the beams.
+        """
         at_least(1, count=count)
         if not len(arrays_of(features)[0]):
             return []
         search = search or self.search
         search = replace(search, beams=max(count, search.beams))
-        return self.ranked(self.candidates(features, search), count, search)
+        best = self.ranked(self.candidates(features, search), count, search)
+        again = [
+            i for i, captions in enumerate(best) if search.neighbours and self._flawed(captions)
+        ]
+        if again:
+            search = replace(search, beams=WIDER * search.beams)
+            rows = tuple(array[np.array(again)] for array in arrays_of(features))
+            wider = self.ranked(self.candidates(rows, search), count, search)
+            found = dict(zip(again, wider, strict=True))
+            best = [found.get(i, captions) for i, captions in enumerate(best)]
+        return best
+
+    def _flawed(self, captions: list[Caption]) -> bool:
+        """Return whether even the best of an image's captions has a flaw, see `Coherence`."""
+        first = captions[0].text if captions else ""
+        return self.coherence is not None and any(self.coherence.flaws(first))
 
     def ranked(self, candidates: Candidates, count: int, search: Search) -> list[list[Caption]]:
         """Return the best of an image's candidates, see `best_captions`."""

@@ -1,7 +1,8 @@
 """Candidates are reranked by the captions of the nearest training images."""
 
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -114,13 +115,31 @@ def test_captions_with_flaws_come_behind_all_others():
     for old, new in zip(before, after, strict=True):
         refused = [caption.text in captioner.coherence.texts for caption in new]
         assert refused == sorted(refused) and new[0] != old[0]
-    everything = captioner.best_captions(features, 6, search)
-    captioner.coherence = Refused(frozenset(c.text for captions in everything for c in captions))
+    captioner.coherence, more = None, replace(search, beams=24)
+    before = captioner.best_captions(features, 3, more)
+    captioner.coherence = SimpleNamespace(flaws=lambda caption: (True, False))
     assert captioner.best_captions(features, 3, search) == before  # all are flawed alike
     plain = Search(beams=6)
     captioner.coherence, usual = None, captioner.best_captions(features, 3, plain)
     captioner.coherence = Refused(frozenset(captions[0].text for captions in usual))
     assert captioner.best_captions(features, 3, plain) == usual  # by probability alone
+
+
+def test_where_all_candidates_have_a_flaw_more_beams_are_tried():
+    captioner = Captioner(build(), TOKENIZER, Search(2, neighbours=2), consensus=apart())
+    captioner.consensus = Consensus.fit(captioner.decoder, np.eye(4, dtype=np.float32), TOKENS)
+    features = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    plain, wide = captioner.search, Search(8, neighbours=2)
+    few = captioner.ranked(captioner.candidates(features, plain), 2, plain)
+    many = captioner.ranked(captioner.candidates(features, wide), 8, wide)
+    texts = [[caption.text for caption in captions] for captions in few]
+    flawed = frozenset(texts[1] + texts[4])
+    captioner.coherence = Refused(flawed)
+    found = captioner.caption_features(features)
+    for i, caption in enumerate(found):
+        sound = [c for c in (many if flawed >= {*texts[i]} else few)[i] if c.text not in flawed]
+        assert caption.text == (sound or many[i])[0].text
+    assert {found[1].text, found[4].text} - flawed  # more beams found another one
 
 
 def test_with_attention_images_are_compared_by_the_pooled_vector():
