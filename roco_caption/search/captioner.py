@@ -174,8 +174,8 @@ class Captioner:
             search = replace(search, beams=WIDER * search.beams)
             rows = tuple(array[np.array(again)] for array in arrays_of(features))
             wider = self.ranked(self.candidates(rows, search), count, search)
-            found = dict(zip(again, wider, strict=True))
-            best = [found.get(i, captions) for i, captions in enumerate(best)]
+            sound = {i: c for i, c in zip(again, wider, strict=True) if not self._flawed(c)}
+            best = [sound.get(i, captions) for i, captions in enumerate(best)]
         return best
 
     def _flawed(self, captions: list[Caption]) -> bool:

@@ -179,7 +179,7 @@ def test_all_that_is_finished_is_reused_without_room(full, monkeypatch, capsys):
     images = make_images(folder.parent / "images", 6)
     extract(images, folder)
     history, _ = toy_training.run(folder, epochs=2)
-    toy_captioner.make().save(folder / "captioner")
+    toy_captioner.save_trained(toy_captioner.make(), folder / "captioner")
     fill()
     assert extract(images, folder).ids == list(images)
     pd.testing.assert_frame_equal(toy_training.run(folder, epochs=2)[0], history)
