@@ -177,6 +177,18 @@ def test_retraining_an_ensemble_goes_on_with_the_member_that_was_stopped(tmp_pat
     assert done[0] == stopped[0] and done[1] > stopped[1]
 
 
+def assert_refused(decoder, inputs, words, folder, changed):
+    """Check that every stage that takes a decoder says what has changed, and writes nothing."""
+    for stage in (
+        lambda: pipeline.run_folder(folder, "x", decoder, inputs, words, epochs=1),
+        lambda: pipeline.train_decoder(decoder, inputs, words, folder, epochs=1),
+        lambda: pipeline.make_captioner(decoder, inputs, words),
+    ):
+        with pytest.raises(UserError, match=f"{changed} have changed.*make_decoder"):
+            stage()
+    assert not list(folder.iterdir())
+
+
 def test_words_of_other_captions_and_decoders_of_other_features_are_refused(made, tmp_path):
     _, words, decoder = made
     frames, features = toy_data()
@@ -191,14 +203,7 @@ def test_words_of_other_captions_and_decoders_of_other_features_are_refused(made
             stage()
     features.matrix = features.matrix[::-1].copy()  # as of another encoder
     changed = select_inputs(toy_data()[0], features)
-    for stage in (
-        lambda: pipeline.run_folder(tmp_path, "x", decoder, changed, words, epochs=1),
-        lambda: pipeline.train_decoder(decoder, changed, words, tmp_path, epochs=1),
-        lambda: pipeline.make_captioner(decoder, changed, words),
-    ):
-        with pytest.raises(UserError, match=r"features have changed.*make_decoder"):
-            stage()
-    assert not list(tmp_path.iterdir())
+    assert_refused(decoder, changed, words, tmp_path, "features")
 
 
 @pytest.mark.parametrize("changed", ["min_frequency", "longer", "shorter", "attention", "grids"])
@@ -217,14 +222,7 @@ def test_decoders_of_other_settings_are_refused_wherever_they_are_used(tmp_path,
         inputs = select_inputs(frames, features, attention=True)
     words = pipeline.index_words(inputs.frames, **options)
     what = "features" if changed in ("attention", "grids") else "words"
-    for stage in (
-        lambda: pipeline.run_folder(tmp_path, "x", decoder, inputs, words, epochs=1),
-        lambda: pipeline.train_decoder(decoder, inputs, words, tmp_path, epochs=1),
-        lambda: pipeline.make_captioner(decoder, inputs, words),
-    ):
-        with pytest.raises(UserError, match=f"{what} have changed.*make_decoder"):
-            stage()
-    assert not list(tmp_path.iterdir())
+    assert_refused(decoder, inputs, words, tmp_path, what)
 
 
 def test_a_training_is_not_that_of_other_patients(tmp_path):
