@@ -156,8 +156,7 @@ def make_decoder(
 
     Args:
         inputs, words: the data; attention is used if they have grids.
-        members: decoders to average; each starts from its own seed.
-        seed: of the first one's initial weights.
+        members, seed: how many to average; the first one's seed, each has its own.
         sizes: of `build_decoder`, other than those of the data.
     """
     inputs.refuse(words)
@@ -170,6 +169,7 @@ def make_decoder(
     for k in range(members):
         set_seeds(seed + k)
         built.append(build_decoder(**sizes))
+        built[k].seed = seed + k
     decoder = combine(built)
     fit_scalers(decoder, inputs.features["train"], words.tokens["train"], inputs.cases["train"])
     return decoder

@@ -107,11 +107,6 @@ def _is_whole(least: int, value: Any) -> bool:
     return whole and least <= value < 2**32
 
 
-def _exist(value: str) -> bool:
-    paths = [value] if os.path.exists(value) else value.split(",")
-    return not value or all(os.path.exists(os.path.expanduser(path.strip())) for path in paths)
-
-
 def _is_writable(value: str) -> bool:
     """Return whether this is a folder to write to, or one that can be made."""
     place = Path(value).absolute()
@@ -129,7 +124,7 @@ LEAST = {
     "BEAMS": 1,
 }  # fmt: skip
 SWITCH = "True or False", (True, False).__contains__
-FILES = "files that exist, separated by commas, or ''", _exist
+FILE = "a file or folder that exists or ''", lambda value: not value or os.path.exists(value)
 FOLDER = "a folder to write to", _is_writable
 # What a value must be, and its check, which may also raise an error
 CHECKS: dict[str, tuple[str, Callable[[Any], Any]]] = {
@@ -139,7 +134,7 @@ CHECKS: dict[str, tuple[str, Callable[[Any], Any]]] = {
         "'auto' or a whole number from 1 to 4,294,967,295",
         lambda value: value == "auto" or _is_whole(1, value),
     ),
-    "ATTENTION": SWITCH, "RETRAIN": SWITCH, "FEATURES_FILE": FILES, "GRID_FILE": FILES,
+    "ATTENTION": SWITCH, "RETRAIN": SWITCH, "FEATURES_FILE": FILE, "GRID_FILE": FILE,
     "DATA_DIR": ("a folder that exists or ''", lambda value: not value or os.path.isdir(value)),
     "TEXT_FILE": (
         f"a file or folder of captions, {ROCO!r} or ''",

@@ -1,5 +1,6 @@
 """The notebook itself, executed unedited with tiny settings."""
 
+import ast
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,6 +45,14 @@ def execute(folder: Path, **settings: str):
         os.environ.update(before)
 
 
+def test_no_variable_is_named_like_a_module_of_colab():
+    code = [cell.source for cell in nbformat.read(NOTEBOOK, 4).cells if cell.cell_type == "code"]
+    names = [n for source in code for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Name)]
+    assigned = {name.id for name in names if isinstance(name.ctx, ast.Store)}
+    assert "on_drive" in assigned
+    assert not assigned & {"auth", "data_table", "drive", "files", "output", "userdata"}
+
+
 @pytest.mark.parametrize("copied", [True, False])
 def test_the_last_cell_names_the_copies_that_there_are(tmp_path, capsys, copied):
     (source,) = (c.source for c in nbformat.read(NOTEBOOK, 4).cells if c.id == "cell-61")
@@ -54,7 +63,7 @@ def test_the_last_cell_names_the_copies_that_there_are(tmp_path, capsys, copied)
         (drive / "features" / "mine").mkdir(parents=True)
     data = SimpleNamespace(source=SimpleNamespace(name="mine"))
     exec(source, {
-        "folder": run, "drive": drive, "data": data, "CACHE_DIR": "cache",
+        "folder": run, "on_drive": drive, "data": data, "CACHE_DIR": "cache",
         "backed_up": backed_up, "runtime": SimpleNamespace(platform="local"), "copy": None,
     })  # fmt: skip
     assert (drive / "checkpoints" / "run" / "settings.json").exists()

@@ -240,6 +240,16 @@ def test_a_training_is_not_that_of_other_patients(tmp_path):
     assert folders[0] != folders[1] == folders[2]  # their names do not matter
 
 
+def test_a_seed_changed_after_the_decoder_was_made_is_another_training(made, tmp_path):
+    inputs, words, _ = made
+    folders = set()
+    for made_with, trained_with in ((1, 1), (1, 2), (2, 2)):
+        decoder = pipeline.make_decoder(inputs, words, seed=made_with, **SIZES)
+        options = {"epochs": 1, "seed": trained_with}
+        folders.add(pipeline.run_folder(tmp_path, "x", decoder, inputs, words, **options))
+    assert len(folders) == 3
+
+
 @pytest.mark.parametrize("missing", ["captioner.weights.h5", "member2/captioner.weights.h5"])
 def test_a_captioner_is_not_saved_without_its_weights(tmp_path, missing):
     inputs, words, decoder, _ = run(tmp_path, members=2)
@@ -255,15 +265,19 @@ def test_a_run_gets_no_scores_and_no_export_of_another_model(made, tmp_path):
     captioner = pipeline.make_captioner(decoder, inputs, words, beams=2, neighbours=0, match=False)
     captions = pipeline.caption_test_images(captioner, inputs, tmp_path / "a")
     others = {"this model": ["another caption", *captions.caption[1:]]}
-    with pytest.raises(UserError, match=r"captions\.csv has other captions.*part 8"):
+    with pytest.raises(UserError, match=r"captions\.csv does not have the captions.*part 8"):
         pipeline.score(others, inputs, tmp_path / "a")
     reversed_test = inputs.frames["test"][::-1].reset_index(drop=True)
     moved = select_inputs(inputs.frames | {"test": reversed_test}, toy_data()[1])
-    with pytest.raises(UserError, match=r"captions\.csv has other captions.*part 8"):
+    with pytest.raises(UserError, match=r"captions\.csv does not have the captions.*part 8"):
         pipeline.score({"this model": list(captions.caption)}, moved, tmp_path / "a")
     assert not (tmp_path / "a" / "scores.csv").exists()
     pipeline.score({"this model": list(captions.caption)}, inputs, tmp_path / "a")
     pipeline.train_decoder(decoder, inputs, words, tmp_path / "b", epochs=2)
+    with pytest.raises(UserError, match="trained again after this captioner was made"):
+        pipeline.caption_by_baselines(captioner, inputs, captions.caption)
+    with pytest.raises(UserError, match=r"b/captions\.csv does not have the captions.*part 8"):
+        pipeline.score({"this model": list(captions.caption)}, inputs, tmp_path / "b")
     with pytest.raises(UserError, match="does not have this captioner's weights"):
         export_keras(captioner, tmp_path / "a" / "decoder.keras")
     assert not (tmp_path / "a" / "decoder.keras").exists()
@@ -360,6 +374,7 @@ def test_scores_get_all_references(tmp_path, monkeypatch):
     given = []
     table = pd.DataFrame({"CIDEr": [1.0]})
     monkeypatch.setattr(compare, "score_table", lambda r, *a, **o: given.append(r) or table)
+    frames["test"][["id", "caption"]].to_csv(tmp_path / "captions.csv", index=False)
     pipeline.score({"x": list(frames["test"].caption)}, inputs, tmp_path)
     assert given[0][0] == [frames["test"].caption[0], "another"] and len(given[0]) == 12
     one = {split: frame.drop(columns="references") for split, frame in frames.items()}

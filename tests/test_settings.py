@@ -186,14 +186,6 @@ def test_a_run_beside_the_data_is_accepted(names, tmp_path):
         read_settings(names | chosen | {"DRIVE_DIR": str(data), "CACHE_DIR": str(data)})
 
 
-def test_several_feature_files_may_be_named(names, tmp_path):
-    (tmp_path / "a.npz").touch()
-    (tmp_path / "b.npz").touch()
-    read_settings(names | {"FEATURES_FILE": f"{tmp_path}/a.npz, {tmp_path}/b.npz"})
-    with pytest.raises(UserError, match=r"FEATURES_FILE.*c\.npz"):
-        read_settings(names | {"FEATURES_FILE": f"{tmp_path}/a.npz,{tmp_path}/c.npz"})
-
-
 @pytest.mark.parametrize(
     ("variable", "hint"),
     [("ROCO_EPOCH", "ROCO_EPOCHS?"), ("ROCO_BEAM", "ROCO_BEAMS?"), ("ROCO_XYZZY", "")],
@@ -224,15 +216,6 @@ def test_no_variable_that_is_read_anywhere_is_called_unknown(names):
         constants |= {*re.findall(r"^ROCO_([A-Z_]+) =", text, re.M)}
     assert {"DATA_DIR", "PEER", "SHARD_SIZE"} <= read
     assert read - constants <= {*names, *OTHER_NAMES}
-
-
-def test_several_files_may_be_below_the_home_folder(names, monkeypatch, tmp_path):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("a.npz", "b.npz"):
-        (tmp_path / name).touch()
-    read_settings(names | {"FEATURES_FILE": "~/a.npz, ~/b.npz"})
-    with pytest.raises(UserError, match="FEATURES_FILE must be files"):
-        read_settings(names | {"FEATURES_FILE": "~/a.npz,~/c.npz"})
 
 
 @pytest.mark.parametrize("kind", ["FEATURES_FILE", "GRID_FILE"])

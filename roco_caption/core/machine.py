@@ -220,10 +220,9 @@ def writable(project: str | os.PathLike) -> Path:
 def mount_drive(paths: Iterable[str]) -> None:
     """In Colab, mount Google Drive if one of the paths is on it, and it is not mounted.
 
-    A path may be several with commas between. UserError if Colab or its user refuses.
+    UserError if Colab or its user refuses.
     """
-    places = (Path(place.strip()).expanduser() for path in paths for place in path.split(","))
-    asked = any(place.absolute().is_relative_to(DRIVE) for place in places)
+    asked = any(Path(path).expanduser().absolute().is_relative_to(DRIVE) for path in paths)
     if not asked or find_platform() != "colab" or (DRIVE / "MyDrive").is_dir():
         return
     try:

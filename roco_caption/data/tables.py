@@ -1,4 +1,4 @@
-"""Reads tables of images and captions in any usual format, and finds the files that they name."""
+"""Reads tables of images and captions in any usual format."""
 
 from __future__ import annotations
 

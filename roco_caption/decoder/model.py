@@ -43,12 +43,12 @@ class Decoder:
         ratings: those of the training images that `fit_scalers` left out, or None.
         untrained: the variables that training changes as they were before the first one, or None.
         weights_file: the checksum of the file that holds its weights, or "".
+        seed: that of its initial weights, or None.
 
     With attention each has a second input, `input_grid` (n, cells, channels).
 
     Args:
-        parts: the layers by name.
-        sizes: all arguments of `build_decoder`.
+        parts, sizes: the layers by name; all arguments of `build_decoder`.
     """
 
     def __init__(self, parts: dict[str, layers.Layer], sizes: dict[str, Any]) -> None:
@@ -56,6 +56,7 @@ class Decoder:
         self.ratings: Ratings | None = None
         self.untrained: list[np.ndarray] | None = None
         self.weights_file = ""
+        self.seed: int | None = None
         inputs = [keras.Input((sizes["feature_size"],), name="input_img")]
         if sizes["attention"]:
             inputs.append(keras.Input(sizes["grid_size"], name="input_grid"))
@@ -120,7 +121,6 @@ class Decoder:
         return self.parts["lstm"](self.parts["drop_words"](self.parts["embedding"](words)))
 
     def _merge(self, outputs: Any, image: tuple[Any, ...]) -> Any:
-        # the LSTM's outputs (n, t, units) and `describe`'s arrays → (n, t, units)
         parts, (vector, *cells) = self.parts, image
         merged = parts["merge"]([outputs, parts["per_word"](vector)])
         if cells:

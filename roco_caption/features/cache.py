@@ -22,6 +22,7 @@ from roco_caption.features.files import FileMark
 from roco_caption.features.table import GRID_BLOCK, Features, LazyRows, concatenated, to_float16
 
 FLUSH_SECONDS = 5  # what a kill can cost
+PARTS = ".parts"  # the folder of a cache that grows
 NO_ROWS = np.empty((0, 0), np.float16)
 CHECKSUMS = "grid_crc32"  # the pickle's key of the checksums that `write_grid` returns
 
@@ -31,15 +32,13 @@ class FeatureCache:
 
     def __init__(self, path: Path, header: dict[str, Any], precision: str = "float32") -> None:
         self.path, self.header = path, header | {"precision": precision}
-        self.folder = path.with_suffix(".parts")
+        self.folder = path.with_suffix(PARTS)
         self.files: dict[str, FileMark] = {}  # of images that were encoded or looked for
         self._identity = json.dumps(header, sort_keys=True)
         self._clear()
 
     def _clear(self) -> None:
-        self._ids: list[str] = []
-        self._arrays: list[list[np.ndarray]] = []
-        self._skipped: dict[str, str] = {}
+        self._added: list[tuple[list[str], list[np.ndarray], dict[str, str]]] = []
         self._flushed = time.monotonic()
 
     def load(self, *, verify: bool = False) -> Features:
@@ -61,19 +60,20 @@ class FeatureCache:
         self, ids: list[str], *arrays: np.ndarray, skipped: dict[str, str] | None = None
     ) -> None:
         """Add features, grids if any, and {id: reason} for images without; flush in time."""
-        self._ids += ids
-        self._skipped |= skipped or {}
-        if arrays:
-            self._arrays.append([to_float16(array) for array in arrays])
+        rows = [to_float16(array) for array in arrays]
+        self._added.append((ids, rows, skipped or {}))  # at once, for an interrupt
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
         """Write what was added since the last part as a new part."""
-        if self._ids or self._skipped:
-            arrays: list[Any] = [np.concatenate(parts) for parts in zip(*self._arrays, strict=True)]
+        ids = [name for names, _, _ in self._added for name in names]
+        skipped = {name: why for _, _, reasons in self._added for name, why in reasons.items()}
+        if ids or skipped:
+            blocks = [rows for _, rows, _ in self._added if rows]
+            arrays: list[Any] = [np.concatenate(parts) for parts in zip(*blocks, strict=True)]
             rows, *grids = arrays or [NO_ROWS]
-            part = Features(self._ids, rows, self.header, self._skipped, *grids)
+            part = Features(ids, rows, self.header, skipped, *grids)
             self._write(self.folder / f"{time.time_ns()}.pkl", part)
         self._clear()
 
@@ -161,6 +161,8 @@ def _checked(value: Any, path: Path) -> Features:
         )
     except (TypeError, AttributeError):
         valid = False
+    if not valid and path.parent.suffix == PARTS:
+        raise DamagedFile(path, "it is no part of a feature cache", "")
     if not valid:
         raise UserError(f"{path} is not a feature cache. Delete it, then run this cell again.")
     return features

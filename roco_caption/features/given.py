@@ -1,5 +1,6 @@
 """Precomputed features and grids: FEATURES_FILE and GRID_FILE."""
 
+import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -96,6 +97,11 @@ def _check_arrays(arrays: dict[str, np.ndarray], count: int) -> None:
         length = arrays.get("grid", array).shape[-1:] if key == "scale" else (count,)
         if array.ndim != len(AXES[key].split()) or array.shape[:1] != length:
             raise ValueError(f"`{key}` must be {AXES[key]}, {count} names, not {array.shape}")
+        if key == "grid" and math.isqrt(array.shape[1]) ** 2 != array.shape[1]:
+            raise ValueError(
+                f"`grid` has {array.shape[1]} cells per image, which form no square such as 7 × 7; "
+                "a vision transformer's class token is no cell"
+            )
         if not -largest <= array.min(initial=0) <= array.max(initial=0) <= largest:
             raise ValueError(f"`{key}` contains NaN, inf or numbers beyond single precision")
 
@@ -106,23 +112,18 @@ def read_features_file(
     """Read precomputed features, with the grids of an .npz only if `with_grid`.
 
     `path` is an .npz with `names` (n,), `features` (n, d), and perhaps `grid` and `scale` as in
-    `read_grid_file`; a folder of shards, whose grids stay on disk; or several, separated by commas,
-    which `side_by_side` joins. Names are `matched` to `ids`, if given.
+    `read_grid_file`; or a folder of shards, whose grids stay on disk. Names are `matched` to `ids`,
+    if given.
     """
-    whole = Path(path).expanduser()
-    paths = [whole] if whole.exists() else [Path(p.strip()) for p in str(path).split(",")]
-    parts = [_read_features(part.expanduser(), with_grid) for part in paths]
-    for i, part in enumerate(parts):
-        source = f"FEATURES_FILE {paths[i]}"
-        if len(part.ids) > 1 and (part.matrix == part.matrix[0]).all():
-            raise UserError(f"{source} holds the same features for all images. Compute them again.")
-        if ids is not None:
-            parts[i] = replace(part, ids=matched(part.ids, ids, source))
-    return side_by_side(parts)
+    path = Path(path).expanduser()
+    features, source = _read_features(path, with_grid), f"FEATURES_FILE {path}"
+    if len(features.ids) > 1 and (features.matrix == features.matrix[0]).all():
+        raise UserError(f"{source} holds the same features for all images. Compute them again.")
+    return features if ids is None else replace(features, ids=matched(features.ids, ids, source))
 
 
-def _read_features(path: str | os.PathLike, with_grid: bool) -> Features:
-    if Path(path).is_dir():
+def _read_features(path: Path, with_grid: bool) -> Features:
+    if path.is_dir():
         features = read_shards(path)
         print(f"Features of {len(features.ids):,} images read from the shards in {path}")
         return replace(features, matrix=features.matrix.values[features.matrix.rows])
@@ -133,33 +134,8 @@ def _read_features(path: str | os.PathLike, with_grid: bool) -> Features:
         print(f"{path}: half precision would blur these features, so they stay in float32.")
     print(f"Features of {len(names):,} images ({matrix.shape[1]} values each) read from {path}")
     grid = _grid(arrays, identity, path) if "grid" in arrays else None
-    encoder = {"name": Path(path).stem, "layer": "given", "weights": identity}
+    encoder = {"name": path.stem, "layer": "given", "weights": identity}
     return Features(names, matrix, encoder, {}, grid)
-
-
-def side_by_side(parts: Sequence[Features]) -> Features:
-    """Concatenate the features that several encoders made of the images common to all.
-
-    All parts get the total variance of the first, because the decoder's scaler keeps what varies
-    most. The grids are those of the first part.
-    """
-    first, *others = parts
-    if not others:
-        return first
-    names = [part.encoder["name"] for part in parts]
-    ids = [name for name in first.ids if all(name in part for part in others)]
-    if not ids:
-        raise UserError(f"No image has features in all of {', '.join(names)}. Compare their ids.")
-    matrices, sample = [part.select(ids) for part in parts], sampled(len(ids), SAMPLE)
-    variances = [float(m[sample].astype(np.float64).var(axis=0).sum()) for m in matrices]
-    for i in range(1, len(parts)):
-        factor = np.float32((variances[0] / (variances[i] or 1)) ** 0.5)
-        matrices[i] = compact(matrices[i].astype(np.float32) * factor)
-    weights = "; ".join(part.encoder["weights"] for part in parts)
-    encoder = {"name": "+".join(names), "layer": "given", "weights": weights}
-    left_out = {name: "not in every file of FEATURES_FILE" for name in set(first.ids) - set(ids)}
-    grid = first.grid and first.select_grid(ids)
-    return Features(ids, np.hstack(matrices), encoder, first.skipped | left_out, grid)
 
 
 def compact(rows: np.ndarray) -> np.ndarray:

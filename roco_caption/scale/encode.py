@@ -16,12 +16,12 @@ from roco_caption.core.files import lock, remove_leftovers
 from roco_caption.core.machine import detect
 from roco_caption.core.progress import progress_bar
 from roco_caption.data.images import ImageError, read_image
+from roco_caption.data.names import EXTENSION
 from roco_caption.features.encoder import build_encoder, describe, weights_path
 from roco_caption.features.extract import encode_files, on_each_device, undecodable
 from roco_caption.features.shards import INSTALL, filesystem, is_local, read_shards, write_shard
 from roco_caption.features.table import Features, to_float16
 
-SUFFIXES = "", ".bmp", ".dcm", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"
 RETRIES = 4  # of a shard whose worker was lost: one of its images may kill them
 FETCHES = 64  # images fetched from an object store at once, by each worker
 
@@ -32,13 +32,13 @@ def find_images(url: str) -> dict[str, str]:
     images: dict[str, str] = {}
     for path in sorted(fs.find(folder)):
         name = PurePosixPath(path)
-        if name.suffix.lower() not in SUFFIXES or name.name.startswith("."):
+        if name.name.startswith(".") or (name.suffix and not EXTENSION.search(name.name)):
             continue
         if name.stem in images:
             raise UserError(f"{path} and {images[name.stem]} have the same id. Rename one.")
         images[name.stem] = path
     if not images:
-        raise UserError(f"No image files ({', '.join(SUFFIXES[1:])}) below {url}.")
+        raise UserError(f"No image files (.jpg, .png, .dcm and the like) below {url}.")
     return images
 
 

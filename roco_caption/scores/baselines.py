@@ -72,7 +72,7 @@ def consensus_captions(
     the m most similar of the captions of its `neighbours` (n, k); equal ones, as images of one case
     share, have one vote.
     """
-    texts = [text.split() for text in tokenized(train_captions, "coco")]
+    texts = [text.split() for text in tokenized(train_captions)]
     owner = np.repeat(np.arange(len(texts)), [len(words) for words in texts])
     words = pd.factorize(np.array([word for words in texts for word in words], object))[0]
     vectors = Ngrams(words, owner, len(texts)).vectors(words, owner, len(texts))

@@ -20,10 +20,13 @@ _AMBIGUOUS = _table("""
         sigmoid, rect*, fet*, iliac, scapho*, hand, arm, toe, calf, vertebral, t1, t2, echo, kub
 """)["words"]  # of several regions or modalities: "femoral head", the vertebra T1
 _WORD = "(?:an?|the|of|with|and|or|in|at|by|from|to|for|into|than|which|is|are|was|were|has|have)"
-_PANEL = r"(?:[(]|\b(?:panel|hepatitis|vitamin|image|fig(?:ure)?|type|grade|part|case|group)\s+)"
+_PANEL = (
+    r"(?:[(]|\b(?:panel|hepatitis|vitamin|image|fig(?:ure)?|type|grade|part|case|group|labels?|"
+    r"labell?ed|view|point|arrows?\s+in)\s+)"
+)
 _FRAGMENT = re.compile(
-    rf"(?<!{_PANEL})\b(?!(?-i:A|OR)\b){_WORD}\s*[,;:]?\s*(?:[.!?](?=\s|$)|$)"
-    rf"|\b(?:an|the)\s+{_WORD}\s|\ba\s+(?:of|the|an?)\s|^\W*$"
+    rf"(?<!{_PANEL})\b(?!(?-i:A|OR)\b|(?<=\d\s)in\b){_WORD}\s*[,;:]?\s*(?:[.!?](?=\s|$)|$)"
+    rf"|\b(?:an|the)\s+(?!in\s+(?:situ|vivo|vitro|utero)\b){_WORD}\s|\ba\s+(?:of|the|an?)\s|^\W*$"
     r"|\b([^\W\d_]\w*(?:[\s,]+[^\W\d_]\w*){1,9})[\s,]+\1\b|\b([^\W\d_]\w*)\s+\2\b",
     re.I,
 )

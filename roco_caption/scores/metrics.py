@@ -1,16 +1,11 @@
-"""Tokenization protocols, and BLEU, METEOR, ROUGE and CIDEr from counts that add up over images."""
+"""Captions as words, and BLEU, ROUGE and CIDEr from counts that add up over images."""
 
 from __future__ import annotations
 
-import shutil
-import string
-import subprocess
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
-from importlib.util import find_spec
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -38,32 +33,18 @@ def coco_tokens(caption: str) -> list[str]:
     return [token for token in _COCO_TOKEN.findall(text) if token not in _PUNCTUATION]
 
 
-def imageclef_tokens(caption: str) -> list[str]:
-    """Return the words of a caption as the ImageCLEFmedical caption task's evaluator sees them."""
-    text = re.sub(r"\d+", "number", caption.lower())
-    return text.translate(str.maketrans("", "", string.punctuation)).split()
-
-
-# name: function, and what a table's caption says about it
-PROTOCOLS = {
-    "coco": (coco_tokens, "lower-case, punctuation removed as by coco-caption's PTB tokenizer"),
-    "imageclef": (imageclef_tokens, "lower-case, digits replaced, punctuation removed (ImageCLEF)"),
-}
 BLEU = ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"]
 MEANS = ["ROUGE-1", "ROUGE-L", "CIDEr", "words", "repeated", "copied"]
-METEOR_COUNTS = [f"meteor_{i}" for i in range(23)]
 
 
-def tokenized(captions: Iterable[str], protocol: str) -> list[str]:
-    """Return each caption as its words joined by single spaces; "" stays ""."""
-    if protocol not in PROTOCOLS:
-        raise UserError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}.")
-    return [_joined(caption, protocol) for caption in captions]
+def tokenized(captions: Iterable[str]) -> list[str]:
+    """Return each caption's `coco_tokens` joined by single spaces; "" stays ""."""
+    return [_joined(caption) for caption in captions]
 
 
 @lru_cache(1 << 17)  # ROCO's: systems and tables share captions
-def _joined(caption: str, protocol: str) -> str:
-    return " ".join(PROTOCOLS[protocol][0](unicodedata.normalize("NFC", caption)))
+def _joined(caption: str) -> str:
+    return " ".join(coco_tokens(unicodedata.normalize("NFC", caption)))
 
 
 def as_lists(references: References) -> list[list[str]]:
@@ -88,45 +69,6 @@ def bleu(sums: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(values, index=sums.index, columns=BLEU)
 
 
-def meteor_counts(references: References, hypotheses: Sequence[str]) -> pd.DataFrame:
-    """Return each image's 23 match counts of METEOR 1.5 with its best reference, one row per image.
-
-    Java takes some 8 s to start, then 1 s per 1,000 captions; a UserError says what is missing.
-    """
-    if shutil.which("java") is None:
-        raise UserError("there is no Java runtime here")
-    spec = find_spec("pycocoevalcap")
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError("pycocoevalcap is missing: pip install pycocoevalcap")
-    folder = Path(spec.submodule_search_locations[0]) / "meteor"
-    command = ["java", "-Xmx2G", "-jar", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-norm"]
-    pairs = zip(as_lists(references), hypotheses, strict=True)
-    lines = "".join(f"SCORE ||| {' ||| '.join(texts)} ||| {text}\n" for texts, text in pairs)
-    done = subprocess.run(command, cwd=folder, input=lines.encode(), capture_output=True)
-    rows = [line.split() for line in done.stdout.decode().splitlines()]
-    if done.returncode or len(rows) != len(references):
-        reason = done.stderr.decode(errors="replace").strip().partition("\n")[0]
-        raise UserError(f"Java's METEOR failed ({reason or 'no reason given'})")
-    counts = np.array(rows, float)
-    # As in METEOR's own sums: a pair that matches as a whole, in one piece, has no fragments.
-    counts[(counts[:, 20] == 1) & (counts[:, 21:23] == counts[:, 0:2]).all(axis=1), 20] = 0
-    return pd.DataFrame(counts, columns=METEOR_COUNTS)
-
-
-def meteor(sums: pd.DataFrame) -> np.ndarray:
-    """Return METEOR of summed counts (Denkowski and Lavie, 2014, W14-3348; English weights)."""
-    counts = sums[METEOR_COUNTS].to_numpy(float).T
-    # Exact, stem, synonym and paraphrase matches; content and function words weigh differently.
-    stages, content = np.array([1.0, 0.6, 0.8, 0.6]), 0.75
-    matches = counts[4:20].reshape(4, 2, 2, -1)  # stage; content, function; hypothesis, reference
-    matches = np.tensordot(stages, content * matches[:, 0] + (1 - content) * matches[:, 1], axes=1)
-    length = content * (counts[0:2] - counts[2:4]) + (1 - content) * counts[2:4]
-    precision, recall = matches / np.maximum(length, 1e-9)
-    mean = precision * recall / np.maximum(0.85 * precision + 0.15 * recall, 1e-9)
-    fragments = 2 * counts[20] / np.maximum(counts[21] + counts[22], 1)
-    return mean * (1 - 0.6 * fragments**0.2)
-
-
 def wording(hypotheses: Sequence[str], training: Collection[str] | None = None) -> pd.DataFrame:
     """Return each tokenized caption's length in words, and whether it repeats itself or training.
 
@@ -146,14 +88,11 @@ def wording(hypotheses: Sequence[str], training: Collection[str] | None = None) 
 def image_counts(
     references: References, hypotheses: Sequence[str], training: Collection[str] | None = None
 ) -> pd.DataFrame:
-    """Return all that each image adds to the scores, except METEOR's counts; one row per image."""
+    """Return all that each image adds to the scores, one row per image."""
     shared = counted(tuple(map(tuple, as_lists(references)))).compare(hypotheses)
     return shared.join(wording(hypotheses, training)).astype(float).assign(images=1.0)
 
 
 def scores(sums: pd.DataFrame) -> pd.DataFrame:
-    """Return the scores of summed `image_counts`, joined by `meteor_counts` for METEOR."""
-    table = bleu(sums)
-    if METEOR_COUNTS[0] in sums:
-        table["METEOR"] = meteor(sums)
-    return table.join(sums[MEANS].div(sums["images"], axis=0))
+    """Return the scores of summed `image_counts`."""
+    return bleu(sums).join(sums[MEANS].div(sums["images"], axis=0))

@@ -10,7 +10,6 @@ from itertools import count
 import numpy as np
 import pandas as pd
 import regex as re
-from rouge_score.tokenize import tokenize
 
 from roco_caption.core.errors import UserError
 from roco_caption.text.ngrams import MAX_N, distinct_ngrams
@@ -115,7 +114,7 @@ def _sums(parts: np.ndarray, values: np.ndarray, captions: int) -> np.ndarray:
 def _rouge_words(text: str) -> Counter[str]:
     """Count words as rouge-score has them for Latin letters; it drops others, words here."""
     other = not text.isascii() and _OTHER_LETTER.search(text)
-    return Counter(re.findall(r"[^\W_]+", text) if other else tokenize(text, None))
+    return Counter(re.findall(r"[^\W_]+" if other else r"[a-z0-9]+", text.lower()))
 
 
 @lru_cache(1 << 15)

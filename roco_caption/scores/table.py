@@ -33,8 +33,6 @@ def score_table(
     *,
     train_captions: Sequence[str] | None = None,
     groups: Sequence | None = None,
-    protocol: str = "coco",
-    meteor: bool = False,
     resamples: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -45,35 +43,29 @@ def score_table(
         systems: name to n captions, or to several runs of n captions, whose scores are averaged.
         train_captions: the training captions, to find those copied word for word.
         groups: n labels, equal for images of one case; whole cases are then resampled.
-        protocol: "coco" or "imageclef", see `metrics.PROTOCOLS`.
-        meteor: whether to add METEOR, which is slow and needs Java.
         resamples, seed: number and random seed of bootstrap resamples, and of randomisations.
 
     Returns:
-        One row per system. Columns: BLEU-1 … BLEU-4, METEOR if asked for, ROUGE-1, ROUGE-L, CIDEr
-        (0 to 10), means of `metrics.wording`, each followed by its 95 % bootstrap interval,
-        "…_low" and "…_high"; "distinct", the share of distinct captions; "p_vs_first", of CIDEr
-        against the first system, not corrected for multiple tests. `attrs["caption"]` says how the
-        table was made, and why METEOR is empty if it is.
+        One row per system. Columns: BLEU-1 … BLEU-4, ROUGE-1, ROUGE-L, CIDEr (0 to 10), means of
+        `metrics.wording`, each followed by its 95 % bootstrap interval, "…_low" and "…_high";
+        "distinct", the share of distinct captions; "p_vs_first", of CIDEr against the first system,
+        not corrected for multiple tests. `attrs["caption"]` says how the table was made.
     """
     n = len(references)
     units = pd.factorize(metrics.labels(groups, n), use_na_sentinel=False)[0]
     if not systems:
         raise UserError("There is no system to score: give at least one in `systems`.")
-    references = _references(references, protocol)
+    references = _references(references)
     if len(set(map(tuple, references))) == 1:
         print("NOTE: All images have the same references, or there is only one image. Words that "
               "occur with every image weigh nothing in CIDEr, so it is 0 for every caption, "
               "perfect ones included.")  # fmt: skip
-    hypotheses = {name: _runs(name, systems[name], n, protocol) for name in systems}
-    training = None if train_captions is None else set(metrics.tokenized(train_captions, protocol))
-    meteor_parts, note = _meteor_parts(references, hypotheses) if meteor else ({}, "")
+    hypotheses = {name: _runs(name, systems[name], n) for name in systems}
+    training = None if train_captions is None else set(metrics.tokenized(train_captions))
     weights = bootstrap_weights(units.max() + 1, resamples, seed)
     rows, cider = {}, {}
     for name, runs in hypotheses.items():
         counts = [metrics.image_counts(references, run, training) for run in runs]
-        if meteor:
-            counts = [a.join(b) for a, b in zip(counts, meteor_parts[name], strict=True)]
         sums = [run.groupby(units).sum(min_count=1) for run in counts]
         cider[name] = np.mean([run["CIDEr"] for run in sums], axis=0)
         distinct = np.mean([len(set(run)) / n for run in runs])
@@ -82,49 +74,33 @@ def score_table(
     main, *others = cider.values()
     p_values = [randomisation_p(main - other, resamples, seed) for other in others]
     table["p_vs_first"] = [np.nan, *p_values]
-    table.attrs["caption"] = _caption(units, protocol, resamples) + note
+    table.attrs["caption"] = _caption(units, resamples)
     return table
 
 
-def _references(references: metrics.References, protocol: str) -> list[list[str]]:
+def _references(references: metrics.References) -> list[list[str]]:
     """Return each image's references, tokenized."""
     lists = metrics.as_lists(references)
     if not lists:
         raise UserError("There is nothing to score: `references` is empty.")
     _check("references", lists, len(lists))
-    return [metrics.tokenized(texts, protocol) for texts in lists]
+    return [metrics.tokenized(texts) for texts in lists]
 
 
-def _runs(
-    name: str, captions: Sequence[str] | Sequence[Sequence[str]], n: int, protocol: str
-) -> list[list[str]]:
+def _runs(name: str, captions: Sequence[str] | Sequence[Sequence[str]], n: int) -> list[list[str]]:
     """Return a system's captions as a list of tokenized runs."""
     captions = list(captions)
     one_run = not captions or any(isinstance(text, str | float | None) for text in captions)
     runs = [captions] if one_run else [list(run) for run in captions]
     for run in runs:
         _check(name, [[text] for text in run], n)
-    return [metrics.tokenized(run, protocol) for run in runs]
+    return [metrics.tokenized(run) for run in runs]
 
 
 def _check(name: str, lists: list[list], n: int) -> None:
     texts = sum(bool(parts) and all(isinstance(t, str) for t in parts) for parts in lists)
     if not texts == len(lists) == n:
         raise UserError(f"{name!r} has {texts} captions for {n} references: one text per image.")
-
-
-def _meteor_parts(
-    references: list[list[str]], hypotheses: dict[str, list[list[str]]]
-) -> tuple[dict[str, list[pd.DataFrame]], str]:
-    """Return METEOR's counts for each run, by one call of Java, and a note if they are missing."""
-    n, texts = len(references), [t for runs in hypotheses.values() for run in runs for t in run]
-    try:
-        counts, note = metrics.meteor_counts(references * (len(texts) // n), texts), ""
-    except UserError as error:
-        counts = pd.DataFrame(np.nan, range(len(texts)), metrics.METEOR_COUNTS)
-        note = f" METEOR is empty: {error}."
-    parts = (counts[i : i + n].reset_index(drop=True) for i in range(0, len(texts), n))
-    return {name: [next(parts) for _ in runs] for name, runs in hypotheses.items()}, note
 
 
 def _with_intervals(sums: list[pd.DataFrame], weights: np.ndarray) -> dict[str, float]:
@@ -139,13 +115,14 @@ def _with_intervals(sums: list[pd.DataFrame], weights: np.ndarray) -> dict[str, 
     return row
 
 
-def _caption(units: np.ndarray, protocol: str, resamples: int) -> str:
+def _caption(units: np.ndarray, resamples: int) -> str:
     n, cases = len(units), units.max() + 1
     return (
         f"{n:,} {'image' if n == 1 else 'images'}{f' of {cases:,} cases' if cases < n else ''}. "
-        f'Words by the "{protocol}" protocol: {metrics.PROTOCOLS[protocol][1]}. In brackets: 95 % '
-        f"bootstrap interval, {resamples:,} resamples of {'whole cases' if cases < n else 'images'}"
-        ". p_vs_first: CIDEr against the first row, approximate randomisation."
+        "Words are lower-case, without punctuation, as by coco-caption's PTB tokenizer. In "
+        f"brackets: 95 % bootstrap interval, {resamples:,} resamples of "
+        f"{'whole cases' if cases < n else 'images'}. p_vs_first: CIDEr against the "
+        "first row, approximate randomisation."
     )
 
 
@@ -169,8 +146,8 @@ def caption_scores(references: metrics.References, hypotheses: Sequence[str]) ->
 
 
 def _words(references: metrics.References, hypotheses: Sequence[str]) -> tuple[list, list]:
-    [hypotheses] = _runs("hypotheses", hypotheses, len(references), "coco")
-    return _references(references, "coco"), hypotheses
+    [hypotheses] = _runs("hypotheses", hypotheses, len(references))
+    return _references(references), hypotheses
 
 
 def breakdown(

@@ -15,12 +15,13 @@ import pandas as pd
 
 from roco_caption.core.backend import compiled
 from roco_caption.core.errors import UserError, at_least, memory_for
+from roco_caption.core.progress import progress_bar
 from roco_caption.data.images import ImageError
 from roco_caption.decoder.layers import on_tensorflow_cpu
 from roco_caption.decoder.model import Decoder, Ensemble
 from roco_caption.features.encoder import build_encoder
 from roco_caption.features.extract import encode_files
-from roco_caption.features.table import arrays_of, to_float16
+from roco_caption.features.table import LazyRows, arrays_of, to_float16
 from roco_caption.scores.coherence import Coherence
 from roco_caption.search.beam import Search, beam_candidates, beam_search
 from roco_caption.search.bundle import checked_encoder, read_bundle, run_of, write_bundle
@@ -33,6 +34,7 @@ ROWS = 1024 if NARROWS else 512  # images per call; other backends decode the pa
 WIDER = 4  # times the beams, for images whose candidates all have a flaw
 FEW_BEAMS = 5  # with more beams, fewer images per call
 LOGITS = 2**23  # per word on a CPU (32 MB): the allocator returns larger arrays to the system
+BAR_SECONDS = 10  # a search that takes longer shows a progress bar
 BATCH = 32  # images encoded at once, as in `extract_features`
 
 
@@ -72,6 +74,12 @@ class Captioner:
     encoder: dict[str, Any] = field(default_factory=dict)
     _searches: dict[tuple[Search, bool], Callable] = field(default_factory=dict, init=False)
 
+    def __post_init__(self) -> None:
+        self._weights = self._weights_now()
+
+    def _weights_now(self) -> list[str]:
+        return [member.weights_file for member in self.decoder.members]
+
     @classmethod
     def load(cls, folder: str | os.PathLike, weights: str | os.PathLike | None = None) -> Captioner:
         """Read a run's folder, or of a folder of runs the newest, and print which.
@@ -103,6 +111,7 @@ class Captioner:
 
         Returns DataFrame[file, caption, log_probability, error], sorted by file. A file that cannot
         be decoded has an error and no caption (None, NaN); all others have no error (None).
+        Stopped, it returns nothing; the command `caption` writes each batch.
         UserError if the folder is missing or has no image; or as `encode` says.
         """
         tables = caption_files(self, image_files(folder), batch_size=batch_size, search=search)
@@ -172,7 +181,10 @@ class Captioner:
         ]
         if again:
             search = replace(search, beams=WIDER * search.beams)
-            rows = tuple(array[np.array(again)] for array in arrays_of(features))
+            rows = tuple(
+                array.take(np.array(again)) if isinstance(array, LazyRows) else array[again]
+                for array in arrays_of(features)
+            )
             wider = self.ranked(self.candidates(rows, search), count, search)
             sound = {i: c for i, c in zip(again, wider, strict=True) if not self._flawed(c)}
             best = [sound.get(i, captions) for i, captions in enumerate(best)]
@@ -216,13 +228,19 @@ class Captioner:
         self, features: Any, search: Search, ranked: bool = False
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield each image's tokens and log-probability, or with `ranked` those of all beams."""
+        if self._weights_now() != self._weights:
+            raise UserError(
+                "The decoder was trained again after this captioner was made. Run part 8 "
+                "(`make_captioner`) again, and the cells after it."
+            )
         # penalties and reranking leave the compiled search as it is
         key = replace(search, end_penalty=0.0, neighbours=0, word_bonus=0.0), ranked
         if key not in self._searches:
             self._searches[key] = compiled(self._search_function(*key))
         count = _images_at_once(search.beams, self.tokenizer.vocab_size)
         penalty, arrays = np.asarray(search.end_penalty, np.float32), arrays_of(features)
-        for start in range(0, len(arrays[0]), count):
+        starts = range(0, len(arrays[0]), count)
+        for start in progress_bar(starts, desc="captions", leave=False, delay=BAR_SECONDS):
             n = np.asarray(min(count, len(arrays[0]) - start), np.int32)
             with memory_for(f"captioning {count} images at once", "Or lower BEAMS."):
                 block = tuple(np.zeros((count, *a.shape[1:]), np.float32) for a in arrays)

@@ -67,17 +67,16 @@ def score(
 ) -> pd.DataFrame:
     """Score systems with `score_table`, and write `scores.csv`, with columns for `coherence`.
 
-    UserError if the run's folder has the captions of another model or other images.
+    UserError if the run's folder lacks the captions, or has another model's or other images'.
     """
     known, path = list(inputs.frames["train"].caption), Path(folder) / CAPTIONS
-    if path.exists():
-        written = pd.read_csv(path, dtype=str, keep_default_na=False)
-        same = [*written.id] == [*inputs.frames["test"].id.astype(str)]
-        if not same or [*written.caption] != [*next(iter(systems.values()))]:
-            raise UserError(
-                f"{path} has other captions than those to be scored. Run the cells from part 8 on "
-                "(`make_captioner`) again."
-            )
+    read = pd.read_csv(path, dtype=str, keep_default_na=False) if path.exists() else None
+    ids, captions = inputs.frames["test"].id.astype(str), next(iter(systems.values()))
+    if read is None or [*read.id] != [*ids] or [*read.caption] != [*captions]:
+        raise UserError(
+            f"{path} does not have the captions to be scored. Run the cells from part 8 on "
+            "(`make_captioner`) again."
+        )
     table = score_table(
         inputs.references, systems, groups=inputs.cases["test"], seed=seed, train_captions=known
     )

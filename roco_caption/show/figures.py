@@ -92,31 +92,13 @@ def brief(text: str, letters: int = 120) -> str:
     return f"{text[: letters - 2]} …" if short == "…" and text != short else short
 
 
-class PlainTable:
-    """A table with its caption below, for where jinja2 is missing, which pandas' Styler needs."""
-
-    def __init__(self, table: pd.DataFrame, caption: str = "") -> None:
-        self.table, self.caption = table.round(3), caption
-
-    def __repr__(self) -> str:
-        return f"{self.table.to_string()}\n{self.caption}"
-
-    def _repr_html_(self) -> str:
-        return f"{self.table.to_html(na_rep='')}<p>{html.escape(self.caption)}</p>"
-
-
 def styled(table: pd.DataFrame, form: str | None = None, *, caption: str = "") -> Any:
     """Return a table as a pandas Styler, numbers in a `form` such as "{:.1%}", caption below.
 
-    Texts are shown as they are: HTML and formulas ("$x$") in them are not interpreted. Without
-    jinja2 it is a `PlainTable`.
+    Texts are shown as they are: HTML and formulas ("$x$") in them are not interpreted.
     """
     table = table.map(lambda cell: plain(cell) if isinstance(cell, str) else cell)
-    try:
-        styler = table.style
-    except (ImportError, AttributeError):  # versions of pandas differ
-        return PlainTable(table, caption)
-    styler = styler.format(form, precision=3, thousands=",", na_rep="", escape="html")
+    styler = table.style.format(form, precision=3, thousands=",", na_rep="", escape="html")
     styler = styler.format_index(escape="html").format_index(escape="html", axis="columns")
     cells = {"selector": "td, th.col_heading", "props": "text-align: right"}
     long = {"selector": "td", "props": "overflow-wrap: anywhere"}  # words
@@ -134,8 +116,6 @@ def style_scores(table: pd.DataFrame) -> Any:
         best = table[name].min() if name == "repeated" else table[name].max()
         bold.loc[table[name] == best, name] = "font-weight: bold"
     styler = styled(cells, caption=table.attrs.get("caption", ""))
-    if isinstance(styler, PlainTable):
-        return PlainTable(table[names], styler.caption)
     return styler.format(None).apply(lambda _: bold, axis=None)  # the cells are HTML: no escaping
 
 

@@ -23,7 +23,7 @@ from roco_caption.features.table import arrays_of
 from roco_caption.scores.baselines import neighbours
 from roco_caption.search.captioner import Caption, Captioner
 from roco_caption.search.rerank import image_vectors
-from roco_caption.show.figures import PlainTable, styled
+from roco_caption.show.figures import styled
 from roco_caption.show.plots import image_beside, word_map_figure
 from roco_caption.text.tokenizer import END
 
@@ -91,10 +91,7 @@ def _caption_table(captioner: Captioner, captions: list[Caption], synthetic: boo
 
 def _texts(table: pd.DataFrame, note: str) -> Any:
     """Return a styled table without its index: texts, then shares."""
-    styler = styled(table, caption=note)
-    if isinstance(styler, PlainTable):
-        return styler
-    styler = styler.hide(axis="index")
+    styler = styled(table, caption=note).hide(axis="index")
     left = {"selector": "td.col0, th.col0", "props": "text-align: left; white-space: normal"}
     bold = {"selector": "caption", "props": "font-weight: bold"}
     styler = styler.format(dict.fromkeys(table.columns[1:], _percent), escape="html")

@@ -117,7 +117,10 @@ def identify(
     decoder: Decoder, training: CaptionData, validation: CaptionData, **schedule: Any
 ) -> dict[str, Any]:
     """Return what identifies a training: its `schedule`, the model and the data, fit for JSON."""
-    return asdict(Schedule(**schedule).for_captions(len(training.tokens))) | {
+    settings = asdict(Schedule(**schedule).for_captions(len(training.tokens)))
+    if decoder.seed not in (None, settings["seed"]):  # SEED was changed after the decoder was made
+        settings["decoder seed"] = decoder.seed
+    return settings | {
         "model": _signature(decoder.every_word), "training data": training.digest(),
         "validation data": validation.digest(),
     }  # fmt: skip

@@ -396,7 +396,7 @@ def test_drive_is_mounted_once_in_colab_and_only_when_asked(drive, tmp_path):
     assert calls == [str(tmp_path / "drive")]
 
 
-@pytest.mark.parametrize("paths", [["a.npz, {}/MyDrive/b.npz"], ["", "{}/MyDrive/images"]])
+@pytest.mark.parametrize("paths", [["a.npz", "{}/MyDrive/b.npz"], ["", "{}/MyDrive/images"]])
 def test_drive_is_mounted_for_data_on_it(drive, tmp_path, paths):
     mount_drive([path.format(tmp_path / "drive") for path in paths])
     assert drive[1] == [str(tmp_path / "drive")]

@@ -16,6 +16,7 @@ from PIL import Image
 
 from roco_caption.core.errors import UserError
 from roco_caption.core.pickles import write_pickle
+from roco_caption.features import cache as cache_module
 from roco_caption.features import extract as extraction
 from roco_caption.features.cache import FeatureCache
 from roco_caption.features.encoder import WeightsUnavailable
@@ -191,10 +192,31 @@ def test_a_cache_of_another_encoder_is_refused_with_the_reason(tmp_path, tiny):
         ),
     ],
 )
-def test_what_is_no_cache_is_refused_by_name(tmp_path, tiny, value):
+def test_what_is_no_cache_is_refused_by_name_and_as_a_part_set_aside(tmp_path, tiny, value):
     write_pickle(tmp_path / "vgg16-fc2-random-0.pkl", value)
     with pytest.raises(UserError, match=r"random-0\.pkl is not a feature cache"):
         extract(make_images(tmp_path / "images", 1), tmp_path)
+    part = tmp_path / "vgg16-fc2-random-0.parts" / "1.pkl"
+    part.parent.mkdir()
+    (tmp_path / "vgg16-fc2-random-0.pkl").rename(part)
+    assert len(extract(make_images(tmp_path / "images", 2), tmp_path).ids) == 2
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_interrupted_while_it_adds_it_keeps_what_was_done(tmp_path, tiny, monkeypatch, at):
+    images, halved, calls = make_images(tmp_path / "images", 12), cache_module.to_float16, []
+
+    def interrupted(rows):
+        calls.append(len(rows))
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        return halved(rows)
+
+    monkeypatch.setattr(cache_module, "to_float16", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        extract(images, tmp_path, batch_size=4)
+    monkeypatch.setattr(cache_module, "to_float16", halved)
+    assert len(extract(images, tmp_path, batch_size=4).ids) == 12
 
 
 def test_without_imagenet_weights_phantoms_go_on_and_real_data_stops(tmp_path, monkeypatch, capsys):

@@ -41,4 +41,5 @@ def save_trained(captioner: Captioner, folder) -> None:
     progress = Progress({})
     save_best(captioner.decoder.every_word, folder, progress)
     captioner.decoder.weights_file = progress.weights_file
+    captioner.__post_init__()  # as if it were made after the training
     captioner.save(folder)

@@ -3,7 +3,6 @@ import pandas as pd
 import pytest
 
 from roco_caption.core.errors import UserError
-from roco_caption.scores import metrics
 from roco_caption.scores.table import (
     bootstrap_weights,
     breakdown,
@@ -85,15 +84,6 @@ def test_copies_of_training_captions_count_whatever_their_punctuation():
     assert scores.loc["other", "distinct"] == 1
 
 
-def test_the_protocol_is_named_and_matters():
-    coco = table({"t1": ["T1 of the spine"]}, ["T2 of the spine"])
-    imageclef = table({"t1": ["T1 of the spine"]}, ["T2 of the spine"], protocol="imageclef")
-    assert coco.loc["t1", "BLEU-1"] == pytest.approx(0.75)
-    assert imageclef.loc["t1", "BLEU-1"] == pytest.approx(1)  # both are "tnumber" there
-    assert '"coco" protocol' in coco.attrs["caption"]
-    assert '"imageclef" protocol' in imageclef.attrs["caption"]
-
-
 def test_one_image_is_enough():
     scores = table({"a": ["chest ct"], "b": [""]}, ["Chest CT of a man"])
     assert scores.loc["a", "BLEU-1_low"] == scores.loc["a", "BLEU-1"] > 0
@@ -171,7 +161,6 @@ def test_the_gain_over_shuffled_images_is_said_without_nan(cider, p, says):
         (REFERENCES, {"nan": [float("nan")] * 4}, {}, "'nan' has 0 captions for 4"),
         ([*REFERENCES[:3], None], {"a": OTHERS}, {}, "'references' has 3"),
         (REFERENCES, {"a": OTHERS}, {"groups": [1]}, "1 groups for 4"),
-        (REFERENCES, {"a": OTHERS}, {"protocol": "ptb"}, "'ptb'"),
         (REFERENCES, {}, {}, "no system"),
         ([], {"a": []}, {}, "empty"),
         (["...", ""], {"a": ["", ""]}, {}, "not a word"),
@@ -180,41 +169,6 @@ def test_the_gain_over_shuffled_images_is_said_without_nan(cider, p, says):
 def test_invalid_input_is_refused(references, systems, settings, says):
     with pytest.raises(UserError, match=says):
         table(systems, references, **settings)
-
-
-def test_meteor_is_left_out_unless_asked_for():
-    scores = table({"a": OTHERS})
-    assert not any("METEOR" in column for column in scores)
-    assert "METEOR" not in scores.attrs["caption"]
-
-
-@pytest.mark.parametrize(
-    ("found", "java", "reason"),
-    [("shutil.which", None, "there is no Java"), ("find_spec", "java", "pycocoevalcap is missing")],
-)
-def test_meteor_is_empty_with_the_reason_that_something_is_missing(
-    monkeypatch, found, java, reason
-):
-    monkeypatch.setattr("roco_caption.scores.metrics.shutil.which", lambda name: java)
-    monkeypatch.setattr(f"roco_caption.scores.metrics.{found}", lambda name: None)
-    scores = table({"a": OTHERS}, meteor=True)
-    assert scores["METEOR"].isna().all()
-    assert f"METEOR is empty: {reason}" in scores.attrs["caption"]
-
-
-def test_meteor_of_every_run_lands_in_its_row(monkeypatch):
-    def fake(references, hypotheses):
-        rows = np.zeros((len(hypotheses), 23))
-        words = [len(text.split()) for text in hypotheses]
-        rows[:, 0], rows[:, 1] = words, [len(text.split()) for [text] in references]
-        rows[:, 4] = rows[:, 5] = rows[:, 21] = rows[:, 22] = words
-        return pd.DataFrame(rows, columns=[f"meteor_{i}" for i in range(23)])
-
-    monkeypatch.setattr(metrics, "meteor_counts", fake)
-    nothing = [""] * 4
-    systems = {"all": REFERENCES, "none": nothing, "runs": [REFERENCES, nothing]}
-    scores = table(systems, meteor=True)
-    assert scores["METEOR"].tolist() == pytest.approx([1, 0, 0.5])
 
 
 def test_breakdown_scores_each_group_apart():

@@ -314,13 +314,3 @@ def test_the_nearest_images_of_several_captions_each_are_three_images(train, tmp
     figure, _ = explain(FakeCaptioner(), frame.iloc[rows], features[rows], tmp_path / "0.png")
     nearest = [text for text in texts(figure) if text.startswith("caption ")]
     assert nearest == ["caption 0", "caption 3", "caption 4"]
-
-
-def test_without_jinja2_the_captions_are_a_plain_table(train, tmp_path, monkeypatch):
-    def style(table):
-        raise ImportError("Styler requires jinja2")
-
-    monkeypatch.setattr(pd.DataFrame, "style", property(style))
-    table = explain(FakeCaptioner(), *train, tmp_path / "0.png")[-1]
-    for shown in (repr(table), table._repr_html_()):
-        assert "axial ct" in shown and "0.25" in shown and "Not for clinical use" in shown
