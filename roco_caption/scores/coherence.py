@@ -25,7 +25,7 @@ _PANEL = (
     r"labell?ed|view|point|arrows?\s+in)\s+)"
 )
 _FRAGMENT = re.compile(
-    rf"(?<!{_PANEL})\b(?!(?-i:A|OR)\b|(?<=\d\s)in\b){_WORD}\s*[,;:]?\s*(?:[.!?](?=\s|$)|$)"
+    rf"\b(?!(?-i:A|OR)\b|(?<={_PANEL})a\b|(?<=\b\d+\s)in\b){_WORD}\s*[,;:]?\s*(?:[.!?](?=\s|$)|$)"
     rf"|\b(?:an|the)\s+(?!in\s+(?:situ|vivo|vitro|utero)\b){_WORD}\s|\ba\s+(?:of|the|an?)\s|^\W*$"
     r"|\b([^\W\d_]\w*(?:[\s,]+[^\W\d_]\w*){1,9})[\s,]+\1\b|\b([^\W\d_]\w*)\s+\2\b",
     re.I,

@@ -168,7 +168,8 @@ class Captioner:
         """Return up to `count` captions per image, the best first, of at least as many beams.
 
         With `neighbours`, images whose candidates all have a flaw, see `Coherence`, are searched
-        again with `WIDER` times the beams.
+        again with `WIDER` times the beams; not if a quarter of many images have, as then the
+        decoder is hardly trained.
         """
         at_least(1, count=count)
         if not len(arrays_of(features)[0]):
@@ -179,7 +180,7 @@ class Captioner:
         again = [
             i for i, captions in enumerate(best) if search.neighbours and self._flawed(captions)
         ]
-        if again:
+        if 0 < len(again) <= max(BATCH, len(best) // 4):
             search = replace(search, beams=WIDER * search.beams)
             rows = tuple(
                 array.take(np.array(again)) if isinstance(array, LazyRows) else array[again]
@@ -239,8 +240,10 @@ class Captioner:
             self._searches[key] = compiled(self._search_function(*key))
         count = _images_at_once(search.beams, self.tokenizer.vocab_size)
         penalty, arrays = np.asarray(search.end_penalty, np.float32), arrays_of(features)
-        starts = range(0, len(arrays[0]), count)
-        for start in progress_bar(starts, desc="captions", leave=False, delay=BAR_SECONDS):
+        starts: Any = range(0, len(arrays[0]), count)
+        if len(starts) > 1:
+            starts = progress_bar(starts, desc="captions", leave=False, delay=BAR_SECONDS)
+        for start in starts:
             n = np.asarray(min(count, len(arrays[0]) - start), np.int32)
             with memory_for(f"captioning {count} images at once", "Or lower BEAMS."):
                 block = tuple(np.zeros((count, *a.shape[1:]), np.float32) for a in arrays)

@@ -71,7 +71,7 @@ def score(
     """
     known, path = list(inputs.frames["train"].caption), Path(folder) / CAPTIONS
     read = pd.read_csv(path, dtype=str, keep_default_na=False) if path.exists() else None
-    ids, captions = inputs.frames["test"].id.astype(str), next(iter(systems.values()))
+    ids, captions = inputs.frames["test"].id.astype(str), list(next(iter(systems.values()), []))
     if read is None or [*read.id] != [*ids] or [*read.caption] != [*captions]:
         raise UserError(
             f"{path} does not have the captions to be scored. Run the cells from part 8 on "

@@ -194,7 +194,8 @@ def resume(model: keras.Model, folder: Path, settings: dict[str, Any]) -> Progre
             remedy = "Training starts from scratch." if is_last else "The one before it is used."
             set_aside(path, f"{type(error).__name__}: {error}", remedy)
             continue
-        if changed := [key for key in settings if progress.settings.get(key) != settings[key]]:
+        keys = {**progress.settings, **settings}
+        if changed := [key for key in keys if progress.settings.get(key) != settings.get(key)]:
             raise UserError(
                 f"{folder} holds a training with other settings ({', '.join(changed)}). Choose "
                 "another folder; or set RETRAIN = True to replace it once the new one is finished."

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -58,7 +59,7 @@ def trained(kind: str) -> Captioner:
     sizes = KINDS[kind] | {}
     captioners = [make(ENCODER, **sizes) for _ in range(sizes.pop("members", 1))]
     rng, captioner = np.random.default_rng(3), captioners[0]
-    captioner.decoder = combine([each.decoder for each in captioners])
+    captioner = replace(captioner, decoder=combine([each.decoder for each in captioners]))
     for weight in [w for member in captioner.decoder.members for w in member.every_word.weights]:
         if weight.dtype == "float32":
             scale = 2.8 if "embedding" in weight.path else 0.28 if "image" in weight.path else 0.7

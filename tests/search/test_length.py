@@ -71,7 +71,7 @@ def test_with_neighbours_the_choice_makes_up_for_the_rest(wanted, words):
         return Candidates(tokens, log_p, np.zeros((4, 3), np.float32))
 
     captioner.candidates = candidates
-    captioner.ranked = Captioner(None, captioner.tokenizer).ranked
+    captioner.ranked = Captioner(SimpleNamespace(members=[]), captioner.tokenizer).ranked
     found = match_length(captioner, *references(4, wanted))
     assert penalties == [found.end_penalty]
     assert found.end_penalty == pytest.approx(SEARCH_SHARE * min(max((wanted - 10) / 10, 0), 4))
@@ -90,7 +90,7 @@ def test_flawed_captions_do_not_count():
     log_p = -np.array([[9, 72.5]] * 4, np.float32)
     found = Candidates(tokens, log_p, np.zeros((4, 2), np.float32))
     captioner.candidates = lambda features, search: found
-    real = Captioner(None, captioner.tokenizer)
+    real = Captioner(SimpleNamespace(members=[]), captioner.tokenizer)
     captioner.ranked = real.ranked
     assert match_length(captioner, *references(4, 27)).word_bonus > 0
     real.coherence = SimpleNamespace(flaws=lambda text: (len(text.split()) < 20, False))

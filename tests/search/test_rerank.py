@@ -123,7 +123,7 @@ def test_captions_with_flaws_come_behind_all_others():
     assert captioner.best_captions(features, 3, plain) == usual  # by probability alone
 
 
-def test_where_all_candidates_have_a_flaw_more_beams_are_tried():
+def test_where_all_candidates_have_a_flaw_more_beams_are_tried(monkeypatch):
     captioner = Captioner(build(), TOKENIZER, Search(2, neighbours=2), consensus=apart())
     captioner.consensus = Consensus.fit(captioner.decoder, np.eye(4, dtype=np.float32), TOKENS)
     features = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
@@ -138,6 +138,9 @@ def test_where_all_candidates_have_a_flaw_more_beams_are_tried():
         sound = [c for c in (many if flawed >= {*texts[i]} else few)[i] if c.text not in flawed]
         assert caption.text == (sound or few[i])[0].text
     assert {found[1].text, found[4].text} - flawed  # more beams found another one
+    monkeypatch.setattr("roco_caption.search.captioner.BATCH", 1)  # more than a quarter is not
+    unchanged = captioner.caption_features(features)
+    assert [unchanged[i].text for i in (1, 4)] == [few[i][0].text for i in (1, 4)]
 
 
 def test_with_attention_images_are_compared_by_the_pooled_vector():
