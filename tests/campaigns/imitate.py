@@ -42,7 +42,7 @@ SMALL = {"ROCO_EPOCHS": "2", "ROCO_ENCODER_WEIGHTS": "random", "ROCO_LIMIT": "24
 TOLD = {  # what shows that the notebook took this platform's way
     "colab": (
         "colab: ", "without an account", "the default in Colab", "1 images left out",
-        "Imitated mount", "Saved: this run in", "copies of both in", "Imitated download of",
+        "Imitated mount", "Saved: this run in", "Copies in ", "Imitated download of",
     ),
     "kaggle": (
         "kaggle: ", "this notebook has it attached", "1 images left out", "Saved: this run in",
