@@ -42,8 +42,7 @@ class Decoder:
         every_hidden: the same from ratings, see `rate`, to the last layer's input (n, t, units).
         ratings: those of the training images that `fit_scalers` left out, or None.
         untrained: the variables that training changes as they were before the first one, or None.
-        weights_file: the checksum of the file that holds its weights, or "".
-        seed: that of its initial weights, or None.
+        weights_file, seed: the checksum of the file with its weights, or ""; of the first ones.
 
     With attention each has a second input, `input_grid` (n, cells, channels).
 
@@ -121,6 +120,7 @@ class Decoder:
         return self.parts["lstm"](self.parts["drop_words"](self.parts["embedding"](words)))
 
     def _merge(self, outputs: Any, image: tuple[Any, ...]) -> Any:
+        # the LSTM's outputs (n, t, units) and `describe`'s arrays → (n, t, units)
         parts, (vector, *cells) = self.parts, image
         merged = parts["merge"]([outputs, parts["per_word"](vector)])
         if cells:

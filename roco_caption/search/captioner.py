@@ -168,8 +168,8 @@ class Captioner:
         """Return up to `count` captions per image, the best first, of at least as many beams.
 
         With `neighbours`, images whose candidates all have a flaw, see `Coherence`, are searched
-        again with `WIDER` times the beams; not if a quarter of many images have, as then the
-        decoder is hardly trained.
+        again with `WIDER` times the beams; not if more than a quarter of many images have, as
+        then the decoder is hardly trained.
         """
         at_least(1, count=count)
         if not len(arrays_of(features)[0]):
