@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -177,13 +177,13 @@ class LSTM(layers.LSTM):
         return filled(layer, (None, None, self.cell.kernel.shape[0]), *self.get_weights())
 
 
-def open_gates(gates: Any, c: Any) -> tuple[Any, Any, tuple[Any, ...]]:
+def open_gates(gates: Sequence[Any], c: Any) -> tuple[Any, Any, tuple[Any, ...]]:
     """Advance an LSTM by one word: return its output and cell state, like `c`, and the four gates.
 
-    `gates` are pre-activations, float (..., 4 * units): input, forget, candidate, output; `c` is
-    the cell state, float (..., units).
+    `gates` are pre-activations: input, forget, candidate, output; they and `c`, the cell state, are
+    float (..., units).
     """
-    i, f, g, o = ops.split(gates, 4, axis=-1)
+    i, f, g, o = gates
     i, f, g, o = ops.sigmoid(i), ops.sigmoid(f), ops.tanh(g), ops.sigmoid(o)
     c = f * c + i * g
     return o * ops.tanh(c), c, (i, f, g, o)
@@ -195,16 +195,21 @@ def on_tensorflow_cpu() -> bool:
 
 
 def _lstm(x: Any, kernel: Any, recurrent_kernel: Any, bias: Any) -> Any:
-    """Return outputs (n, t, units) for inputs (n, t, d), starting from a zero state."""
+    """Return outputs (n, t, units) for inputs (n, t, d), starting from a zero state.
+
+    Each gate has a matrix product of its own. Joined, the products would take no longer, but
+    splitting and joining their columns at every word would.
+    """
 
     @tf.custom_gradient
     def run(x: Any, kernel: Any, recurrent_kernel: Any, bias: Any) -> Any:
+        kernels, recurrent = tf.split(kernel, 4, axis=1), tf.split(recurrent_kernel, 4, axis=1)
         inputs = tf.transpose(x, [1, 0, 2])  # words first, as both loops go through them
-        residuals = _lstm_forward(inputs, kernel, recurrent_kernel, bias)
+        residuals = _lstm_forward(inputs, kernels, recurrent, tf.split(bias, 4))
 
         def gradient(upstream: Any) -> tuple[Any, ...]:
             upstream = tf.transpose(upstream, [1, 0, 2])
-            dx, *weights = _lstm_backward(upstream, inputs, kernel, recurrent_kernel, residuals)
+            dx, *weights = _lstm_backward(upstream, inputs, kernels, recurrent, residuals)
             return tf.transpose(dx, [1, 0, 2]), *weights
 
         return tf.transpose(residuals[1], [1, 0, 2]), gradient
@@ -212,60 +217,65 @@ def _lstm(x: Any, kernel: Any, recurrent_kernel: Any, bias: Any) -> Any:
     return run(x, kernel, recurrent_kernel, bias)
 
 
-def _lstm_forward(x: Any, kernel: Any, recurrent_kernel: Any, bias: Any) -> tuple[Any, Any, Any]:
-    """Return, per word, the cell state before it, the output, and the gates: (t, n, …) each."""
-    t, n, d = tf.unstack(tf.shape(x))
-    units = recurrent_kernel.shape[0]
-    rest = tf.zeros([n, units], x.dtype)
-    projected = tf.reshape(tf.matmul(tf.reshape(x, [-1, d]), kernel) + bias, [t, n, 4 * units])
-    projected = _per_word(t, 4 * units, projected)
+def _lstm_forward(x: Any, kernels: Any, recurrent: Any, biases: Any) -> tuple[Any, Any, list[Any]]:
+    """Return, per word, the cell state before it, the output, and the gates: (t, n, units) each."""
+    (t, n, d), units = tf.unstack(tf.shape(x)), recurrent[0].shape[0]
+    rows, rest = tf.reshape(x, [-1, d]), tf.zeros([n, units], x.dtype)
+    projected = [
+        _per_word(t, units, tf.reshape(tf.matmul(rows, kernel) + bias, [t, n, units]))
+        for kernel, bias in zip(kernels, biases, strict=True)
+    ]
 
     def advance(k: Any, h: Any, c: Any, cells: Any, outputs: Any, gates: Any) -> tuple[Any, ...]:
+        closed = [p.read(k) + tf.matmul(h, r) for p, r in zip(projected, recurrent, strict=True)]
         cells = cells.write(k, c)
-        h, c, opened = open_gates(projected.read(k) + tf.matmul(h, recurrent_kernel), c)
-        opened = tf.concat(opened, axis=1)
-        return k + 1, h, c, cells, outputs.write(k, h), gates.write(k, opened)
+        h, c, opened = open_gates(closed, c)
+        gates = [gate.write(k, value) for gate, value in zip(gates, opened, strict=True)]
+        return k + 1, h, c, cells, outputs.write(k, h), gates
 
-    empty = [_per_word(t, columns) for columns in (units, units, 4 * units)]
-    start = (0, rest, rest, *empty)
+    cells, outputs, *gates = (_per_word(t, units) for _ in range(6))
+    start = (0, rest, rest, cells, outputs, gates)
     _, _, _, cells, outputs, gates = tf.while_loop(lambda k, *_: k < t, advance, start)
-    return cells.stack(), outputs.stack(), gates.stack()
+    return cells.stack(), outputs.stack(), [gate.stack() for gate in gates]
 
 
 def _lstm_backward(
-    upstream: Any, x: Any, kernel: Any, recurrent_kernel: Any, residuals: tuple[Any, Any, Any]
+    upstream: Any, x: Any, kernels: Any, recurrent: Any, residuals: tuple[Any, Any, list[Any]]
 ) -> tuple[Any, ...]:
     """Return the gradients of the inputs (t, n, d), both kernels and the bias."""
-    cells, outputs, gates = residuals
-    t, n, d = tf.unstack(tf.shape(x))
-    units = recurrent_kernel.shape[0]
+    cells, outputs, (i, f, g, o) = residuals
+    (t, n, d), units = tf.unstack(tf.shape(x)), recurrent[0].shape[0]
     # what the loop multiplies by is known before it, for all words at once
-    i, f, g, o = tf.split(gates, 4, axis=2)
     squashed = tf.tanh(f * cells + i * g)
-    slopes = tf.concat(
-        [g * i * (1 - i), cells * f * (1 - f), i * (1 - g * g), squashed * o * (1 - o)], axis=2
-    )
-    slopes, arriving = _per_word(t, 4 * units, slopes), _per_word(t, units, upstream)
+    of_gates = g * i * (1 - i), cells * f * (1 - f), i * (1 - g * g), squashed * o * (1 - o)
+    slopes, arriving = [_per_word(t, units, of) for of in of_gates], _per_word(t, units, upstream)
     leaks, forgets = _per_word(t, units, o * (1 - squashed * squashed)), _per_word(t, units, f)
-    back = tf.transpose(recurrent_kernel)  # once, not at every word
+    back = [tf.transpose(kernel) for kernel in recurrent]  # once, not at every word
 
     def retreat(k: Any, dh: Any, dc: Any, gradients: Any) -> tuple[Any, ...]:
         dh += arriving.read(k)
         dc += dh * leaks.read(k)
-        into = tf.concat([dc, dc, dc, dh], axis=1) * slopes.read(k)
-        return k - 1, tf.matmul(into, back), dc * forgets.read(k), gradients.write(k, into)
+        into = [d * s.read(k) for d, s in zip((dc, dc, dc, dh), slopes, strict=True)]
+        gradients = [rows.write(k, gate) for rows, gate in zip(gradients, into, strict=True)]
+        return k - 1, _summed(into, back), dc * forgets.read(k), gradients
 
     rest = tf.zeros([n, units], x.dtype)
-    start = (t - 1, rest, rest, _per_word(t, 4 * units))
+    start = (t - 1, rest, rest, [_per_word(t, units) for _ in range(4)])
     *_, gradients = tf.while_loop(lambda k, *_: k >= 0, retreat, start)
-    into = tf.reshape(gradients.stack(), [-1, 4 * units])
+    into = [tf.reshape(rows.stack(), [-1, units]) for rows in gradients]
     previous = tf.reshape(tf.concat([rest[None], outputs[:-1]], axis=0), [-1, units])
+    rows = tf.reshape(x, [-1, d])
     return (
-        tf.reshape(tf.matmul(into, tf.transpose(kernel)), [t, n, d]),
-        tf.matmul(tf.reshape(x, [-1, d]), into, transpose_a=True),
-        tf.matmul(previous, into, transpose_a=True),
-        tf.reduce_sum(into, axis=0),
+        tf.reshape(_summed(into, [tf.transpose(kernel) for kernel in kernels]), [t, n, d]),
+        tf.concat([tf.matmul(rows, gate, transpose_a=True) for gate in into], axis=1),
+        tf.concat([tf.matmul(previous, gate, transpose_a=True) for gate in into], axis=1),
+        tf.concat([tf.reduce_sum(gate, axis=0) for gate in into], axis=0),
     )
+
+
+def _summed(rows: Sequence[Any], kernels: Sequence[Any]) -> Any:
+    """Return the sum of the gates' matrix products."""
+    return tf.add_n([tf.matmul(a, b) for a, b in zip(rows, kernels, strict=True)])
 
 
 def _per_word(count: Any, columns: int, rows: Any = None) -> Any:

@@ -142,7 +142,7 @@ class Decoder:
         def step(tokens: Any, state: Any, image: Any) -> tuple[Any, Any]:
             h, c = state
             gates = ops.take(projected, tokens, axis=0) + ops.matmul(h, cell.recurrent_kernel)
-            h, c, _ = open_gates(gates, c)
+            h, c, _ = open_gates(ops.split(gates, 4, axis=-1), c)
             return dense(self._merge(h, image)), (h, c)
 
         rest = ops.zeros_like(image[0])
