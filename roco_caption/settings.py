@@ -87,7 +87,8 @@ def _checked(name: str, value: Any) -> Any:
         value = int(value) if name == "BATCH_SIZE" and value.isdecimal() else value
         if is_valid(value):
             return value
-    raise UserError(f"{name} must be {valid}, got {value!r}.")
+    there = f" Relative paths start at {os.getcwd()}." if name in PATHS and value else ""
+    raise UserError(f"{name} must be {valid}, got {value!r}.{there}")
 
 
 def _is_mixed(run: str, name: str, place: str) -> bool:

@@ -59,12 +59,16 @@ def test_the_last_cell_names_the_copies_that_there_are(tmp_path, capsys, copied)
     run, drive = tmp_path / "checkpoints" / "run", tmp_path / "drive"
     run.mkdir(parents=True)
     (run / "settings.json").write_text("{}")
-    if copied:
-        (drive / "features" / "mine").mkdir(parents=True)
+    for folder in (tmp_path, drive) if copied else (tmp_path,):
+        (folder / "features" / "mine").mkdir(parents=True)
+        (folder / "features" / "mine" / "vgg16.pkl").write_text("x")
+        os.utime(folder / "features" / "mine" / "vgg16.pkl", (1e9, 1e9))
+    if not copied:
+        (drive / "features" / "mine").mkdir(parents=True)  # all that a copy that failed leaves
     data = SimpleNamespace(source=SimpleNamespace(name="mine"))
     exec(source, {
-        "folder": run, "on_drive": drive, "data": data, "CACHE_DIR": "cache",
-        "backed_up": backed_up, "runtime": SimpleNamespace(platform="local"), "copy": None,
+        "folder": run, "on_drive": drive, "data": data, "CACHE_DIR": tmp_path,
+        "backed_up": backed_up, "Path": Path,
     })  # fmt: skip
     assert (drive / "checkpoints" / "run" / "settings.json").exists()
     copies = capsys.readouterr().out.splitlines()[-1]

@@ -100,6 +100,13 @@ def test_a_value_of_another_type_is_named(names, name, value):
         read_settings(names | {name: value})
 
 
+@pytest.mark.parametrize("name", ["IMAGE", "DATA_DIR", "FEATURES_FILE", "TEXT_FILE"])
+def test_where_a_relative_path_was_looked_for_is_said(names, name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"{name} must be .*Relative paths start at {tmp_path}"):
+        read_settings(names | {name: "x.png"})
+
+
 def test_a_setting_without_a_value_is_overridden_or_named(names, monkeypatch):
     monkeypatch.setenv("ROCO_DATA_DIR", "/")
     with pytest.raises(UserError, match="DATA_DIR must be a folder"):

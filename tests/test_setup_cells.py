@@ -1,5 +1,6 @@
 """The notebook's first cells find the project, executed as they are; GitHub is a folder here."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -109,6 +110,21 @@ def refusal(**options):
         assert way in message
     assert sorted(Path.cwd().iterdir()) == before
     return message
+
+
+def test_folders_beside_it_that_may_not_be_read_are_passed_over(colab, place, monkeypatch):
+    (place / "lost+found").mkdir()
+    make_project(place / "project", "here")
+    stat = os.stat
+
+    def refuse(path, *arguments, **options):  # to root nothing is refused
+        if "lost+found/" in str(path):
+            raise PermissionError(13, "Permission denied")
+        return stat(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    project, version = look()
+    assert version == "here" and project == place / "project"
 
 
 @pytest.mark.parametrize("where", [".", "..", "../..", "below"])

@@ -14,6 +14,7 @@ from roco_caption.core.files import FULL, atomic_path
 
 SECONDS = 600  # what a disconnect can cost: Drive keeps each replaced file in its trash
 SKIPPED = ".lock", ".tmp", ".previous."  # a copy needs neither locks nor an older state
+REPLACED = ".{}.replaced.tmp"  # an older file until the newer one has its name
 
 
 @contextlib.contextmanager
@@ -44,12 +45,14 @@ def backed_up(
     finally:
         stop.set()
         thread.join()
-        _update(source, target, known)
+        _update(source, target, known, "Run this cell again.")
 
 
 def bring_back(copy: str | os.PathLike, folder: str | os.PathLike) -> None:
     """Copy to a folder what is missing there, or older; UserError if that fails."""
     try:
+        for path in Path(copy).rglob(REPLACED.format("*")):  # of a session that was cut off
+            _discard(_put_back(path.with_name(path.name[1 : -len(REPLACED.format("")) + 1])))
         count = _copy_newer(Path(copy), Path(folder))
     except OSError as error:
         raise UserError(
@@ -60,7 +63,15 @@ def bring_back(copy: str | os.PathLike, folder: str | os.PathLike) -> None:
         print(f"{count} {'file' if count == 1 else 'files'} brought back from {copy}")
 
 
-def _update(folder: Path, copy: Path, known: set[Path]) -> None:
+def is_copied(folder: str | os.PathLike, copy: str | os.PathLike) -> bool:
+    """Return whether all that is copied of a folder is in its copy, and as new."""
+    ours, theirs = _files(Path(folder)), _files(Path(copy))
+    return bool(theirs) and not _outdated(ours, theirs)
+
+
+def _update(
+    folder: Path, copy: Path, known: set[Path], remedy: str = "It is tried again later."
+) -> None:
     """Bring the copy up to date; `known` files, those of the last update, may have gone since."""
     try:
         present = set(_files(folder))
@@ -76,17 +87,19 @@ def _update(folder: Path, copy: Path, known: set[Path]) -> None:
         known.clear()
         known |= present
     except (OSError, UserError) as error:
-        print(f"WARNING: {folder} could not be copied to {copy} ({first_line(error)}). It is tried "
-              "again later.")  # fmt: skip
+        print(f"WARNING: {folder} could not be copied to {copy} ({first_line(error)}). {remedy}")
 
 
 def _copy_newer(source: Path, target: Path) -> int:
     """Copy the files that are missing in `target`, or older, and return their number."""
-    ours, theirs = _files(source), _files(target)
-    paths = [path for path in ours if path not in theirs or _newer(ours[path], theirs[path])]
+    paths = _outdated(_files(source), _files(target))
     for path in paths:
         _replace(source / path, target / path)
     return len(paths)
+
+
+def _outdated(ours: dict[Path, os.stat_result], theirs: dict[Path, os.stat_result]) -> list[Path]:
+    return [path for path in ours if path not in theirs or _newer(ours[path], theirs[path])]
 
 
 def _files(folder: Path) -> dict[Path, os.stat_result]:
@@ -106,15 +119,26 @@ def _newer(ours: os.stat_result, theirs: os.stat_result) -> bool:
 
 def _replace(source: Path, target: Path) -> None:
     """Copy a file so that its target is complete or unchanged, and leave nothing in a trash."""
+    replaced = _put_back(target)
     for leftover in target.parent.glob(f".{target.name}.*.tmp"):  # of a session that was cut off
         _discard(leftover)
     with contextlib.suppress(FileNotFoundError), atomic_path(target) as aside:  # removed meanwhile
         try:
             shutil.copy2(source, aside)
-            _discard(target)
+            if target.exists():
+                target.rename(replaced)
         except BaseException:
             _discard(aside)
             raise
+    _discard(_put_back(target))
+
+
+def _put_back(target: Path) -> Path:
+    """Give an older file its name back if no newer one got it; return where it is otherwise."""
+    replaced = target.with_name(REPLACED.format(target.name))
+    if replaced.exists() and not target.exists():
+        replaced.rename(target)
+    return replaced
 
 
 def _discard(path: Path) -> None:

@@ -173,6 +173,13 @@ def _has_nvidia_card() -> bool:
     return False
 
 
+def has_accelerator() -> bool:
+    """Return whether Keras' backend finds a GPU or TPU."""
+    import keras
+
+    return bool(_accelerators(keras.backend.backend()))
+
+
 def _accelerators(backend: str) -> tuple[str, ...]:
     if backend == "tensorflow":
         import tensorflow as tf
@@ -237,5 +244,9 @@ def mount_drive(paths: Iterable[str]) -> None:
 
 
 def drive_folder(folder: str) -> Path | None:
-    """Make and return a folder; None if ""."""
-    return make_folder(Path(folder).expanduser().absolute()) if folder else None
+    """Make and return a folder; None if "". In Colab, warn if it is not on Google Drive."""
+    place = Path(folder).expanduser().absolute()
+    if folder and find_platform() == "colab" and not place.is_relative_to(DRIVE):
+        print(f"WARNING: DRIVE_DIR ({place}) is not on Google Drive, so its files go when this "
+              f"session ends. Choose a folder in {DRIVE / 'MyDrive'}.")  # fmt: skip
+    return make_folder(place) if folder else None

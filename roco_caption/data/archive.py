@@ -7,8 +7,6 @@ import stat
 import struct
 import zipfile
 import zlib
-from calendar import timegm
-from contextlib import suppress
 from pathlib import Path
 
 from roco_caption.core.errors import UserError
@@ -125,11 +123,6 @@ def _unpack(zipped: zipfile.ZipFile, info: zipfile.ZipInfo, target: Path) -> Non
         if written != info.file_size:
             sizes = f"{written} bytes, not {info.file_size}"
             raise zipfile.BadZipFile(f"its entry {info.filename!r} has {sizes}")
-        # a later copy of the same file, made on another machine, has the same time
-        year, month, *rest = info.date_time
-        seconds = timegm((year, min(max(month, 1), 12), *rest))
-        with suppress(OSError):  # some drives keep no times
-            os.utime(aside, (seconds, seconds))
         aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)

@@ -67,8 +67,11 @@ def download_roco(folder: str | os.PathLike) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
             count = _download_and_unpack(archive)
             write_json(record, {"dataset": DATASET, "files": count})
-            _marker(archive).unlink(missing_ok=True)
-            archive.unlink(missing_ok=True)
+            if _marker(archive).exists():
+                archive.unlink(missing_ok=True)
+                _marker(archive).unlink()
+            else:
+                print(f"{archive} is not needed any more, and stays: it was saved by hand.")
         except OSError as error:
             raise cannot_write(error.filename or folder, error) from error
     print(f"made {folder}: {DATASET}, {count:,} radiology files")
@@ -104,7 +107,7 @@ def download_texts(name: str, path: Path) -> Path:
                 raise
             content = _get(url, headers).content
     except requests.RequestException as error:
-        raise _explained(error, path) from error
+        raise _explained(error, path, f" (there: Data Explorer, {name})") from error
     if content.startswith(b"PK"):  # Kaggle zips larger files
         with (
             contextlib.suppress(zipfile.BadZipFile),
@@ -251,7 +254,7 @@ def _reason(error: requests.RequestException) -> str:
     return f"The connection to Kaggle failed ({type(error).__name__})"
 
 
-def _explained(error: requests.RequestException, archive: Path) -> UserError:
+def _explained(error: requests.RequestException, path: Path, part: str = "") -> UserError:
     if error.response is None:
         remedy = "Check the network (on Kaggle: Settings, Internet on)"
     elif _status(error) in TEMPORARY:
@@ -259,7 +262,7 @@ def _explained(error: requests.RequestException, archive: Path) -> UserError:
     else:
         remedy = (
             f"Set KAGGLE_API_TOKEN to a token from {SERVER}/settings, or download "
-            f"{SERVER}/datasets/{DATASET} in a browser and save it as {archive}"
+            f"{SERVER}/datasets/{DATASET} in a browser{part} and save it as {path}"
         )
-    kept = " What was downloaded is kept." if archive.exists() else ""
+    kept = " What was downloaded is kept." if path.exists() else ""
     return UserError(f"{_reason(error)}. {remedy}, then run this cell again.{kept}")

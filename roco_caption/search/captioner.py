@@ -15,6 +15,7 @@ import pandas as pd
 
 from roco_caption.core.backend import compiled
 from roco_caption.core.errors import UserError, at_least, memory_for
+from roco_caption.core.machine import has_accelerator
 from roco_caption.core.progress import progress_bar
 from roco_caption.data.images import ImageError
 from roco_caption.decoder.layers import on_tensorflow_cpu
@@ -148,7 +149,10 @@ class Captioner:
     def encoder_model(self) -> Any:
         """The encoder, built when it is first used; raises as `encode` does."""
         self.encoder = checked_encoder(self.encoder)
-        return self._built(self.encoder.get("precision", "float32"))
+        precision = self.encoder.get("precision", "float32")
+        if precision == "mixed_float16" and not has_accelerator():
+            precision = "float32"  # processors take up to 30 times as long in float16
+        return self._built(precision)
 
     def _built(self, precision: str) -> Any:
         options = self.encoder["requested"] | {"with_grid": "grid" in self.encoder}

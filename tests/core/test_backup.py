@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from roco_caption.core import backup
-from roco_caption.core.backup import backed_up
+from roco_caption.core.backup import backed_up, is_copied
 from roco_caption.core.errors import UserError
 
 
@@ -197,3 +197,50 @@ def test_what_is_gone_at_a_blocks_end_is_gone_from_the_copy(places):
         (folder / "parts" / "1.pkl").unlink()
         (folder / "whole.pkl").write_text("all")
     assert names(drive) == ["whole.pkl"]
+
+
+@pytest.mark.parametrize("moment", ["rename", "replace", "unlink"])
+def test_a_kill_while_a_file_is_replaced_leaves_it_or_the_newer_one(
+    places, tmp_path, monkeypatch, moment
+):
+    folder, drive = places
+    (folder / "state").write_text("old")
+    os.utime(folder / "state", (1e9, 1e9))
+    with backed_up(folder, drive):
+        pass
+    (folder / "state").write_text("newer")
+
+    def killed(*arguments, **options):
+        raise SystemExit
+
+    for place in (backup.Path, os) if moment != "replace" else (os,):
+        monkeypatch.setattr(place, moment, killed)
+    monkeypatch.setattr(backup, "_discard", lambda path: None)  # a kill tidies nothing up
+    with pytest.raises(SystemExit):
+        if moment == "unlink":
+            monkeypatch.setattr(backup, "_discard", lambda path: path.exists() and killed())
+        backup._replace(folder / "state", drive / "state")
+    monkeypatch.undo()
+    with backed_up(tmp_path / "elsewhere", drive):
+        found = (tmp_path / "elsewhere" / "state").read_text()
+    assert found == ("newer" if moment == "unlink" else "old")
+    with backed_up(folder, drive):
+        pass
+    assert names(drive) == ["state"] and (drive / "state").read_text() == "newer"
+
+
+def test_a_copy_counts_only_if_all_is_in_it(places, monkeypatch, capsys):
+    folder, drive = places
+    (folder / "a").write_text("x")
+    assert not is_copied(folder, drive)
+    monkeypatch.setattr(backup.shutil, "copy2", lambda *a: os.listdir(folder / "a"))
+    with backed_up(folder, drive):
+        pass
+    assert drive.is_dir() and not is_copied(folder, drive)
+    assert "Run this cell again." in capsys.readouterr().out  # nothing tries it later
+    monkeypatch.undo()
+    with backed_up(folder, drive):
+        pass
+    assert is_copied(folder, drive)
+    (folder / "b").write_text("y")
+    assert not is_copied(folder, drive)

@@ -414,3 +414,16 @@ def test_a_refused_drive_is_explained(drive, tmp_path, reason):
     drive[0].refuses = reason
     with pytest.raises(UserError, match=f"not mounted .{reason[:5] or 'Val'}.*DRIVE_DIR = ''"):
         mount_drive([str(tmp_path / "drive" / "MyDrive")])
+
+
+@pytest.mark.parametrize("folder", ["MyDrive/roco", "{}/drvie/MyDrive/roco", "~/roco"])
+def test_a_folder_that_is_not_on_drive_is_pointed_out(drive, tmp_path, monkeypatch, capsys, folder):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert drive_folder(folder.format(tmp_path)).is_dir()
+    out = capsys.readouterr().out
+    assert "is not on Google Drive" in out and str(tmp_path / "drive" / "MyDrive") in out
+    drive_folder(str(tmp_path / "drive" / "MyDrive" / "roco"))
+    monkeypatch.setattr(machine, "find_platform", lambda: "local")
+    drive_folder(folder.format(tmp_path))  # a folder that is synchronised some other way
+    assert capsys.readouterr().out == ""

@@ -133,28 +133,3 @@ def test_interrupted_unpacking_continues(unpack, folder, monkeypatch):
     assert unpack(archive) == len(RADIOLOGY)
     assert set(names) == RADIOLOGY - set(first)
     assert files_below(folder) == RADIOLOGY
-
-
-@pytest.mark.parametrize(
-    ("time", "seconds"),
-    [
-        ((2019, 7, 1, 10, 30, 2), 1561977002),
-        ((1980, 1, 1, 0, 0, 0), 315532800),
-        ((1980, 0, 0, 0, 0, 0), 315446400),  # as some writers leave it
-        ((2107, 15, 31, 31, 63, 62), None),
-    ],
-)
-def test_a_file_has_the_time_of_its_entry_on_every_machine(
-    unpack, folder, monkeypatch, time, seconds
-):
-    name = "all_data/train/radiology/images/PMC9.jpg"
-    entry = zipfile.ZipInfo(name, (2019, 7, 1, 10, 30, 2))
-    entry.date_time = time
-    archive = make_zip((entry, b"image"))
-    found = []
-    for zone in ("UTC", "Asia/Tokyo"):
-        monkeypatch.setenv("TZ", zone)
-        unpack(archive)
-        found.append((folder / name).stat().st_mtime)
-        shutil.rmtree(folder / "all_data")
-    assert found[0] == found[1] and (seconds is None or found[0] == seconds)

@@ -497,8 +497,10 @@ def test_an_archive_saved_by_hand_is_used(server, folder, archive, capsys):
     archive.write_bytes(server.archive)
     download_roco(folder)
     assert server.requests == []
+    out = capsys.readouterr().out
+    assert f"reused {archive}" in out and f"{archive} is not needed any more, and stays" in out
+    archive.unlink()
     assert_unpacked(folder, server.archive)
-    assert f"reused {archive}" in capsys.readouterr().out
 
 
 def test_a_web_page_is_not_an_archive(server, folder):
@@ -678,7 +680,7 @@ def test_one_file_is_downloaded_once(server, tmp_path, zipped):
 
 def test_one_file_takes_the_account_only_if_it_is_refused_without(server, tmp_path, monkeypatch):
     server.archive, server.refuse_anonymous = b"ROCO_1\tOne.\n", 403
-    with pytest.raises(UserError, match="403"):
+    with pytest.raises(UserError, match=r"403.* in a browser .there: Data Explorer, captions.txt."):
         download_texts("captions.txt", tmp_path / "captions.txt")
     monkeypatch.setenv("KAGGLE_API_TOKEN", SECRET)
     download_texts("captions.txt", tmp_path / "captions.txt")

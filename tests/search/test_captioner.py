@@ -301,6 +301,7 @@ def test_a_loaded_captioner_gives_the_captions_of_its_run(tmp_path, monkeypatch,
         return keras.Model(model.input, exact, name=name)
 
     monkeypatch.setattr(module, "build_encoder", rounded)
+    monkeypatch.setattr(module, "has_accelerator", lambda: True)  # else never in float16
     monkeypatch.setattr(extract, "build_encoder", rounded)
     paths = noisy_images(tmp_path / "images", 100)
     options = {"weights": "random", "seed": 4, "precision": precision}
@@ -324,6 +325,21 @@ def test_a_loaded_captioner_gives_the_captions_of_its_run(tmp_path, monkeypatch,
         assert loaded.caption_images(list(paths.values())) != in_run
 
 
+@pytest.mark.parametrize("card", [True, False])
+def test_only_with_a_card_images_are_encoded_in_float16(monkeypatch, card):
+    built = []
+
+    def build(name, weights, *, precision, **options):
+        built.append(precision)
+        return tiny_encoder(name, weights)
+
+    monkeypatch.setattr(module, "build_encoder", build)
+    monkeypatch.setattr(module, "has_accelerator", lambda: card)
+    for precision in ("mixed_float16", "mixed_bfloat16", "float32"):
+        make(ENCODER | {"precision": precision}).encode([np.zeros((8, 8), np.uint8)])
+    assert built == ["mixed_float16" if card else "float32", "mixed_bfloat16", "float32"]
+
+
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 def test_an_image_that_overflows_in_half_precision_is_encoded_in_float32(
@@ -339,6 +355,7 @@ def test_an_image_that_overflows_in_half_precision_is_encoded_in_float32(
         return keras.Model(model.input, bright, name=name)
 
     monkeypatch.setattr(module, "build_encoder", build)
+    monkeypatch.setattr(module, "has_accelerator", lambda: True)
     pictures = [np.full((8, 8), shade, np.uint8) for shade in (40, 250)]
     captioner = make(ENCODER | {"precision": precision})
     features, reasons = captioner.encode_readable(pictures)
