@@ -153,8 +153,8 @@ class LSTM(layers.LSTM):
     """Keras' LSTM with its default options, returning the output after every word.
 
     Weights and results equal those of `keras.layers.LSTM`. On an accelerator, or with another
-    backend than TensorFlow, it is that layer (cuDNN's on an NVIDIA card). On a CPU the input
-    projections of all words are one matrix product, and so are the weights' gradients; Keras' own
+    backend than TensorFlow, it is that layer (cuDNN's on an NVIDIA card). On a CPU a gate's input
+    projections of all words are one matrix product, and so are its weights' gradients; Keras' own
     loop computes them word by word, and multiplies by a transposed matrix, which is slow.
     """
 
