@@ -15,6 +15,7 @@ from roco_caption.core.files import FULL, atomic_path
 SECONDS = 600  # what a disconnect can cost: Drive keeps each replaced file in its trash
 SKIPPED = ".lock", ".tmp", ".previous."  # a copy needs neither locks nor an older state
 REPLACED = ".{}.replaced.tmp"  # an older file until the newer one has its name
+_one_at_a_time = threading.Lock()  # a cell that was stopped twice may still be copying
 
 
 @contextlib.contextmanager
@@ -51,9 +52,11 @@ def backed_up(
 def bring_back(copy: str | os.PathLike, folder: str | os.PathLike) -> None:
     """Copy to a folder what is missing there, or older; UserError if that fails."""
     try:
-        for path in Path(copy).rglob(REPLACED.format("*")):  # of a session that was cut off
-            _discard(_put_back(path.with_name(path.name[1 : -len(REPLACED.format("")) + 1])))
-        count = _copy_newer(Path(copy), Path(folder))
+        with _one_at_a_time:
+            for path in Path(copy).rglob(REPLACED.format("*")):  # of a session that was cut off
+                with contextlib.suppress(OSError):  # an attached folder cannot be written
+                    _discard(_put_back(path.with_name(path.name[1 : 1 - len(REPLACED.format(""))])))
+            count = _copy_newer(Path(copy), Path(folder))
     except OSError as error:
         raise UserError(
             f"{copy} could not be copied to {folder} ({first_line(error)}). Check both, and run "
@@ -74,18 +77,19 @@ def _update(
 ) -> None:
     """Bring the copy up to date; `known` files, those of the last update, may have gone since."""
     try:
-        present = set(_files(folder))
-        gone = {path for path in known - present if not (folder / path).exists()}  # not replaced
-        try:
-            _copy_newer(folder, copy)  # first, as what has gone may be joined into a new file
-        except UserError as error:
-            if getattr(error.__cause__, "errno", None) not in FULL:
-                raise
-            _discard_all(copy, gone)  # to make room
-            _copy_newer(folder, copy)
-        _discard_all(copy, gone)
-        known.clear()
-        known |= present
+        with _one_at_a_time:
+            present = set(_files(folder))
+            gone = {path for path in known - present if not (folder / path).exists()}
+            try:
+                _copy_newer(folder, copy)  # first, as what has gone may be joined into a new file
+            except UserError as error:
+                if getattr(error.__cause__, "errno", None) not in FULL:
+                    raise
+                _discard_all(copy, gone)  # to make room
+                _copy_newer(folder, copy)
+            _discard_all(copy, gone)
+            known.clear()
+            known |= present
     except (OSError, UserError) as error:
         print(f"WARNING: {folder} could not be copied to {copy} ({first_line(error)}). {remedy}")
 
@@ -122,28 +126,30 @@ def _replace(source: Path, target: Path) -> None:
     replaced = _put_back(target)
     for leftover in target.parent.glob(f".{target.name}.*.tmp"):  # of a session that was cut off
         _discard(leftover)
-    with contextlib.suppress(FileNotFoundError), atomic_path(target) as aside:  # removed meanwhile
-        try:
-            shutil.copy2(source, aside)
-            if target.exists():
-                target.rename(replaced)
-        except BaseException:
-            _discard(aside)
-            raise
-    _discard(_put_back(target))
+    try:
+        with contextlib.suppress(FileNotFoundError), atomic_path(target) as aside:
+            try:
+                shutil.copy2(source, aside)  # FileNotFoundError: it was removed meanwhile
+                if target.exists():
+                    target.rename(replaced)
+            except BaseException:
+                _discard(aside)
+                raise
+    finally:
+        _discard(_put_back(target))
 
 
 def _put_back(target: Path) -> Path:
     """Give an older file its name back if no newer one got it; return where it is otherwise."""
     replaced = target.with_name(REPLACED.format(target.name))
-    if replaced.exists() and not target.exists():
+    if replaced.exists() and not target.exists() and replaced.stat().st_size:  # else emptied
         replaced.rename(target)
     return replaced
 
 
 def _discard(path: Path) -> None:
     """Remove a file; it is emptied first, because Drive's trash counts."""
-    if path.exists():
+    with contextlib.suppress(FileNotFoundError):
         os.truncate(path, 0)
         path.unlink()
 

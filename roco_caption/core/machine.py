@@ -244,9 +244,11 @@ def mount_drive(paths: Iterable[str]) -> None:
 
 
 def drive_folder(folder: str) -> Path | None:
-    """Make and return a folder; None if "". In Colab, warn if it is not on Google Drive."""
+    """Make and return a folder; None if "". In Colab, warn if the folder goes with the session."""
     place = Path(folder).expanduser().absolute()
-    if folder and find_platform() == "colab" and not place.is_relative_to(DRIVE):
+    real = place.resolve()
+    mounted = any(map(os.path.ismount, (real, *real.parents[:-1])))  # Drive, or a bucket
+    if folder and find_platform() == "colab" and not mounted:
         print(f"WARNING: DRIVE_DIR ({place}) is not on Google Drive, so its files go when this "
               f"session ends. Choose a folder in {DRIVE / 'MyDrive'}.")  # fmt: skip
     return make_folder(place) if folder else None

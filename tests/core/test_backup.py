@@ -199,34 +199,91 @@ def test_what_is_gone_at_a_blocks_end_is_gone_from_the_copy(places):
     assert names(drive) == ["whole.pkl"]
 
 
-@pytest.mark.parametrize("moment", ["rename", "replace", "unlink"])
-def test_a_kill_while_a_file_is_replaced_leaves_it_or_the_newer_one(
-    places, tmp_path, monkeypatch, moment
-):
+@pytest.fixture
+def copied(places):
+    """A file that was copied, and has a newer content since."""
     folder, drive = places
     (folder / "state").write_text("old")
     os.utime(folder / "state", (1e9, 1e9))
     with backed_up(folder, drive):
         pass
     (folder / "state").write_text("newer")
+    return folder, drive
+
+
+@pytest.mark.parametrize(
+    ("moment", "expected"),
+    [("before", "old"), ("between", "old"), ("after", "newer"), ("emptied", "newer")],
+)
+def test_a_kill_while_a_file_is_replaced_leaves_one_of_the_two(
+    copied, tmp_path, monkeypatch, moment, expected
+):
+    folder, drive = copied
+    replaced = drive / ".state.replaced.tmp"
 
     def killed(*arguments, **options):
         raise SystemExit
 
-    for place in (backup.Path, os) if moment != "replace" else (os,):
-        monkeypatch.setattr(place, moment, killed)
-    monkeypatch.setattr(backup, "_discard", lambda path: None)  # a kill tidies nothing up
+    def kill_when_discarding(path):
+        if path == replaced and moment in ("after", "emptied") and path.exists():
+            if moment == "emptied":
+                os.truncate(path, 0)
+            killed()
+
+    monkeypatch.setattr(backup, "_discard", kill_when_discarding)  # and a kill tidies nothing up
+    put_back, calls = backup._put_back, []
+    monkeypatch.setattr(
+        backup, "_put_back", lambda path: calls.append(path) or (len(calls) > 1 and killed()) or
+        put_back(path) if moment in ("before", "between") else put_back(path),
+    )  # fmt: skip
+    if moment == "before":
+        monkeypatch.setattr(backup.Path, "rename", killed)
+    if moment == "between":
+        monkeypatch.setattr(backup.os, "replace", killed)
     with pytest.raises(SystemExit):
-        if moment == "unlink":
-            monkeypatch.setattr(backup, "_discard", lambda path: path.exists() and killed())
         backup._replace(folder / "state", drive / "state")
+    assert replaced.exists() == (moment != "before")
     monkeypatch.undo()
     with backed_up(tmp_path / "elsewhere", drive):
-        found = (tmp_path / "elsewhere" / "state").read_text()
-    assert found == ("newer" if moment == "unlink" else "old")
+        assert (tmp_path / "elsewhere" / "state").read_text() == expected
     with backed_up(folder, drive):
         pass
     assert names(drive) == ["state"] and (drive / "state").read_text() == "newer"
+
+
+def test_an_error_or_a_stop_while_a_file_is_replaced_leaves_the_older_one(copied, monkeypatch):
+    folder, drive = copied
+    for error in (OSError(5, "Input/output error"), KeyboardInterrupt()):
+
+        def fail(*arguments, error=error):
+            raise error
+
+        monkeypatch.setattr(backup.os, "replace", fail)
+        with pytest.raises((OSError, UserError, KeyboardInterrupt)):
+            backup._replace(folder / "state", drive / "state")
+        monkeypatch.undo()
+        assert names(drive) == ["state"] and (drive / "state").read_text() == "old"
+
+
+def test_a_leftover_in_a_copy_that_cannot_be_written_stops_nothing(copied, tmp_path, monkeypatch):
+    _, drive = copied
+    (drive / ".other.replaced.tmp").write_text("x")
+
+    def refuse(path, *arguments):
+        if drive in path.parents:
+            raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(backup.Path, "rename", refuse)
+    monkeypatch.setattr(backup.os, "truncate", refuse)
+    backup.bring_back(drive, tmp_path / "elsewhere")
+    assert names(tmp_path / "elsewhere") == ["state"]
+
+
+def test_an_emptied_leftover_does_not_come_back(copied, tmp_path):
+    _, drive = copied
+    (drive / ".other.replaced.tmp").touch()
+    backup.bring_back(drive, tmp_path / "elsewhere")
+    assert names(tmp_path / "elsewhere") == names(drive) == ["state"]
 
 
 def test_a_copy_counts_only_if_all_is_in_it(places, monkeypatch, capsys):

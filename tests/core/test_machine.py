@@ -420,6 +420,8 @@ def test_a_refused_drive_is_explained(drive, tmp_path, reason):
 def test_a_folder_that_is_not_on_drive_is_pointed_out(drive, tmp_path, monkeypatch, capsys, folder):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
+    mounts = [str(tmp_path / "drive")]
+    monkeypatch.setattr(machine.os.path, "ismount", lambda path: str(path) in mounts)
     assert drive_folder(folder.format(tmp_path)).is_dir()
     out = capsys.readouterr().out
     assert "is not on Google Drive" in out and str(tmp_path / "drive" / "MyDrive") in out
