@@ -13,6 +13,7 @@ from typing import Any
 from roco_caption.core.machine import find_platform
 
 Row = dict[str, float]  # of one epoch
+BAR_SECONDS = 10  # after which a bar appears where most waits are short
 
 
 def is_unattended() -> bool:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
+from roco_caption.core.progress import BAR_SECONDS, progress_bar
+
 FileMark = Sequence[int]  # size in bytes, time of change or renaming in ns, CRC-32
 UNKNOWN: FileMark = (-1, -1, -1)
 
@@ -22,8 +24,11 @@ def present_marks(
 
     Only files of the same size and another time, or without a mark, are read.
     """
+    pairs = list(zip(marks, paths, strict=True))
     with ThreadPool(8) as pool:  # network drives answer slowly
-        return pool.starmap(_present_mark, zip(marks, paths, strict=True), chunksize=64)
+        present = pool.imap(lambda pair: _present_mark(*pair), pairs, chunksize=64)
+        options = {"desc": "looking for changed images", "leave": False, "delay": BAR_SECONDS}
+        return list(progress_bar(present, total=len(pairs), **options))
 
 
 def _present_mark(mark: FileMark, path: str | os.PathLike) -> FileMark | None:

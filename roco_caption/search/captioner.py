@@ -16,7 +16,7 @@ import pandas as pd
 from roco_caption.core.backend import compiled
 from roco_caption.core.errors import UserError, at_least, memory_for
 from roco_caption.core.machine import has_accelerator
-from roco_caption.core.progress import progress_bar
+from roco_caption.core.progress import BAR_SECONDS, progress_bar
 from roco_caption.data.images import ImageError
 from roco_caption.decoder.layers import on_tensorflow_cpu
 from roco_caption.decoder.model import Decoder, Ensemble
@@ -35,7 +35,6 @@ ROWS = 1024 if NARROWS else 512  # images per call; other backends decode the pa
 WIDER = 4  # times the beams, for images whose candidates all have a flaw
 FEW_BEAMS = 5  # with more beams, fewer images per call
 LOGITS = 2**23  # per word on a CPU (32 MB): the allocator returns larger arrays to the system
-BAR_SECONDS = 10  # a search that takes longer shows a progress bar
 BATCH = 32  # images encoded at once, as in `extract_features`
 
 

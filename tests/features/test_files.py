@@ -10,6 +10,7 @@ from PIL import Image
 
 from roco_caption.core.pickles import read_pickle, write_pickle
 from roco_caption.features import extract as extraction
+from roco_caption.features import files
 from roco_caption.features.cache import FeatureCache
 from roco_caption.features.files import UNKNOWN, file_mark, present_marks
 
@@ -230,3 +231,14 @@ def test_a_moved_data_set_is_the_same_data_set(tmp_path, tiny, encoded):
     copied = {name: tmp_path / "copy" / path.name for name, path in images.items()}
     np.testing.assert_array_equal(extract(copied, tmp_path).matrix, made.matrix)
     assert not encoded
+
+
+def test_a_long_look_at_many_files_shows_a_bar(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ROCO_PROGRESS", "text")
+    (tmp_path / "a").write_text("abc")
+    mark = file_mark(tmp_path / "a")
+    assert present_marks([mark] * 3, [tmp_path / "a"] * 3) == [mark] * 3
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(files, "BAR_SECONDS", 0)
+    present_marks([mark] * 3, [tmp_path / "a"] * 3)
+    assert "looking for changed images" in capsys.readouterr().out
