@@ -2,7 +2,7 @@
 
 The captions, in `radiology/captions.txt` files below FOLDER, train the decoder without images
 (random features of eight numbers, which say nothing); every eighth is held out. Each row is a
-schedule, and prints the lowest held-out loss in nats per word of each seed.
+schedule, or a size of the LSTM, and prints the lowest held-out loss in nats per word of each seed.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from roco_caption.training import runs
 SCHEDULES = [
     {"batch_size": 32, "per_step": True},
     {"batch_size": 32},
+    {"batch_size": 32, "units": 512},
     {"batch_size": 256},
     {"batch_size": 256, "learning_rate": 4e-3},
 ]
@@ -52,10 +53,11 @@ def main(folder: str) -> None:
     print(f"{n:,} captions to learn from, {words.tokenizer.vocab_size:,} words, {EPOCHS} epochs")
     for schedule in SCHEDULES:
         options, losses = dict(schedule), []
+        units = options.pop("units", 256)
         if options.pop("per_step", False):  # 0.5 per step, however many there are
             options["weight_decay"] = 0.5 * -(-n // options["batch_size"]) / runs.DECAY_STEPS
         for seed in range(1, SEEDS + 1):
-            decoder = pipeline.make_decoder(inputs, words, seed=seed)
+            decoder = pipeline.make_decoder(inputs, words, seed=seed, units=units)
             with tempfile.TemporaryDirectory() as place:
                 (history,) = pipeline.train_decoder(
                     decoder, inputs, words, place, seed=seed, epochs=EPOCHS, precision=precision,
@@ -63,7 +65,7 @@ def main(folder: str) -> None:
                 )  # fmt: skip
             losses.append(history.val_loss.min())
         shown = ", ".join(f"{loss:.3f}" for loss in losses)
-        print(f"{options}: {shown}; mean {np.mean(losses):.3f}", flush=True)
+        print(f"{units} units, {options}: {shown}; mean {np.mean(losses):.3f}", flush=True)
 
 
 if __name__ == "__main__":
