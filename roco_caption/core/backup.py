@@ -14,7 +14,7 @@ from roco_caption.core.files import FULL, atomic_path
 
 SECONDS = 600  # what a disconnect can cost: Drive keeps each replaced file in its trash
 SKIPPED = ".lock", ".tmp", ".previous."  # a copy needs neither locks nor an older state
-REPLACED = ".{}.replaced.tmp"  # an older file until the newer one has its name
+REPLACED = ".replaced.tmp"  # ending of an older file until the newer one has its name
 _one_at_a_time = threading.Lock()  # a cell that was stopped twice may still be copying
 
 
@@ -53,9 +53,9 @@ def bring_back(copy: str | os.PathLike, folder: str | os.PathLike) -> None:
     """Copy to a folder what is missing there, or older; UserError if that fails."""
     try:
         with _one_at_a_time:
-            for path in Path(copy).rglob(REPLACED.format("*")):  # of a session that was cut off
+            for path in Path(copy).rglob(f".*{REPLACED}"):  # of a session that was cut off
                 with contextlib.suppress(OSError):  # an attached folder cannot be written
-                    _discard(_put_back(path.with_name(path.name[1 : 1 - len(REPLACED.format(""))])))
+                    _discard(_put_back(path.with_name(path.name[1:].removesuffix(REPLACED))))
             count = _copy_newer(Path(copy), Path(folder))
     except OSError as error:
         raise UserError(
@@ -141,7 +141,7 @@ def _replace(source: Path, target: Path) -> None:
 
 def _put_back(target: Path) -> Path:
     """Give an older file its name back if no newer one got it; return where it is otherwise."""
-    replaced = target.with_name(REPLACED.format(target.name))
+    replaced = target.with_name(f".{target.name}{REPLACED}")
     if replaced.exists() and not target.exists() and replaced.stat().st_size:  # else emptied
         replaced.rename(target)
     return replaced

@@ -230,12 +230,15 @@ def test_a_kill_while_a_file_is_replaced_leaves_one_of_the_two(
                 os.truncate(path, 0)
             killed()
 
-    monkeypatch.setattr(backup, "_discard", kill_when_discarding)  # and a kill tidies nothing up
     put_back, calls = backup._put_back, []
-    monkeypatch.setattr(
-        backup, "_put_back", lambda path: calls.append(path) or (len(calls) > 1 and killed()) or
-        put_back(path) if moment in ("before", "between") else put_back(path),
-    )  # fmt: skip
+
+    def put_back_once(path):
+        calls.append(path)
+        return put_back(path) if len(calls) == 1 else killed()
+
+    monkeypatch.setattr(backup, "_discard", kill_when_discarding)  # a kill tidies nothing up
+    if moment in ("before", "between"):
+        monkeypatch.setattr(backup, "_put_back", put_back_once)
     if moment == "before":
         monkeypatch.setattr(backup.Path, "rename", killed)
     if moment == "between":
