@@ -76,6 +76,22 @@ def multiplied_exactly() -> Iterator[None]:
         yield
 
 
+def product_with(rows: Any) -> Callable[[Any], Any]:
+    """Return `others → rows @ others.T`, of NumPy's float32 matrices, computed by Keras' backend.
+
+    On an accelerator that is a hundred times faster; it takes `rows` once.
+    """
+    from keras import ops
+
+    here = ops.convert_to_tensor(rows)
+
+    def product(others: Any) -> Any:
+        with multiplied_exactly():
+            return ops.convert_to_numpy(ops.matmul(here, ops.transpose(others)))
+
+    return product
+
+
 def compiled(function: Callable, **options: Any) -> Callable:
     """Compile a function of `keras.ops`, with `tf.function` (and its options) or `jax.jit`."""
     import keras

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -12,19 +12,23 @@ import pandas as pd
 from keras import layers, ops
 
 from roco_caption.decoder.layers import filled
+from roco_caption.decoder.ratings import (
+    Ratings,
+    frequent_pairs,
+    frequent_words,
+    presence,
+    standardised,
+)
 from roco_caption.decoder.scaler import fit_scaler, largest_components, scaled_rows
 from roco_caption.features.table import sampled
-from roco_caption.text.tokenizer import END, PAD, START, UNKNOWN
 
 SAMPLE = 8192  # images that the regressions are fitted to
-CANDIDATES = 1024  # the most frequent words are tried,
-MIN_IMAGES = 8  # of those that so many captions have
 COMPONENTS = 2048  # principal components that the regressions use
 PENALTIES = np.logspace(-4, 3, 15)  # relative to the largest component's variance
-MIN_R2 = 0.005  # R² on images left out from which on a word is selected
+MIN_R2 = 0.005  # R² on images left out from which on a word is selected,
+MIN_PAIR_R2 = 0.1  # and a pair of words
 EASE = 0.01  # added to R² before ratings are divided by its root, as it is itself an estimate
 FLOOR = 0.3  # share of a cell's mean variance that is added to all directions before whitening
-LARGEST = 8.0  # standard deviations: a rare word's presence is no more
 
 
 @keras.saving.register_keras_serializable("roco_caption")
@@ -64,51 +68,6 @@ class Concepts(layers.Layer):
         return super().get_config() | {"count": self.count}
 
 
-@dataclass(frozen=True)
-class Ratings:
-    """Honest ratings of training images: by regressions that had not seen their cases.
-
-    A decoder that learns from them learns how far ratings can be trusted; on images that the
-    regressions were fitted to, they seem better than they are.
-
-    Attributes:
-        left_out: float32 (n, count), about one standard deviation each; zero in unused columns.
-        words: the word that each column rates, int32 (count,); 0 in unused columns.
-        r2: share of a word's variance that is explained on images left out, float32 (count,).
-        tokens: the images' captions, int32 (n, t).
-        rows: which of the training images these are, int64 (n,).
-        source: `images_digest` of what they are ratings of, or "".
-    """
-
-    left_out: np.ndarray
-    words: np.ndarray
-    r2: np.ndarray
-    tokens: np.ndarray
-    rows: np.ndarray
-    source: str = ""
-
-    def beside(self, other: Ratings) -> Ratings:
-        """Return the columns of both, of the same images."""
-        left_out = np.concatenate([self.left_out, other.left_out], axis=1)
-        words = np.concatenate([self.words, other.words])
-        r2 = np.concatenate([self.r2, other.r2])
-        return Ratings(left_out, words, r2, self.tokens, self.rows)
-
-    def simulated(self, tokens: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Return ratings as images with these captions, int32 (m, t), might have: float32 (m, k).
-
-        A word's presence raises its rating by as much as in the training images, and the errors
-        are those of a random one, so that they are correlated as errors are (after Nukrai, Mokady,
-        Globerson 2022, "Text-Only Training for Image Captioning using Noise-Injected CLIP").
-        """
-        present = presence(self.tokens, self.words)
-        known, share = _standardised(present), present.mean(axis=0)
-        gain = (known * self.left_out).mean(axis=0)
-        errors = self.left_out - gain * known
-        present = np.minimum(_standardised(presence(tokens, self.words), share), LARGEST)
-        return gain * present + errors[rng.integers(len(errors), size=len(tokens))]
-
-
 def sampled_cases(n: int, cases: Sequence[Any] | None) -> np.ndarray:
     """Return which of n images the regressions are fitted to, int64 (k,): at most `SAMPLE`.
 
@@ -146,9 +105,11 @@ def fit_rating_scaler(
 def fit_concepts(
     described: np.ndarray, tokens: np.ndarray, count: int, cases: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, Ratings]:
-    """Fit ridge regressions that rate words.
+    """Fit ridge regressions that rate words, and pairs of words that a caption has both.
 
-    Each word's penalty minimises its error on images left out, which ridge regression has in closed
+    A sum over words cannot tell what a large mass looks like where a small one looks otherwise.
+
+    Each one's penalty minimises its error on images left out, which ridge regression has in closed
     form. Images of one case are left out together, as they would reveal each other's words; without
     cases, images with the same caption.
 
@@ -157,7 +118,7 @@ def fit_concepts(
             (n, cells, channels). Each cell of a grid is whitened by itself: otherwise what varies
             much there, such as where the body ends, would hide what varies little.
         tokens: their captions, int32 (n, t).
-        count: words rated; columns are zero where fewer can be predicted.
+        count: words and pairs rated; columns are zero where fewer can be predicted.
         cases: labels of the images' cases, (n,).
 
     Returns:
@@ -169,29 +130,39 @@ def fit_concepts(
     centred = described.reshape(n, -1) - offset
     projection = np.zeros((len(offset), count), np.float32)
     ratings = Ratings(
-        np.zeros((n, count), np.float32), np.zeros(count, np.int32), np.zeros(count, np.float32),
-        tokens, np.arange(n),
+        np.zeros((n, count), np.float32), np.zeros((count, 2), np.int32),
+        np.zeros(count, np.float32), tokens, np.arange(n),
     )  # fmt: skip
     groups = _groups(tokens, cases)
     whitening = _fit_cells(centred.reshape(described.shape)) if described.ndim == 3 else None
     if whitening is not None:
         centred = _by_cells(centred, whitening)
     axes, values = largest_components(centred, COMPONENTS)
-    word_ids = _candidates(tokens)
-    if not len(values) or not len(word_ids) or any(len(group) == n for group in groups):
+    words = frequent_words(tokens)
+    if not len(values) or not len(words) or any(len(group) == n for group in groups):
         return offset, projection, ratings  # all images, captions or cases are the same
-    axes = axes / np.sqrt(values / n)
-    target = _standardised(presence(tokens, word_ids))
-    weights, left_out, r2 = _regress(centred @ axes, target, values / n, groups)
-    selected = np.argsort(-r2, kind="stable")[:count]
-    selected = selected[r2[selected] > MIN_R2]
-    columns, k = axes @ weights[:, selected], len(selected)
+    variance, axes = values / n, axes / np.sqrt(values / n)
+    white = centred @ axes
+
+    def best(terms: np.ndarray, lowest: float, room: int) -> list[np.ndarray]:
+        target = standardised(presence(tokens, terms))
+        weights, left_out, r2 = _regress(white, target, variance, groups)
+        chosen = np.argsort(-r2, kind="stable")[:room]
+        chosen = chosen[r2[chosen] > lowest]
+        return [terms[chosen].T, weights[:, chosen], left_out[:, chosen], r2[chosen]]
+
+    found = best(words, MIN_R2, count)
+    pairs = frequent_pairs(tokens, found[0][0])
+    if len(pairs):
+        more = best(pairs, MIN_PAIR_R2, count - len(found[-1]))
+        found = [np.concatenate(both, axis=-1) for both in zip(found, more, strict=True)]
+    terms, weights, left_out, r2 = found
+    columns, k, spread = axes @ weights, len(r2), _spread(r2)
     if whitening is not None:
         columns = _by_cells(columns.T, whitening).T  # a whitening is symmetric
-    spread = _spread(r2[selected])
     projection[:, :k] = columns * spread
-    ratings.left_out[:, :k] = left_out[:, selected] * spread
-    ratings.words[:k], ratings.r2[:k] = word_ids[selected], r2[selected]
+    ratings.left_out[:, :k] = left_out * spread
+    ratings.terms[:k], ratings.r2[:k] = terms.T, r2
     return offset, projection, ratings
 
 
@@ -237,35 +208,6 @@ def _by_cells(rows: np.ndarray, whitening: np.ndarray) -> np.ndarray:
     cells = rows.reshape(len(rows), *whitening.shape[:2])
     product = np.swapaxes(np.swapaxes(cells, 0, 1) @ whitening, 0, 1)
     return product.reshape(rows.shape)
-
-
-def _candidates(tokens: np.ndarray) -> np.ndarray:
-    """Return the most frequent words, int (words,)."""
-    frequency = np.bincount(np.concatenate([np.unique(row) for row in tokens]))
-    frequency[[t for t in (PAD, START, END, UNKNOWN) if t < len(frequency)]] = 0
-    word_ids = np.argsort(-frequency, kind="stable")[:CANDIDATES]
-    return word_ids[frequency[word_ids] >= MIN_IMAGES]
-
-
-def presence(tokens: np.ndarray, words: np.ndarray) -> np.ndarray:
-    """Return which captions, int (n, t), have which of these words, int (k,): float32 (n, k).
-
-    Padding is no word: its columns are zero.
-    """
-    unique, column_of = np.unique(words, return_inverse=True)
-    column = np.full(max(tokens.max(initial=0), unique.max(initial=0)) + 1, len(unique))
-    column[unique] = np.arange(len(unique))
-    column[PAD] = len(unique)
-    present = np.zeros((len(tokens), len(unique) + 1), np.float32)
-    present[np.arange(len(tokens))[:, None], column[tokens]] = 1
-    present[:, -1] = 0
-    return present[:, np.where(words == PAD, len(unique), column_of)]
-
-
-def _standardised(present: np.ndarray, share: np.ndarray | None = None) -> np.ndarray:
-    """Scale presence to mean 0 and variance 1, for words that a `share` of captions has."""
-    share = present.mean(axis=0) if share is None else share
-    return (present - share) / np.sqrt(share * (1 - share) + 1e-6)
 
 
 def _groups(tokens: np.ndarray, cases: np.ndarray | None) -> list[np.ndarray]:

@@ -13,12 +13,12 @@ from keras import layers, ops
 
 from roco_caption.decoder.concepts import (  # fmt: skip
     Concepts,
-    Ratings,
     fit_concepts,
     fit_rating_scaler,
     sampled_cases,
 )
 from roco_caption.decoder.layers import LSTM, GridCells, LastWord, WordAttention, open_gates, padded
+from roco_caption.decoder.ratings import Ratings
 from roco_caption.decoder.scaler import FeatureScaler, fit_scaler
 from roco_caption.features.table import arrays_of, images_digest
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from roco_caption.core.backend import product_with
+from roco_caption.core.machine import has_accelerator
 from roco_caption.scores.metrics import labels, tokenized
 from roco_caption.text.ngrams import Ngrams, similarities
 from roco_caption.text.words import clean
@@ -16,6 +18,7 @@ _PROJECTED = 256  # dimensions; the nearer two rows, the smaller the error of a 
 _ROWS = 1024  # projected at once
 _FIRST = 64  # dimensions that rule out most rows as duplicates
 _BOUNDED = 128  # rows compared in these at once
+_LARGE = 10**10  # multiplications from which on an accelerator is used
 _COMPARED = 2  # images whose neighbours' captions are compared at once; BLAS shares larger products
 NEAREST = 5  # training images of a consensus; best on MedPix 2.0 (1,481 for training), Devlin: 90
 
@@ -30,9 +33,11 @@ def neighbours(
     """
     queries, k = _unit(features), min(k, len(train_features))
     n = len(queries)
+    on_accelerator = queries.size * len(train_features) >= _LARGE and has_accelerator()
+    product = product_with(queries) if on_accelerator else lambda rows: queries @ rows.T
     best, index = np.full((n, k), -np.inf, np.float32), np.zeros((n, k), np.int64)
     for start in range(0, len(train_features), chunk):
-        cosines = queries @ _unit(train_features[start : start + chunk]).T
+        cosines = product(_unit(train_features[start : start + chunk]))
         floor = best[:, -1:]  # as large comes too late: the first of equals wins
         if np.isneginf(floor).any() and k < cosines.shape[1]:
             floor = np.nextafter(np.partition(cosines, -k, axis=1)[:, -k, None], -np.inf)

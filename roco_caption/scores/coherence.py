@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain, combinations
+from itertools import chain, combinations, pairwise
 
 import pandas as pd
 import regex as re
@@ -25,10 +25,13 @@ _PANEL = (
     r"labell?ed|view|point|arrows?\s+in)\s+)"
 )
 _FRAGMENT = re.compile(
-    rf"\b(?!(?-i:A|OR)\b|(?<={_PANEL})a\b|(?<=\b\d+\s)in\b){_WORD}\s*[,;:]?\s*(?:[.!?](?=\s|$)|$)"
-    rf"|\b(?:an|the)\s+(?!in\s+(?:situ|vivo|vitro|utero)\b){_WORD}\s|\ba\s+(?:of|the|an?)\s|^\W*$"
-    r"|\b([^\W\d_]\w*(?:[\s,]+[^\W\d_]\w*){1,9})[\s,]+\1\b|\b([^\W\d_]\w*)\s+\2\b",
+    rf"\b(?={_WORD}\s*[,;:]?\s*(?:[.!?](?=\s|$)|$))(?!(?-i:A|OR)\b|(?<={_PANEL})a\b|(?<=\b\d+\s)in\b)"
+    rf"|\b(?:an|the)\s+(?!in\s+(?:situ|vivo|vitro|utero)\b){_WORD}\s|\ba\s+(?:of|the|an?)\s|^\W*$",
     re.I,
+)
+_LETTERED = re.compile(r"\b[^\W\d_]\w*")
+_STUTTER = re.compile(
+    r"\b([^\W\d_]\w*(?:[\s,]+[^\W\d_]\w*){1,9})[\s,]+\1\b|\b([^\W\d_]\w*)\s+\2\b", re.I
 )
 
 
@@ -62,20 +65,32 @@ class Coherence:
         """Return whether a caption contradicts itself, and whether it breaks off or stutters."""
         named = _named(caption)
         contradiction = any(a in named and b in named for a, b in self.apart or ())
-        return contradiction, bool(self.apart is not None and _FRAGMENT.search(caption))
+        return contradiction, self.apart is not None and _is_fragment(caption)
+
+    def judge(self, captions: Sequence[str]) -> pd.DataFrame:
+        """Return what is wrong with each caption, 1.0 or 0.0 (n, 2); means are shares of captions.
+
+        "contradiction": it names two body regions or modalities that are `apart`.
+        "fragment": a sentence ends in a word such as "with", a phrase is repeated at once, or there
+        is none. NaN if the training captions are not English.
+        """
+        columns = ["contradiction", "fragment"]
+        if self.apart is None:
+            return pd.DataFrame(float("nan"), range(len(captions)), columns)
+        return pd.DataFrame([self.flaws(c) for c in captions], columns=columns, dtype=float)
 
 
 def coherence(training_captions: Sequence[str], captions: Sequence[str]) -> pd.DataFrame:
-    """Return what is wrong with each caption, 1.0 or 0.0 (n, 2); the means are shares of captions.
+    """Return what is wrong with each caption, see `Coherence.judge`, by these training captions."""
+    return Coherence.fit(training_captions).judge(captions)
 
-    "contradiction": it names two body regions or modalities that are `apart`, see `Coherence`.
-    "fragment": a sentence ends in a word such as "with", a phrase is repeated at once, or there is
-    none. NaN if the training captions are not English.
-    """
-    columns, fitted = ["contradiction", "fragment"], Coherence.fit(training_captions)
-    if fitted.apart is None:
-        return pd.DataFrame(float("nan"), range(len(captions)), columns)
-    return pd.DataFrame([fitted.flaws(c) for c in captions], columns=columns, dtype=float)
+
+@lru_cache(1 << 16)
+def _is_fragment(caption: str) -> bool:
+    words = list(pairwise(_LETTERED.findall(caption.casefold())))
+    # without two words that come twice, or one that follows itself, nothing can stutter
+    may_stutter = len({(a, b) for a, b in words if a != b}) < len(words)
+    return bool(_FRAGMENT.search(caption) or (may_stutter and _STUTTER.search(caption)))
 
 
 @lru_cache(1 << 16)

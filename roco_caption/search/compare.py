@@ -13,7 +13,7 @@ from roco_caption.core.errors import UserError
 from roco_caption.core.files import write_text
 from roco_caption.features.table import Inputs, mean_image
 from roco_caption.scores import baselines
-from roco_caption.scores.coherence import coherence
+from roco_caption.scores.coherence import Coherence, coherence
 from roco_caption.scores.table import score_table
 from roco_caption.search.beam import Search
 from roco_caption.search.captioner import Captioner
@@ -80,6 +80,7 @@ def score(
     table = score_table(
         inputs.references, systems, groups=inputs.cases["test"], seed=seed, train_captions=known
     )
-    rates = {s: coherence(known, pd.Series(c).explode()).mean() for s, c in systems.items()}
+    fitted = Coherence.fit(known)
+    rates = {s: fitted.judge(pd.Series(c).explode()).mean() for s, c in systems.items()}
     write_text(Path(folder) / "scores.csv", table.join(pd.DataFrame(rates).T).to_csv())
     return table

@@ -104,14 +104,15 @@ def likeliest(
     """
     m, k = ops.shape(log_p)[0], log_p.shape[1]
     logits, barred = ops.cast(logits, "float32"), _without_padding(barred)
-    largest = ops.max(logits, axis=-1, keepdims=True)
+    blocks, each = _blocks(logits)
+    best = ops.reshape(ops.max(blocks, axis=-1), (m, k, each))
+    largest = ops.max(best, axis=-1, keepdims=True)
     total = largest + ops.log(ops.sum(ops.exp(logits - largest), axis=-1, keepdims=True))
     ends = logits[:, :, END] - total[:, :, 0] - end_penalty + log_p
-    blocks, each = _blocks(logits)
     # the best words are in the blocks of the best ones, so most words are never compared; what may
     # not follow may hide them: a special token in one block of a beginning, a barred word in one
     hidden = k * (1 + (0 if barred is None else ops.shape(barred)[2]))
-    best = ops.reshape(ops.max(blocks, axis=-1), (m, k, each)) - total + log_p[:, :, None]
+    best = best - total + log_p[:, :, None]
     wanted = (min if isinstance(hidden, int) else ops.minimum)(count + hidden, k * each)
     _, chosen = ops.top_k(ops.reshape(best, (m, k * each)), wanted)
     chosen = ops.cast(chosen, "int32")[:, :, None]

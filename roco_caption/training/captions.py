@@ -10,8 +10,8 @@ import keras
 import numpy as np
 
 from roco_caption.core.errors import UserError
-from roco_caption.decoder.concepts import Ratings
 from roco_caption.decoder.model import BLOCK, Decoder
+from roco_caption.decoder.ratings import Ratings
 from roco_caption.features.table import LazyRows, arrays_of, to_float16
 
 TEXT_PASSES = 6  # over the captions without images, in all,

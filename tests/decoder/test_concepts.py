@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from roco_caption.decoder import concepts
-from roco_caption.decoder.concepts import Concepts, fit_concepts, fit_rating_scaler, presence
+from roco_caption.decoder.concepts import Concepts, fit_concepts, fit_rating_scaler
 from roco_caption.decoder.model import build_decoder, fit_scalers
+from roco_caption.decoder.ratings import frequent_pairs, presence
 from roco_caption.text.tokenizer import START
 
 SEEN, OTHER, RARE = 4, 5, 6
@@ -226,11 +227,52 @@ def test_without_a_word_to_rate_images_are_told_apart_by_their_components():
     assert not ratings.words.any() and ratings.left_out.std() > 0.5 and longest > 0
 
 
-def test_presence_counts_no_padding_and_takes_a_word_twice():
+def test_presence_counts_no_padding_and_takes_a_term_twice():
     tokens = np.array([[1, 7, 5, 2, 0], [1, 9, 2, 0, 0]], np.int32)
-    found = presence(tokens, np.array([5, 0, 9, 5, 0, 8], np.int32))
-    assert found.tolist() == [[1, 0, 0, 1, 0, 0], [0, 0, 1, 0, 0, 0]]
-    assert presence(tokens, np.zeros(3, np.int32)).tolist() == [[0, 0, 0]] * 2
+    terms = np.array([[5, 0], [0, 0], [9, 0], [5, 0], [0, 0], [8, 0]], np.int32)
+    assert presence(tokens, terms).tolist() == [[1, 0, 0, 1, 0, 0], [0, 0, 1, 0, 0, 0]]
+    assert presence(tokens, np.zeros((3, 2), np.int32)).tolist() == [[0, 0, 0]] * 2
+
+
+def test_a_pair_is_present_where_both_words_are():
+    tokens = np.array([[1, 7, 5, 2, 0], [1, 5, 2, 0, 0], [1, 7, 9, 2, 0]], np.int32)
+    terms = np.array([[5, 7], [7, 5], [7, 9], [5, 9], [5, 8]], np.int32)
+    assert presence(tokens, terms).T.tolist() == [[1, 0, 0]] * 2 + [[0, 0, 1]] + [[0, 0, 0]] * 2
+
+
+def test_pairs_are_the_most_frequent_ones_that_no_single_word_tells(monkeypatch):
+    words, row = np.array([4, 5, 6, 7], np.int32), np.arange(60)
+    said = {4: row < 40, 5: (row >= 20) & (row < 50), 6: row < 10, 7: row >= 30}
+    tokens = np.array([[1, *(w if said[w][i] else 0 for w in words)] for i in row], np.int32)
+    # 6 never comes without 4, and with none of the others
+    assert frequent_pairs(tokens, words).tolist() == [[4, 5], [5, 7], [4, 7]]
+    monkeypatch.setattr("roco_caption.decoder.ratings.PAIRED", 2)
+    assert frequent_pairs(tokens, words).tolist() == [[4, 5]]
+    assert frequent_pairs(tokens, words[:1]).shape == (0, 2)
+
+
+def test_a_pair_is_rated_that_a_sum_over_words_cannot_tell():
+    """A feature is high where a caption has both words or neither."""
+    rng = np.random.default_rng(0)
+    described = rng.normal(size=(600, 12)).astype(np.float32)
+    one, two = rng.random((2, 600)) > 0.5
+    described[:, 0] += 3 * one
+    described[:, 1] += 3 * two
+    described[:, 2] += 6 * (one == two)
+    tokens = np.hstack([captions(one, two), rng.integers(10, 600, (600, 1)).astype(np.int32)])
+    *_, ratings = fit_concepts(described, tokens, 5)
+    assert sorted(map(sorted, ratings.terms.tolist())) == [[0, 0]] * 2 + [
+        [0, SEEN], [0, OTHER], [SEEN, OTHER],
+    ]  # fmt: skip
+    assert ratings.words[2] == 0 and set(ratings.terms[2]) == {SEEN, OTHER}
+    both = (one & two).astype(float)
+    pair, words = ratings.left_out[:, 2], ratings.left_out[:, :2]
+    by_words = words @ np.linalg.lstsq(words, both - both.mean(), rcond=None)[0]
+    assert np.corrcoef(pair, both)[0, 1] > np.corrcoef(by_words, both)[0, 1] + 0.02
+    # with little to see, pairs are left out before words
+    blurred = described + 7 * rng.normal(size=described.shape).astype(np.float32)
+    *_, ratings = fit_concepts(blurred, tokens, 5)
+    assert set(ratings.words[:2]) == {SEEN, OTHER} and not ratings.terms[2:].any()
 
 
 def test_regressions_are_fitted_to_whole_cases(monkeypatch):

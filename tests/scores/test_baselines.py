@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from roco_caption.core import backend
 from roco_caption.core.errors import UserError
 from roco_caption.scores import baselines
 from roco_caption.scores.baselines import (
@@ -29,6 +30,27 @@ def test_neighbours_in_chunks_are_those_of_all_at_once(k):
     unit = train / np.linalg.norm(train.astype(float), axis=1, keepdims=True)
     expected = np.argsort(-(queries @ unit.T), axis=1, kind="stable")[:, :k]
     assert (neighbours(train, queries, k, chunk=32) == expected).all()
+
+
+@pytest.mark.parametrize("k", [1, 7])
+def test_many_neighbours_are_found_on_an_accelerator(k, monkeypatch):
+    rng = np.random.default_rng(0)
+    train, queries = (rng.normal(size=(n, 64)).astype(np.float16) for n in (150, 20))
+    expected, products = neighbours(train, queries, k, chunk=32), []
+
+    def product_with(rows):
+        product = backend.product_with(rows)
+        return lambda others: products.append(others.shape) or product(others)
+
+    monkeypatch.setattr(baselines, "product_with", product_with)
+    monkeypatch.setattr(baselines, "has_accelerator", lambda: True)
+    neighbours(train, queries, k, chunk=32)
+    assert not products  # too few
+    monkeypatch.setattr(baselines, "_LARGE", 150 * 20 * 64)
+    assert (neighbours(train, queries, k, chunk=32) == expected).all()
+    assert products == [(32, 64)] * 4 + [(22, 64)]
+    monkeypatch.setattr(baselines, "has_accelerator", lambda: False)
+    assert (neighbours(train, queries, k, chunk=32) == expected).all() and len(products) == 5
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 40])

@@ -5,8 +5,8 @@ import pytest
 from helpers.toy_training import fresh, toy
 
 from roco_caption.core.errors import UserError
-from roco_caption.decoder.concepts import Ratings
 from roco_caption.decoder.model import fit_scalers
+from roco_caption.decoder.ratings import Ratings
 from roco_caption.features.table import arrays_of
 from roco_caption.training import captions
 from roco_caption.training.captions import CaptionData
@@ -19,8 +19,8 @@ def data():
     images = toy(40, 0)
     texts = np.array([[1, 4 + i, 2, 0, 0, 0, 0] for i in range(10)], np.int32)
     left_out = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
-    words, r2 = np.array([4, 5, 6], np.int32), np.full(3, 0.5, "f4")
-    ratings = Ratings(left_out, words, r2, images.tokens, np.arange(40))
+    terms, r2 = np.array([[4, 0], [5, 0], [6, 0]], np.int32), np.full(3, 0.5, "f4")
+    ratings = Ratings(left_out, terms, r2, images.tokens, np.arange(40))
     return CaptionData(left_out.astype(np.float16), images.tokens, ratings, texts)
 
 
