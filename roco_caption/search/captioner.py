@@ -34,7 +34,7 @@ from roco_caption.text.tokenizer import CaptionTokenizer
 ROWS = 1024 if NARROWS else 512  # images per call; other backends decode the padding as well
 WIDER = 4  # times the beams, for images whose candidates all have a flaw
 FEW_BEAMS = 5  # with more beams, fewer images per call
-LOGITS = 2**23  # per word on a CPU (32 MB): the allocator returns larger arrays to the system
+LOGITS = 2**22  # per word on a CPU (16 MB): the allocator returns larger arrays to the system
 BATCH = 32  # images encoded at once, as in `extract_features`
 
 
