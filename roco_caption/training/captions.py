@@ -14,7 +14,7 @@ from roco_caption.decoder.model import BLOCK, Decoder
 from roco_caption.decoder.ratings import Ratings
 from roco_caption.features.table import LazyRows, arrays_of, to_float16
 
-TEXT_PASSES = 6  # over the captions without images, in all,
+TEXT_PASSES = 8  # over the captions without images, in all,
 TEXT_EPOCHS = 0.8  # spread over this share of the epochs: the last ones are for images alone
 
 
