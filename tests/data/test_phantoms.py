@@ -122,6 +122,48 @@ def test_an_interrupted_drawing_is_completed(drawn, tmp_path, monkeypatch):
     assert contents(tmp_path) == contents(drawn)
 
 
+MANY = {"train": 40, "validation": 1, "test": 7, "progress": False}
+
+
+@pytest.fixture
+def helpers(monkeypatch):
+    """Three processes draw; returns those that were started."""
+    started, start = [], phantoms.subprocess.Popen
+    monkeypatch.setattr(phantoms.os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(phantoms, "SHARE", 16)
+    monkeypatch.setattr(
+        phantoms.subprocess, "Popen", lambda *a, **o: started.append(start(*a, **o)) or started[-1]
+    )
+    return started
+
+
+@pytest.mark.parametrize(
+    ("python", "started", "here"),
+    [(sys.executable, 2, 16), ("/bin/false", 2, 48), ("/missing/python", 0, 48)],
+)
+def test_several_processes_draw_the_same_images_and_one_where_others_fail(
+    tmp_path, monkeypatch, helpers, python, started, here
+):
+    mine = []
+    monkeypatch.setattr(phantoms, "draw", lambda *a, **o: mine.append(a) or draw(*a, **o))
+    monkeypatch.setattr(phantoms.sys, "executable", python)
+    make_phantoms(tmp_path / "several", **MANY)
+    assert (len(helpers), len(mine)) == (started, here)
+    monkeypatch.setattr(phantoms.os, "cpu_count", lambda: None)
+    make_phantoms(tmp_path / "one", **MANY)
+    assert contents(tmp_path / "one") == contents(tmp_path / "several")
+
+
+def test_an_interrupt_ends_the_other_processes(tmp_path, monkeypatch, helpers):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(phantoms, "draw", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make_phantoms(tmp_path, **MANY)
+    assert len(helpers) == 2 and all(helper.returncode for helper in helpers)
+
+
 def test_missing_files_are_made_again(drawn, tmp_path):
     shutil.copytree(drawn, tmp_path, dirs_exist_ok=True)
     for name in ("PHANTOM_train_00003.jpg", "PHANTOM_test_00000.jpg", "valdata.csv"):

@@ -5,10 +5,13 @@ Each patient has one finding, on one side, small or large; the caption states th
 
 import csv
 import io
+import json
 import os
 import shutil
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +30,8 @@ ATTRIBUTES = ("modality", "finding", "side", "size", "arrow")
 BOX = ("x0", "y0", "x1", "y1")
 DRAWING = 2  # increase it whenever the same seed gives other images or captions
 ARROW_SHARE = 0.4
+SHARE = 32  # images from which on another process is worth its start
+_Listed = tuple[str, int, Path]  # split, index, where to
 
 CASES = tuple(
     (modality, Lesion(finding, side, size))
@@ -138,23 +143,65 @@ def _paths(folder: Path, split: str, count: int) -> list[Path]:
     return [images / f"PHANTOM_{split}_{index:05d}.jpg" for index in range(count)]
 
 
-def _draw_all(images: Sequence[tuple[str, int, Path]], seed: int, progress: bool) -> None:
-    """Draw images (split, index, path) in parallel."""
+def _draw_all(images: Sequence[_Listed], seed: int, progress: bool) -> None:
+    """Draw images in a process per CPU; in threads, NumPy's small steps wait for each other."""
+    count = max(1, min(os.cpu_count() or 1, len(images) // SHARE))
+    helpers = []
+    with (
+        ExitStack() as stack,
+        progress_bar(
+            total=len(images), desc="drawing phantoms", unit="image", disable=not progress
+        ) as bar,
+    ):
+        for k in range(1, count):
+            with suppress(OSError):  # this process draws all then
+                helpers.append(stack.enter_context(_drawing_elsewhere(images[k::count], seed)))
+        for image in images[::count]:
+            _draw_one(image, seed)
+            bar.update(min(count, len(images) - bar.n))  # the others are as fast
+        for helper in helpers:
+            helper.wait()
+        for image in images:  # of a helper that failed
+            if not image[2].exists():
+                _draw_one(image, seed)
 
-    def draw_one(image: tuple[str, int, Path]) -> None:
-        split, index, path = image
-        modality, lesion, arrow = patient(split, index, seed=seed)
-        picture = draw(modality, [lesion], _random(seed, split, index, stream=2), arrow=arrow)
-        encoded = io.BytesIO()
-        box = " ".join(map(str, picture.info["boxes"][0]))  # read again by _write_tables
-        picture.save(encoded, "JPEG", quality=92, comment=box)
-        with atomic_open(path) as file:
-            file.write(encoded.getvalue())
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy and Pillow release the GIL
-        results = pool.map(draw_one, images)
-        options = {"desc": "drawing phantoms", "unit": "image", "disable": not progress}
-        list(progress_bar(results, total=len(images), **options))  # raises the threads' errors
+@contextmanager
+def _drawing_elsewhere(images: Sequence[_Listed], seed: int) -> Iterator[subprocess.Popen]:
+    """Draw images in another process, which ends with the block."""
+    listed = json.dumps([seed, [(split, index, str(path)) for split, index, path in images]])
+    search = [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"import {__name__} as dataset; dataset.draw_listed()"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, search))},
+        stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        start_new_session=True,  # an interrupt of the notebook is not for it
+    )  # fmt: skip
+    try:
+        with suppress(BrokenPipeError), process.stdin as stdin:  # type: ignore[union-attr]
+            stdin.write(listed)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def draw_listed() -> None:
+    """Draw the images that `_drawing_elsewhere` lists on standard input."""
+    seed, images = json.load(sys.stdin)
+    for split, index, path in images:
+        _draw_one((split, index, Path(path)), seed)
+
+
+def _draw_one(image: _Listed, seed: int) -> None:
+    split, index, path = image
+    modality, lesion, arrow = patient(split, index, seed=seed)
+    picture = draw(modality, [lesion], _random(seed, split, index, stream=2), arrow=arrow)
+    encoded = io.BytesIO()
+    box = " ".join(map(str, picture.info["boxes"][0]))  # read again by _write_tables
+    picture.save(encoded, "JPEG", quality=92, comment=box)
+    with atomic_open(path) as file:
+        file.write(encoded.getvalue())
 
 
 def _write_tables(folder: Path, counts: dict[str, int], seed: int) -> None:
