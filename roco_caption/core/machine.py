@@ -143,14 +143,22 @@ def detect() -> Runtime:
     accelerators = _accelerators(backend)
     version = importlib.import_module(backend).__version__
     versions = {"Python": python_version(), "Keras": keras.__version__, backend: version}
-    cores, memory_gb = os.cpu_count() or 1, float("nan")
-    with contextlib.suppress(AttributeError):  # Windows has neither, macOS the first
+    memory_gb = float("nan")
+    with contextlib.suppress(AttributeError):  # Windows lacks it
         memory_gb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
-        cores = len(os.sched_getaffinity(0))  # those that this process may use
     platform = find_platform()
     if not accelerators:
         _warn_without_accelerator(platform, backend)
-    return Runtime(platform, accelerators, cores, memory_gb, _precision(accelerators), versions)
+    return Runtime(
+        platform, accelerators, usable_cpus(), memory_gb, _precision(accelerators), versions
+    )
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs this process may use."""
+    with contextlib.suppress(AttributeError):  # macOS and Windows lack it
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _warn_without_accelerator(platform: str, backend: str) -> None:

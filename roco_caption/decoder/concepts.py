@@ -1,4 +1,4 @@
-"""Concepts: rates words from an image's features by ridge regression, before decoding starts."""
+"""Concepts: rates words and pairs of words from an image's features by ridge regression."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ FLOOR = 0.3  # share of a cell's mean variance that is added to all directions b
 
 @keras.saving.register_keras_serializable("roco_caption")
 class Concepts(layers.Layer):
-    """Rates words by an image's grid: what its caption may be about, before any word is decoded.
+    """Rates words and pairs by an image's grid: what its caption may be about.
 
     A decoder learns better from such words than from an encoder's features (Wu et al. 2016, "What
-    Value Do Explicit High Level Concepts Have in Vision to Language Problems?"). Each of `count`
-    words has a ridge regression, fitted by `fit_concepts` and constant during training.
+    Value Do Explicit High Level Concepts Have in Vision to Language Problems?"). Each rating
+    has a ridge regression, fitted by `fit_concepts` and constant during training.
     """
 
     def __init__(self, count: int, **options: Any) -> None:
@@ -152,9 +152,9 @@ def fit_concepts(
         return [terms[chosen].T, weights[:, chosen], left_out[:, chosen], r2[chosen]]
 
     found = best(words, MIN_R2, count)
-    pairs = frequent_pairs(tokens, found[0][0])
-    if len(pairs):
-        more = best(pairs, MIN_PAIR_R2, count - len(found[-1]))
+    pairs, room = frequent_pairs(tokens, found[0][0]), count - len(found[-1])
+    if len(pairs) and room:
+        more = best(pairs, MIN_PAIR_R2, room)
         found = [np.concatenate(both, axis=-1) for both in zip(found, more, strict=True)]
     terms, weights, left_out, r2 = found
     columns, k, spread = axes @ weights, len(r2), _spread(r2)
@@ -174,7 +174,7 @@ def _spread(r2: np.ndarray) -> np.ndarray:
 def _regress(
     white: np.ndarray, target: np.ndarray, variance: np.ndarray, groups: list[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Regress words (n, words) on whitened components (n, r), each by its best penalty.
+    """Regress words or pairs (n, words) on whitened components (n, r), each by its best penalty.
 
     `variance` is each component's before whitening, `groups` are rows to leave out together.
     Returns the weights, (r, words), what images left out are rated, (n, words), and R² on them.

@@ -171,14 +171,14 @@ def build_decoder(
         vocab_size: tokens, the special ones included.
         max_len: columns of `input_txt`: the start token and the words.
         feature_size: length d of an image's features.
-        components: words rated from the features, see `fit_rating_scaler`.
+        components: words and pairs rated from the features, see `fit_rating_scaler`.
         grid_components: principal components kept of the grid's channels.
         embedding_size, units: of a word's embedding; of the LSTM and the image's vector.
         dropout: of the embeddings and of the LSTM's output.
         image_dropout: of the image's ratings, which are hardly redundant.
         attention: whether to attend to the image's grid at every word.
         grid_size: cells of an image's grid, and channels of each.
-        concepts: with attention, the number of words rated from the whole grid as well, see
+        concepts: with attention, how many are rated from the whole grid as well, see
             `Concepts`; 0 for none.
         pooled_dropout: with attention, share of the images whose vector is dropped in training, or
             the attention would not be trained.

@@ -18,9 +18,10 @@ from roco_caption.core.errors import UserError, first_line, memory_for
 from roco_caption.core.files import lock, make_folder, remove_leftovers, write_text
 from roco_caption.core.progress import Row, progress_bar
 from roco_caption.decoder.model import Decoder
+from roco_caption.decoder.ratings import VERSION
 from roco_caption.text.tokenizer import PAD
 from roco_caption.training.batches import Replicas, plan
-from roco_caption.training.captions import CaptionData
+from roco_caption.training.captions import TEXT_PASSES, CaptionData
 from roco_caption.training.checkpoint import (
     HISTORY,
     STATE,
@@ -120,9 +121,11 @@ def identify(
     settings = asdict(Schedule(**schedule).for_captions(len(training.tokens)))
     if decoder.seed not in (None, settings["seed"]):  # SEED was changed after the decoder was made
         settings["decoder seed"] = decoder.seed
+    if training.texts is not None:
+        settings["text passes"] = TEXT_PASSES
     return settings | {
-        "model": _signature(decoder.every_word), "training data": training.digest(),
-        "validation data": validation.digest(),
+        "model": _signature(decoder.every_word), "ratings": VERSION,
+        "training data": training.digest(), "validation data": validation.digest(),
     }  # fmt: skip
 
 

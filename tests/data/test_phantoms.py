@@ -2,10 +2,13 @@
 
 import csv
 import itertools
+import os
 import re
 import shutil
 import subprocess
 import sys
+import textwrap
+import time
 
 import numpy as np
 import pytest
@@ -108,7 +111,7 @@ def test_an_interrupted_drawing_is_completed(drawn, tmp_path, monkeypatch):
 
     limit = 4
     monkeypatch.setattr(phantoms, "draw", interrupted)
-    monkeypatch.setattr(phantoms.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(phantoms, "usable_cpus", lambda: 1)
     with pytest.raises(KeyboardInterrupt):
         make_phantoms(tmp_path, **SMALL)
     assert len(list(tmp_path.rglob("*.jpg"))) == 4
@@ -129,7 +132,7 @@ MANY = {"train": 40, "validation": 1, "test": 7, "progress": False}
 def helpers(monkeypatch):
     """Three processes draw; returns those that were started."""
     started, start = [], phantoms.subprocess.Popen
-    monkeypatch.setattr(phantoms.os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(phantoms, "usable_cpus", lambda: 3)
     monkeypatch.setattr(phantoms, "SHARE", 16)
     monkeypatch.setattr(
         phantoms.subprocess, "Popen", lambda *a, **o: started.append(start(*a, **o)) or started[-1]
@@ -139,7 +142,7 @@ def helpers(monkeypatch):
 
 @pytest.mark.parametrize(
     ("python", "started", "here"),
-    [(sys.executable, 2, 16), ("/bin/false", 2, 48), ("/missing/python", 0, 48)],
+    [(sys.executable, 2, 16), (shutil.which("false"), 2, 48), ("/missing/python", 0, 48)],
 )
 def test_several_processes_draw_the_same_images_and_one_where_others_fail(
     tmp_path, monkeypatch, helpers, python, started, here
@@ -149,9 +152,28 @@ def test_several_processes_draw_the_same_images_and_one_where_others_fail(
     monkeypatch.setattr(phantoms.sys, "executable", python)
     make_phantoms(tmp_path / "several", **MANY)
     assert (len(helpers), len(mine)) == (started, here)
-    monkeypatch.setattr(phantoms.os, "cpu_count", lambda: None)
+    monkeypatch.setattr(phantoms, "usable_cpus", lambda: 1)
     make_phantoms(tmp_path / "one", **MANY)
     assert contents(tmp_path / "one") == contents(tmp_path / "several")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="not on Windows")
+def test_the_other_processes_end_when_this_one_is_killed(tmp_path):
+    code = """
+        import os, signal, sys
+        from roco_caption.data.phantoms import dataset
+        dataset.usable_cpus = lambda: 2
+        def draw(*_, **__):
+            os.kill(os.getpid(), signal.SIGKILL)
+        dataset.draw = draw
+        dataset.make_phantoms(sys.argv[1], train=300, validation=1, test=1, progress=False)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "p")], check=False)
+    deadline, before = time.monotonic() + 20, -1
+    while (now := len(list(tmp_path.rglob("*.jpg")))) != before and time.monotonic() < deadline:
+        before = now
+        time.sleep(1)
+    assert before < 100  # of the 151 that are the other's
 
 
 def test_an_interrupt_ends_the_other_processes(tmp_path, monkeypatch, helpers):

@@ -8,7 +8,7 @@ from roco_caption.core.errors import UserError
 from roco_caption.decoder.model import fit_scalers
 from roco_caption.decoder.ratings import Ratings
 from roco_caption.features.table import arrays_of
-from roco_caption.training import captions
+from roco_caption.training import captions, loop
 from roco_caption.training.captions import CaptionData
 from roco_caption.training.loop import train
 
@@ -24,9 +24,11 @@ def data():
     return CaptionData(left_out.astype(np.float16), images.tokens, ratings, texts)
 
 
-def test_every_text_comes_as_often_and_the_last_epochs_are_for_images(data):
+def test_every_text_comes_as_often_and_the_last_epochs_are_for_images(data, monkeypatch):
+    assert data.text_count(0, 1) == 80  # eight passes; a single epoch has them all
+    monkeypatch.setattr(captions, "TEXT_PASSES", 6)  # so that epochs begin within passes
     counts = [data.text_count(epoch, 10) for epoch in range(10)]
-    assert counts[:8] == [10] * 8  # eight passes
+    assert sum(counts) == 60 and set(counts[:8]) == {7, 8}
     assert counts[8:] == [0, 0]
     seen = []
     for epoch in range(10):
@@ -34,8 +36,7 @@ def test_every_text_comes_as_often_and_the_last_epochs_are_for_images(data):
         np.testing.assert_array_equal(now.tokens[:40], data.tokens)
         assert len(now.tokens) == len(arrays_of(now.features)[0]) == 40 + counts[epoch]
         seen += now.tokens[40:, 1].tolist()
-    assert sorted(seen) == sorted([*range(4, 14)] * 8)
-    assert data.text_count(0, 1) == 80  # a single epoch has them all
+    assert sorted(seen) == sorted([*range(4, 14)] * 6)
 
 
 def test_epochs_are_a_pure_function_of_seed_and_epoch(data):
@@ -59,6 +60,16 @@ def test_texts_make_another_training(data):
     without = CaptionData(data.features, data.tokens, data.ratings)
     other = CaptionData(data.features, data.tokens, data.ratings, data.texts[:5])
     assert len({part.digest() for part in (data, without, other)}) == 3
+
+
+def test_other_ratings_and_passes_make_another_training(data, monkeypatch):
+    decoder, images = fresh(), CaptionData(data.features, data.tokens, data.ratings)
+    first = {name: loop.identify(decoder, d, d) for name, d in (("text", data), ("none", images))}
+    monkeypatch.setattr(loop, "TEXT_PASSES", 9)
+    assert loop.identify(decoder, data, data) != first["text"]
+    assert loop.identify(decoder, images, images) == first["none"]
+    monkeypatch.setattr(loop, "VERSION", 99)
+    assert loop.identify(decoder, images, images) != first["none"]
 
 
 def told_by_text(n: int, seed: int):

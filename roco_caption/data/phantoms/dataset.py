@@ -20,6 +20,7 @@ from PIL import Image
 
 from roco_caption.core.errors import DamagedFile, UserError
 from roco_caption.core.files import atomic_open, lock, read_json, set_aside, write_json, write_text
+from roco_caption.core.machine import usable_cpus
 from roco_caption.core.progress import progress_bar
 from roco_caption.data.archive import TABLES
 from roco_caption.data.phantoms.canvas import Lesion
@@ -30,6 +31,7 @@ ATTRIBUTES = ("modality", "finding", "side", "size", "arrow")
 BOX = ("x0", "y0", "x1", "y1")
 DRAWING = 2  # increase it whenever the same seed gives other images or captions
 ARROW_SHARE = 0.4
+MOST = 8  # processes
 SHARE = 32  # images from which on another process is worth its start
 _Listed = tuple[str, int, Path]  # split, index, where to
 
@@ -101,7 +103,7 @@ def make_phantoms(
         ]
         if missing or not complete:
             for leftover in folder.rglob(".*.tmp"):  # a killed process leaves half a file
-                leftover.unlink()
+                leftover.unlink(missing_ok=True)
             _draw_all(missing, seed, progress and bool(missing))
             _write_tables(folder, counts, seed)
             write_json(folder / "phantoms.json", {**settings, "complete": True}, sealed=True)
@@ -145,7 +147,7 @@ def _paths(folder: Path, split: str, count: int) -> list[Path]:
 
 def _draw_all(images: Sequence[_Listed], seed: int, progress: bool) -> None:
     """Draw images in a process per CPU; in threads, NumPy's small steps wait for each other."""
-    count = max(1, min(os.cpu_count() or 1, len(images) // SHARE))
+    count = max(1, min(MOST, usable_cpus(), len(images) // SHARE))
     helpers = []
     with (
         ExitStack() as stack,
@@ -158,21 +160,23 @@ def _draw_all(images: Sequence[_Listed], seed: int, progress: bool) -> None:
                 helpers.append(stack.enter_context(_drawing_elsewhere(images[k::count], seed)))
         for image in images[::count]:
             _draw_one(image, seed)
-            bar.update(min(count, len(images) - bar.n))  # the others are as fast
+            bar.update(min(1 + len(helpers), len(images) - bar.n))  # the others are as fast
         for helper in helpers:
             helper.wait()
-        for image in images:  # of a helper that failed
-            if not image[2].exists():
-                _draw_one(image, seed)
+    left = [image for image in images if not image[2].exists()]  # by a helper that failed
+    for image in progress_bar(left, desc="drawing the rest", disable=not (progress and left)):
+        _draw_one(image, seed)
 
 
 @contextmanager
 def _drawing_elsewhere(images: Sequence[_Listed], seed: int) -> Iterator[subprocess.Popen]:
     """Draw images in another process, which ends with the block."""
-    listed = json.dumps([seed, [(split, index, str(path)) for split, index, path in images]])
+    listed = json.dumps(
+        [os.getpid(), seed, [(split, index, str(path)) for split, index, path in images]]
+    )
     search = [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")]
     process = subprocess.Popen(
-        [sys.executable, "-c", f"import {__name__} as dataset; dataset.draw_listed()"],
+        [sys.executable or "", "-P", "-c", f"import {__name__} as dataset; dataset.draw_listed()"],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, search))},
         stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         start_new_session=True,  # an interrupt of the notebook is not for it
@@ -187,9 +191,11 @@ def _drawing_elsewhere(images: Sequence[_Listed], seed: int) -> Iterator[subproc
 
 
 def draw_listed() -> None:
-    """Draw the images that `_drawing_elsewhere` lists on standard input."""
-    seed, images = json.load(sys.stdin)
+    """Draw the images that `_drawing_elsewhere` lists on standard input, while that lives."""
+    starter, seed, images = json.load(sys.stdin)
     for split, index, path in images:
+        if os.name == "posix" and os.getppid() != starter:  # killed: others may draw here now
+            break
         _draw_one((split, index, Path(path)), seed)
 
 
