@@ -79,7 +79,7 @@ def multiplied_exactly() -> Iterator[None]:
 def product_with(rows: Any) -> Callable[[Any], Any]:
     """Return `others → rows @ others.T`, of NumPy's float32 matrices, computed by Keras' backend.
 
-    On an accelerator that is a hundred times faster; it takes `rows` once.
+    An accelerator takes `rows` once.
     """
     from keras import ops
 

@@ -37,7 +37,7 @@ class Concepts(layers.Layer):
 
     A decoder learns better from such words than from an encoder's features (Wu et al. 2016, "What
     Value Do Explicit High Level Concepts Have in Vision to Language Problems?"). Each rating
-    has a ridge regression, fitted by `fit_concepts` and constant during training.
+    comes from a ridge regression, fitted by `fit_concepts` and constant during training.
     """
 
     def __init__(self, count: int, **options: Any) -> None:
@@ -107,7 +107,7 @@ def fit_concepts(
 ) -> tuple[np.ndarray, np.ndarray, Ratings]:
     """Fit ridge regressions that rate words, and pairs of words that a caption has both.
 
-    A sum over words cannot tell what a large mass looks like where a small one looks otherwise.
+    What "large" looks like depends on what is large, which a regression per word cannot tell.
 
     Each one's penalty minimises its error on images left out, which ridge regression has in closed
     form. Images of one case are left out together, as they would reveal each other's words; without

@@ -11,7 +11,7 @@ from roco_caption.text.tokenizer import END, PAD, START, UNKNOWN
 CANDIDATES = 1024  # the most frequent words, or pairs of words, are tried,
 MIN_IMAGES = 8  # of those that so many captions have
 PAIRED = 64  # words whose pairs are tried
-VERSION = 2  # increase it whenever the same images and captions get other ratings
+RATINGS_VERSION = 2  # increase it whenever the same images and captions get other ratings
 LARGEST = 8.0  # standard deviations: a rare word's presence is no more
 
 

@@ -25,7 +25,7 @@ _PANEL = (
     r"labell?ed|view|point|arrows?\s+in)\s+)"
 )
 _FRAGMENT = re.compile(
-    rf"\b(?={_WORD}\s*[,;:]?\s*(?:[.!?](?=\s|$)|$))(?!(?-i:A|OR)\b|(?<={_PANEL})a\b|(?<=\b\d+\s)in\b)"
+    rf"\b(?!(?-i:A|OR)\b|(?<={_PANEL})a\b|(?<=\b\d+\s)in\b){_WORD}\s*[,;:]?\s*(?:[.!?](?=\s|$)|$)"
     rf"|\b(?:an|the)\s+(?!in\s+(?:situ|vivo|vitro|utero)\b){_WORD}\s|\ba\s+(?:of|the|an?)\s|^\W*$",
     re.I,
 )

@@ -18,7 +18,7 @@ from roco_caption.core.errors import UserError, first_line, memory_for
 from roco_caption.core.files import lock, make_folder, remove_leftovers, write_text
 from roco_caption.core.progress import Row, progress_bar
 from roco_caption.decoder.model import Decoder
-from roco_caption.decoder.ratings import VERSION
+from roco_caption.decoder.ratings import RATINGS_VERSION
 from roco_caption.text.tokenizer import PAD
 from roco_caption.training.batches import Replicas, plan
 from roco_caption.training.captions import TEXT_PASSES, CaptionData
@@ -124,7 +124,7 @@ def identify(
     if training.texts is not None:
         settings["text passes"] = TEXT_PASSES
     return settings | {
-        "model": _signature(decoder.every_word), "ratings": VERSION,
+        "model": _signature(decoder.every_word), "ratings": RATINGS_VERSION,
         "training data": training.digest(), "validation data": validation.digest(),
     }  # fmt: skip
 

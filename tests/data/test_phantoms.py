@@ -133,7 +133,7 @@ def helpers(monkeypatch):
     """Three processes draw; returns those that were started."""
     started, start = [], phantoms.subprocess.Popen
     monkeypatch.setattr(phantoms, "usable_cpus", lambda: 3)
-    monkeypatch.setattr(phantoms, "SHARE", 16)
+    monkeypatch.setattr(phantoms, "MIN_IMAGES", 16)
     monkeypatch.setattr(
         phantoms.subprocess, "Popen", lambda *a, **o: started.append(start(*a, **o)) or started[-1]
     )

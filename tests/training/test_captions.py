@@ -68,7 +68,7 @@ def test_other_ratings_and_passes_make_another_training(data, monkeypatch):
     monkeypatch.setattr(loop, "TEXT_PASSES", 9)
     assert loop.identify(decoder, data, data) != first["text"]
     assert loop.identify(decoder, images, images) == first["none"]
-    monkeypatch.setattr(loop, "VERSION", 99)
+    monkeypatch.setattr(loop, "RATINGS_VERSION", 99)
     assert loop.identify(decoder, images, images) != first["none"]
 
 

@@ -31,8 +31,8 @@ ATTRIBUTES = ("modality", "finding", "side", "size", "arrow")
 BOX = ("x0", "y0", "x1", "y1")
 DRAWING = 2  # increase it whenever the same seed gives other images or captions
 ARROW_SHARE = 0.4
-MOST = 8  # processes
-SHARE = 32  # images from which on another process is worth its start
+MAX_PROCESSES = 8
+MIN_IMAGES = 32  # images from which on another process is worth its start
 _Listed = tuple[str, int, Path]  # split, index, where to
 
 CASES = tuple(
@@ -147,7 +147,7 @@ def _paths(folder: Path, split: str, count: int) -> list[Path]:
 
 def _draw_all(images: Sequence[_Listed], seed: int, progress: bool) -> None:
     """Draw images in a process per CPU; in threads, NumPy's small steps wait for each other."""
-    count = max(1, min(MOST, usable_cpus(), len(images) // SHARE))
+    count = max(1, min(MAX_PROCESSES, usable_cpus(), len(images) // MIN_IMAGES))
     helpers = []
     with (
         ExitStack() as stack,
