@@ -6,19 +6,15 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from roco_caption.core.backend import chatter_left_out
 from roco_caption.core.errors import UserError
-from roco_caption.core.files import atomic_path, cannot_write, make_folder, read_json
+from roco_caption.core.files import cannot_write, make_folder, read_json
 from roco_caption.core.machine import detect
+from roco_caption.search.captions_table import CaptionsTable
 from roco_caption.search.folder import caption_files, image_files
-
-NOT_IN_XML = "[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]"  # nor in an Excel file
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,7 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--out", default="captions.csv", type=Path, help="the table; .xlsx for Excel, .tsv with "
         "tabs, else a CSV file; an existing file is never replaced without --overwrite "
         "(default: %(default)s)")  # fmt: skip
-    add("--overwrite", action="store_true", help="replace the table if it exists")
+    existing = command.add_mutually_exclusive_group()
+    existing.add_argument("--overwrite", action="store_true", help="replace the table if it exists")
+    existing.add_argument("--resume", action="store_true", help="keep an existing table's captions "
+        "and add those of all other images")  # fmt: skip
     add("--beams", type=int, help="beam width (default: the run's)")
     about = "Starts a web page that captions images dropped on it, and keeps none of them."
     page = commands.add_parser("demo", help=about, description=f"{about} Not for clinical use.")
@@ -93,59 +92,28 @@ def _is_synthetic(run: Path) -> bool:
 
 
 def _caption(options: argparse.Namespace) -> int:
-    out = options.out.expanduser()
-    excel = out.suffix.lower() == ".xlsx"
-    text = out.with_suffix(".xlsx.csv") if excel else out  # until the table is complete
-    for path in (out, text):
-        if path.exists() and not options.overwrite:
-            raise UserError(f"{path} exists. Choose another --out, or replace it with --overwrite.")
-    if excel and not find_spec("openpyxl"):
-        raise UserError(f"{out} needs openpyxl. Run `pip install openpyxl`, or name a .csv file.")
+    table = CaptionsTable(options.out.expanduser())
+    table.refuse_existing(overwrite=options.overwrite, resume=options.resume)
     files = image_files(*options.images)
-    captioner = _captioner(options)
-    from roco_caption.search.captioner import BATCH
-
-    if options.beams is not None:
+    new = table.resume(files) if options.resume else files
+    done, failed = len(files) - len(new), 0
+    captioner = _captioner(options) if new else None
+    if captioner is not None and options.beams is not None:
         captioner.search = replace(captioner.search, beams=options.beams)
-    make_folder(out.parent)
-    separator = "\t" if out.suffix.lower() == ".tsv" else ","
-    tables: list[pd.DataFrame] = []
-    done = failed = 0
+    make_folder(table.out.parent)
     try:
-        for table in caption_files(captioner, files, batch_size=BATCH):
-            # added batch by batch, so that an interruption loses no rows
-            table.to_csv(
-                text, mode="a" if done else "w", header=not done, index=False, sep=separator,
-                float_format="%.5f", encoding="utf-8-sig", errors="backslashreplace",
-            )  # fmt: skip
-            tables.append(table)
-            done, failed = done + len(table), failed + int((table.caption.fillna("") == "").sum())
-        if excel:
-            _write_excel(out, pd.concat(tables))
-            text.unlink()
+        # batch by batch, so that an interruption loses no rows
+        for rows in caption_files(captioner, new) if captioner else ():
+            table.add(rows)
+            done, failed = done + len(rows), failed + int((rows.caption.fillna("") == "").sum())
+        table.complete()
     except OSError as error:
-        raise cannot_write(out, error) from error
+        raise cannot_write(table.out, error) from error
     finally:
         if done:
-            place = text if text.exists() else out
-            print(f"{place} has {done:,} of {len(files):,} images, {failed:,} of them without a "
-                  "caption (see the column error).")  # fmt: skip
+            print(f"{table.path} has {done:,} of {len(files):,} images, {failed:,} of them without "
+                  "a caption (see the column error).")  # fmt: skip
     return int(failed == done)
-
-
-def _write_excel(path: Path, table: pd.DataFrame) -> None:
-    """Write an Excel file in which texts stay texts, whatever they look like."""
-    texts = table[["file", "caption", "error"]].fillna("").astype(str)
-    texts = texts.map(lambda text: text.encode("utf-8", "backslashreplace").decode())
-    table = table.assign(**texts.replace(NOT_IN_XML, "\ufffd", regex=True)).round(5)
-    with atomic_path(path, ending=".xlsx") as aside:
-        writer = pd.ExcelWriter(aside, "openpyxl")
-        table.to_excel(writer, sheet_name="captions", index=False)
-        for row in writer.sheets["captions"].iter_rows():
-            for cell in row:
-                if isinstance(cell.value, str):
-                    cell.data_type = "s"  # neither a formula nor an error
-        writer.close()
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from roco_caption.features.table import LazyRows, arrays_of, to_float16
 from roco_caption.scores.coherence import Coherence
 from roco_caption.search.beam import Search, beam_candidates, beam_search
 from roco_caption.search.bundle import checked_encoder, read_bundle, run_of, write_bundle
-from roco_caption.search.folder import caption_files, image_files
+from roco_caption.search.folder import BATCH, caption_files, image_files
 from roco_caption.search.greedy import NARROWS, greedy_search, possible
 from roco_caption.search.rerank import Candidates, Consensus, image_vectors
 from roco_caption.text.tokenizer import CaptionTokenizer
@@ -35,7 +35,6 @@ ROWS = 1024 if NARROWS else 512  # images per call; other backends decode the pa
 WIDER = 4  # times the beams, for images whose candidates all have a flaw
 FEW_BEAMS = 5  # with more beams, fewer images per call
 LOGITS = 2**22  # per word on a CPU (16 MB): the allocator returns larger arrays to the system
-BATCH = 32  # images encoded at once, as in `extract_features`
 
 
 class Caption(NamedTuple):

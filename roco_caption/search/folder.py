@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from roco_caption.search.captioner import Captioner
 
 SYSTEM = "thumbs.db", "desktop.ini", "dicomdir"
+BATCH = 32  # images encoded at once, as in `extract_features`
 COLUMNS = ["file", "caption", "log_probability", "error"]
 
 
@@ -62,7 +63,11 @@ def image_files(*places: str | os.PathLike) -> list[Path]:
 
 
 def caption_files(
-    captioner: Captioner, files: Sequence[Path], *, batch_size: int, search: Search | None = None
+    captioner: Captioner,
+    files: Sequence[Path],
+    *,
+    batch_size: int = BATCH,
+    search: Search | None = None,
 ) -> Iterator[pd.DataFrame]:
     """Yield the table of `Captioner.caption_folder` batch by batch, with a progress bar."""
     at_least(1, batch_size=batch_size)

@@ -1,9 +1,11 @@
 """A folder of images: which files are captioned, and what becomes of those that cannot be."""
 
+import itertools
 import os
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from PIL import Image
 from roco_caption import __main__ as command_line
 from roco_caption.core.errors import OutOfMemory, UserError
 from roco_caption.search import captioner as module
+from roco_caption.search import captions_table
 from roco_caption.search.captioner import Caption, Captioner, Search
 from roco_caption.search.folder import image_files
 
@@ -238,9 +241,9 @@ def test_a_table_for_excel_is_a_text_file_until_it_is_complete(run, folder, tmp_
         raise KeyboardInterrupt
 
     out = tmp_path / "a.xlsx"
-    monkeypatch.setattr(command_line, "find_spec", lambda name: None)
+    monkeypatch.setattr(captions_table, "find_spec", lambda name: None)
     assert command(folder, "--run", run, "--out", out) == 1
-    monkeypatch.setattr(command_line, "find_spec", lambda name: True)
+    monkeypatch.setattr(captions_table, "find_spec", lambda name: True)
     monkeypatch.setattr(pd.DataFrame, "to_excel", stop)
     assert command(folder, "--run", run, "--out", out) == 130
     assert len(pd.read_csv(tmp_path / "a.xlsx.csv")) == 6
@@ -320,21 +323,93 @@ def test_a_mistake_is_one_line_before_anything_is_captioned(
     assert message in error and error.count("\n") == 1
 
 
-def test_what_was_captioned_before_a_stop_is_kept(run, folder, tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def stopped(monkeypatch):
+    """Stop captioning after so many batches of two images."""
     tables = command_line.caption_files
 
-    def stopped(*arguments, batch_size, **options):
-        batches = tables(*arguments, batch_size=2, **options)
-        yield next(batches)
-        yield next(batches)
-        raise KeyboardInterrupt
+    def after(count: int) -> None:
+        def some(*arguments, **options):
+            batches = tables(*arguments, batch_size=2, **options)
+            yield from itertools.islice(batches, count)
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(command_line, "caption_files", stopped)
+        monkeypatch.setattr(command_line, "caption_files", some)
+
+    return after
+
+
+def test_what_was_captioned_before_a_stop_is_kept(run, folder, tmp_path, stopped, capsys):
+    stopped(2)
     assert command(folder, "--run", run, "--out", tmp_path / "part.csv") == 130
     table = pd.read_csv(tmp_path / "part.csv")
     assert list(table.file) == [str(folder / name) for name in NAMES[:4]]
     assert (tmp_path / "part.csv").read_bytes().count(b"\xef\xbb\xbf") == 1
     assert "4 of 6 images" in capsys.readouterr().out
+
+
+def worded(self, features, search=None):
+    """Captions that are not empty, unlike some of the toy's."""
+    return [Caption("CT, “left”.", -1.5)] * len(features)
+
+
+@pytest.mark.parametrize("name", ["part.csv", "part.tsv", "part.xlsx"])
+@pytest.mark.parametrize("cut", [0, 1, 9, 40])
+def test_a_stopped_table_is_continued(
+    run, folder, tmp_path, monkeypatch, stopped, capsys, name, cut
+):
+    out, made = tmp_path / name, []
+    text = tmp_path / "part.xlsx.csv" if out.suffix == ".xlsx" else out
+    read = {".csv": pd.read_csv, ".tsv": partial(pd.read_csv, sep="\t"), ".xlsx": pd.read_excel}
+    if out.suffix == ".xlsx":
+        pytest.importorskip("openpyxl")
+    monkeypatch.setattr(Captioner, "caption_features", worded)
+    tables = command_line.caption_files
+    stopped(2)
+    assert command(folder, "--run", run, "--out", out) == 130
+    rows = b"".join(text.read_bytes().splitlines(keepends=True)[: 4 if cut else None])
+    text.write_bytes(rows[: len(rows) - cut])  # as a kill leaves it
+    monkeypatch.setattr(
+        command_line, "caption_files",
+        lambda captioner, files: made.extend(files) or tables(captioner, files),
+    )  # fmt: skip
+    assert (
+        command(folder, "--run", run, "--out", out) == 1 and "--resume" in capsys.readouterr().err
+    )
+    assert command(folder, "--run", run, "--out", out, "--resume") == 0
+    table = read[out.suffix](out)
+    assert sorted(table.file) == [str(folder / name) for name in NAMES]
+    assert set(table.log_probability.dropna()) == {-1.5}
+    assert f"{out} has 6 of 6 images" in capsys.readouterr().out
+    assert len(made) == (4 if cut else 3)  # an image with an error is tried again
+
+
+def test_a_complete_table_is_kept_without_loading_anything(run, folder, tmp_path, monkeypatch):
+    out = tmp_path / "out.csv"
+    monkeypatch.setattr(Captioner, "caption_features", worded)
+    (folder / "bad.png").unlink()
+    assert command(folder, "--run", run, "--out", out) == 0
+    whole = out.read_bytes()
+    monkeypatch.delattr(Captioner, "load")
+    assert command(folder, "--run", run, "--out", out, "--resume") == 0
+    assert out.read_bytes() == whole
+
+
+def test_images_that_came_later_are_added(run, folder, tmp_path, monkeypatch):
+    out = tmp_path / "out.csv"
+    monkeypatch.setattr(Captioner, "caption_features", worded)
+    assert command(folder / "sub", "--run", run, "--out", out, "--resume") == 0
+    assert command(folder / "a.PNG", "--run", run, "--out", out, "--resume") == 0
+    assert pd.read_csv(out).file.tolist() == [str(folder / NAMES[-1]), str(folder / "a.PNG")]
+
+
+@pytest.mark.parametrize("content", ["precious", "file,caption\na,b\n", "\0\xff"])
+def test_only_a_table_of_captions_is_continued(run, folder, tmp_path, capsys, content):
+    out = tmp_path / "out.csv"
+    out.write_text(content)
+    assert command(folder, "--run", run, "--out", out, "--resume") == 1
+    assert f"{out} is not a table of captions" in capsys.readouterr().err
+    assert out.read_text() == content
 
 
 def test_a_command_that_captions_nothing_writes_no_table(run, folder, tmp_path, monkeypatch):
