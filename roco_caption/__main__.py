@@ -33,8 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "(default: %(default)s)")  # fmt: skip
     existing = command.add_mutually_exclusive_group()
     existing.add_argument("--overwrite", action="store_true", help="replace the table if it exists")
-    existing.add_argument("--resume", action="store_true", help="keep an existing table's captions "
-        "and add those of all other images")  # fmt: skip
+    existing.add_argument("--resume", action="store_true", help="continue an existing table: add "
+        "images that it lacks or that had an error, named as before")  # fmt: skip
     add("--beams", type=int, help="beam width (default: the run's)")
     about = "Starts a web page that captions images dropped on it, and keeps none of them."
     page = commands.add_parser("demo", help=about, description=f"{about} Not for clinical use.")
@@ -92,11 +92,10 @@ def _is_synthetic(run: Path) -> bool:
 
 
 def _caption(options: argparse.Namespace) -> int:
-    table = CaptionsTable(options.out.expanduser())
-    table.refuse_existing(overwrite=options.overwrite, resume=options.resume)
+    allowed = {"overwrite": options.overwrite, "resume": options.resume}
+    table = CaptionsTable(options.out.expanduser(), **allowed)
     files = image_files(*options.images)
-    new = table.resume(files) if options.resume else files
-    done, failed = len(files) - len(new), 0
+    new = table.resume(files)
     captioner = _captioner(options) if new else None
     if captioner is not None and options.beams is not None:
         captioner.search = replace(captioner.search, beams=options.beams)
@@ -105,11 +104,11 @@ def _caption(options: argparse.Namespace) -> int:
         # batch by batch, so that an interruption loses no rows
         for rows in caption_files(captioner, new) if captioner else ():
             table.add(rows)
-            done, failed = done + len(rows), failed + int((rows.caption.fillna("") == "").sum())
         table.complete()
     except OSError as error:
         raise cannot_write(table.out, error) from error
     finally:
+        done, failed = table.counts()
         if done:
             print(f"{table.path} has {done:,} of {len(files):,} images, {failed:,} of them without "
                   "a caption (see the column error).")  # fmt: skip

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from roco_caption.core.errors import UserError
+from roco_caption.core.errors import UserError, first_line
 from roco_caption.core.files import atomic_path, cannot_read
 from roco_caption.search.folder import COLUMNS
 
+OTHER_TABLE = "is not a table of captions"
 NOT_IN_XML = "[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]"  # nor in an Excel file
 
 
@@ -24,77 +25,93 @@ class CaptionsTable:
 
     Args:
         out: the file.
+        overwrite, resume: what may be done if it exists: replace it, or keep its rows.
 
     Raises:
-        UserError: it is for Excel, and openpyxl is missing.
+        UserError: it exists and may not be changed; or it is for Excel, and openpyxl is missing.
     """
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, *, overwrite: bool = False, resume: bool = False) -> None:
         self.out, ending = out, out.suffix.lower()
         self.excel = ending == ".xlsx"
-        self.path = out.with_suffix(".xlsx.csv") if self.excel else out  # of what there is now
+        self.path = out.with_suffix(".xlsx.csv") if self.excel else out  # where its rows are now
         self.separator = "\t" if ending == ".tsv" else ","
         self.rows: list[pd.DataFrame] = []
-
-    def refuse_existing(self, *, overwrite: bool, resume: bool) -> None:
-        """Raise a UserError if there is a file that neither option allows to be changed."""
+        self.names: set[str] = set()  # of the files to be captioned
+        self.begun = resume and self.path.exists()
         for path in (self.out, self.path):
-            if not path.exists() or overwrite or (resume and path == self.path):
-                continue
-            remedy = "Choose another --out, or replace it with --overwrite."
-            if path == self.path:
-                remedy = f"{remedy[:-1]}, or go on with it with --resume."
-            raise UserError(f"{path} exists. {remedy}")
+            if path.exists() and not overwrite and not self.begun:
+                remedy = " or continue it with --resume," if path == self.path else ""
+                raise UserError(
+                    f"{path} exists. Choose another --out,{remedy} or replace it with --overwrite."
+                )
         if self.excel and not find_spec("openpyxl"):
             raise UserError(
-                f"{self.out} needs openpyxl. Run `pip install openpyxl`, or name a .csv file."
+                f"{out} needs openpyxl. Run `pip install openpyxl`, or name a .csv file."
             )
 
     def resume(self, files: Sequence[Path]) -> list[Path]:
-        """Keep the captions of an existing file; return those of `files` that it lacks.
+        """Keep the rows that there are, but those of `files` with an error; return the files that
+        are still to be captioned.
 
-        Rows without a caption are dropped, as is a last row that was cut off.
         UserError if the file cannot be read, or is no such table.
         """
-        kept = self._read()
-        if len(kept):
-            with atomic_path(self.path) as aside:
-                self._write(kept, aside, begin=True)
-            self.rows = [kept]
+        self.names = {_written(str(file)) for file in files}
+        if not self.begun:
+            return list(files)
+        rows, self.begun = self._read()
+        table = pd.DataFrame(rows, columns=COLUMNS).drop_duplicates("file", keep="last")
+        again = (table.caption == "") & (table.error != "") & table.file.isin(self.names)
+        kept = table[~again]
+        self.begun = self.begun and len(kept) == len(rows)  # else it is written again
+        self.rows = [kept] if len(kept) else []
         known = set(kept.file)
         new = [file for file in files if _written(str(file)) not in known]
         print(f"{self.path} has {len(files) - len(new):,} of these images already.")
         return new
 
-    def _read(self) -> pd.DataFrame:
+    def _read(self) -> tuple[list[list[str]], bool]:
+        """Return the file's rows, and whether they are all that it has: the last may be cut off."""
         try:
-            text = self.path.read_bytes().decode("utf-8-sig", "replace")
-        except FileNotFoundError:
-            return pd.DataFrame(columns=COLUMNS)
+            content = self.path.read_bytes()
+            text = content[: content.rfind(b"\n") + 1].decode("utf-8-sig")
+            rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=self.separator))
         except OSError as error:
             raise cannot_read(self.path, error) from error
-        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=self.separator))
-        if rows and rows[0] != COLUMNS:
+        except (ValueError, csv.Error) as error:
+            raise UserError(f"{self.path} {OTHER_TABLE} ({first_line(error)}).") from error
+        if content and rows[:1] != [COLUMNS]:
             raise UserError(
-                f"{self.path} is not a table of captions: its columns are not "
-                f"{', '.join(COLUMNS)}. Choose another --out."
+                f"{self.path} {OTHER_TABLE}: its columns are not {', '.join(COLUMNS)}, separated "
+                f"by {'tabs' if self.separator != ',' else 'commas'}. Choose another --out."
             )
-        whole = rows[1:] if text.endswith("\n") else rows[1:-1]
-        whole = [row for row in whole if len(row) == len(COLUMNS) and row[1] and row[2]]
-        table = pd.DataFrame(whole, columns=COLUMNS)
-        return table.assign(log_probability=table.log_probability.astype(float))
+        whole = [row for row in rows[1:] if len(row) == len(COLUMNS)]
+        return whole, len(whole) == len(rows) - 1 and content.endswith(b"\n")
 
     def add(self, rows: pd.DataFrame) -> None:
         """Write the rows of further images; raises OSError."""
-        self._write(rows, self.path, begin=not self.rows)
+        if not self.begun:
+            with atomic_path(self.path.resolve()) as aside:
+                self._write(pd.concat([*self.rows, rows]), aside, "w")
+            self.begun = True
+        else:
+            self._write(rows, self.path, "a")
         self.rows.append(rows)
 
-    def _write(self, rows: pd.DataFrame, path: Path, *, begin: bool) -> None:
+    def _write(self, rows: pd.DataFrame, path: Path, mode: str) -> None:
         rows.to_csv(
-            path, mode="w" if begin else "a", header=begin, index=False, sep=self.separator,
-            float_format="%.5f", encoding="utf-8-sig" if begin else "utf-8",
+            path, mode=mode, header=mode == "w", index=False, sep=self.separator,
+            float_format="%.5f", encoding="utf-8-sig" if mode == "w" else "utf-8",
             errors="backslashreplace",
         )  # fmt: skip
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many of the files have a row, and how many of these no caption."""
+        if not self.rows:
+            return 0, 0
+        table = pd.concat(self.rows)
+        here = table[table.file.map(_written).isin(self.names)]
+        return len(here), int((here.caption.fillna("") == "").sum())
 
     def complete(self) -> None:
         """Write the file for Excel, if it is one; raises OSError."""
@@ -113,7 +130,9 @@ def _write_excel(path: Path, table: pd.DataFrame) -> None:
     """Write an Excel file in which texts stay texts, whatever they look like."""
     texts = table[["file", "caption", "error"]].fillna("").astype(str)
     texts = texts.map(_written)
-    table = table.assign(**texts.replace(NOT_IN_XML, "\ufffd", regex=True)).round(5)
+    numbers = pd.to_numeric(table.log_probability, errors="coerce").round(5)
+    texts = texts.replace(NOT_IN_XML, "\ufffd", regex=True)
+    table = table.assign(**texts, log_probability=numbers)
     with atomic_path(path, ending=".xlsx") as aside:
         writer = pd.ExcelWriter(aside, "openpyxl")
         table.to_excel(writer, sheet_name="captions", index=False)

@@ -403,13 +403,37 @@ def test_images_that_came_later_are_added(run, folder, tmp_path, monkeypatch):
     assert pd.read_csv(out).file.tolist() == [str(folder / NAMES[-1]), str(folder / "a.PNG")]
 
 
-@pytest.mark.parametrize("content", ["precious", "file,caption\na,b\n", "\0\xff"])
+HEADER = "file,caption,log_probability,error\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["precious", "file,caption\na,b\n", HEADER.replace(",", ";"), HEADER + "Röntgen.png,CT,-1,\n",
+     HEADER + '"' + "x" * 200_000 + "\n", "\0\xff"],
+)  # fmt: skip
 def test_only_a_table_of_captions_is_continued(run, folder, tmp_path, capsys, content):
     out = tmp_path / "out.csv"
-    out.write_text(content)
+    out.write_bytes(content.encode("latin-1"))
     assert command(folder, "--run", run, "--out", out, "--resume") == 1
     assert f"{out} is not a table of captions" in capsys.readouterr().err
-    assert out.read_text() == content
+    assert out.read_bytes() == content.encode("latin-1")
+
+
+def test_what_else_is_in_a_table_is_kept(run, folder, tmp_path, monkeypatch, capsys):
+    """Rows of other images, what a person wrote, and an empty caption that the decoder found."""
+    text, out = tmp_path / "text.csv", tmp_path / "out.csv"
+    own = [f"{folder / 'bad.png'},CT by hand,,truncated", f'{folder / "a.PNG"},,"-1,50",']
+    text.write_text(HEADER + "\n".join(["elsewhere.png,,,missing", *own, own[0], "cut off"]))
+    out.symlink_to(text)
+    monkeypatch.setattr(Captioner, "caption_features", worded)
+    assert command(folder, "--run", folder, "--out", out, "--resume") == 1
+    assert "cut off" in text.read_text()  # nothing was captioned, so nothing is changed
+    assert command(folder, "--run", run, "--out", out, "--resume") == 0
+    assert "6 of 6 images, 1 of them without" in capsys.readouterr().out
+    rows = text.read_text("utf-8-sig").splitlines()
+    assert rows[:4] == [HEADER.strip(), "elsewhere.png,,,missing", own[1], own[0]] or rows[:4] == [
+        HEADER.strip(), "elsewhere.png,,,missing", *own]  # fmt: skip
+    assert out.is_symlink() and len(rows) == 1 + 1 + 6
 
 
 def test_a_command_that_captions_nothing_writes_no_table(run, folder, tmp_path, monkeypatch):
