@@ -27,7 +27,7 @@ import pandas as pd
 
 from roco_caption import pipeline
 from roco_caption.core.machine import detect, setting
-from roco_caption.data.folder import cases_in
+from roco_caption.data.cases import cases_in
 from roco_caption.decoder.model import combine
 from roco_caption.features.table import Features, Inputs, select_inputs
 from roco_caption.scores import baselines

@@ -11,7 +11,7 @@ from typing import Any
 
 from roco_caption.core.backend import chatter_left_out
 from roco_caption.core.errors import UserError
-from roco_caption.core.files import cannot_write, make_folder, read_json
+from roco_caption.core.files import cannot_write, make_folder
 from roco_caption.core.machine import detect
 from roco_caption.search.captions_table import CaptionsTable
 from roco_caption.search.folder import caption_files, image_files
@@ -65,9 +65,6 @@ def _captioner(options: argparse.Namespace) -> Any:
         options.run = run_of(options.run)
         captioner = Captioner.load(options.run / BUNDLE, options.weights)
         captioner.encoder_model  # noqa: B018  what it lacks is noticed now
-    if _is_synthetic(options.run):
-        print("WARNING: This captioner was trained only on synthetic images: its captions of real "
-              "images are meaningless.", file=sys.stderr)  # fmt: skip
     return captioner
 
 
@@ -79,16 +76,12 @@ def _demo(options: argparse.Namespace) -> int:
         os.environ["GRADIO_TEMP_DIR"] = folder  # which no other user can read
         load_gradio()
         captioner = _captioner(options)
-        synthetic = _is_synthetic(options.run)
+        from roco_caption.search.bundle import is_synthetic
+
+        synthetic = is_synthetic(options.run)
         page = demo(captioner, synthetic=synthetic, port=options.port, share=options.share)
         page.block_thread()
     return 0
-
-
-def _is_synthetic(run: Path) -> bool:
-    """Return whether a run was trained on phantoms."""
-    record = run / "settings.json"
-    return record.exists() and str(read_json(record).get("data")).startswith("phantoms-")
 
 
 def _caption(options: argparse.Namespace) -> int:

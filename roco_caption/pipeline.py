@@ -70,15 +70,15 @@ def prepare_data(
         phantoms: synthetic images to train, validate and test on.
         limit: images per split, for a quick try; 0 takes all.
         columns: of your own table, such as "image=scan, caption=report"; the usual names are known.
-        options: of `locate_dataset`: `data_dir`, `source`, `platform`, `seed`.
+        options: of `locate_dataset`: `data_dir`, `source`, `platform`, `accelerated`, `seed`.
 
     Raises:
         UserError: there is no data set, the download failed, or a table cannot be read.
     """
-    options = {"seed": 1} | options
-    source = locate_dataset(cache_dir, phantom_counts=parse_counts(phantoms), **options)
+    seed, counts = options.setdefault("seed", 1), parse_counts(phantoms)
+    source = locate_dataset(cache_dir, phantom_counts=counts, limit=limit, **options)
     print(source)
-    return Data(source, *read_dataset(source.root, limit, columns=columns, seed=options["seed"]))
+    return Data(source, *read_dataset(source.root, limit, columns=columns, seed=seed))
 
 
 def read_or_encode(

@@ -13,6 +13,7 @@ import pandas as pd
 
 from roco_caption.core.errors import UserError, shown
 from roco_caption.core.files import HIDDEN, files_below
+from roco_caption.data.cases import IMAGES_PER_CASE
 from roco_caption.data.images import is_image_file
 from roco_caption.data.names import match_files
 from roco_caption.data.names import without_extension as stem_of
@@ -24,7 +25,7 @@ from roco_caption.data.tables import (
     sheets_of,
 )
 
-IMAGES_PER_CASE = 10  # if id prefixes average more images than this, they are not case ids
+MADE = {"caption", "log_probability"}  # columns of a table that a captioner wrote
 QUOTES = "Put captions that contain the separator in quotes."
 WORDS = {
     "train": "train", "training": "train", "val": "validation", "valid": "validation",
@@ -108,6 +109,9 @@ def _choose_tables(
             if split or not (sheet or path.suffix.lower() == ".txt"):  # not a legend or README
                 unread.append((split, str(error)))
             continue
+        if MADE.issubset(table.rows.columns):
+            unread.append(("", f"{path} has captions that a captioner made, so it is not read."))
+            continue
         beside = _beside(table, folder, files)
         found = {name: match_files(table.rows[name], beside) for name in table.roles["image"]}
         images = {name: {one[0] for one in found[name] if len(one) == 1} for name in found}
@@ -117,6 +121,7 @@ def _choose_tables(
         table.roles["image"] = [best]  # running numbers may match other files
         tables.append((images[best], table))
     if not tables:
+        problems += [why for _, why in unread if why not in problems]
         raise UserError(f"{folder} has no table of images and captions. {' '.join(problems[:3])}")
     usual = [pair for pair in tables if not pair[1].how.startswith("JSON {")]  # may be labels
     tables = usual if any(named for named, _ in usual) else tables
@@ -190,14 +195,25 @@ def list_rows(table: Table, folder: Path, files: list[str]) -> pd.DataFrame:
     usable = rows[rows.reason == ""]
     rows.loc[usable.index[usable.duplicated(["file", "caption"])], "reason"] = "listed twice"
     if usable.empty:
-        advice = f"{QUOTES} " if (table.misfits > 0).any() else ""
         raise UserError(
             f"No image of {folder} can be used ({rows.reason.value_counts().to_dict()}). "
-            f"{advice}Check that its images are unpacked and that its table has captions. {table}. "
+            f"{_advice(rows, files)} {table}. "
             f"It has the columns {shown(table.rows.columns)}. Names in it: {shown(names[:2])}; "
             f"files: {files[:2]}."
         )
     return rows
+
+
+def _advice(rows: pd.DataFrame, files: list[str]) -> str:
+    """Return what to do if no row can be used, whose `reason` says why."""
+    names = set(rows.name.str.strip().str.strip("/"))
+    if names & {str(parent) for file in files for parent in PurePosixPath(file).parents}:
+        return "Names in its table are folders: give each image a row, with its folder and name."
+    if (rows.reason == "several files of this name").any():
+        return "Put the folder before each name in its table, as in p1/IM0001.png."
+    if (rows.reason == "does not fit the header").any():
+        return QUOTES
+    return "Check that its images are unpacked and that its table has captions."
 
 
 def _patients(table: Table) -> pd.Series | None:
@@ -254,26 +270,6 @@ def image_ids(files: Iterable[str]) -> dict[str, str]:
         forms[file] = dict.fromkeys((stem, f"{folder}/{stem}".lstrip("/"), name, file))
     owners = Counter(itertools.chain.from_iterable(forms.values()))
     return {file: next((f for f in forms[file] if owners[f] == 1), file) for file in forms}
-
-
-def cases_of(ids: pd.Series) -> pd.Series:
-    """Return the patient or article of each image id: its name before the first `_`, with a digit.
-
-    If those are not case ids, as in `ROCO_00001` or `CT_1`, each image is its own case.
-    """
-    parts = ids.str.extract(r"^(?P<folder>(?:.*/)?)(?P<name>[^/_]*)_")
-    known = parts.dropna()
-    folders = known.groupby("name").folder.nunique().mean()
-    # a name in many folders is a slice's number in a patient's folder
-    cases = (parts.folder + parts["name"] if folders > 3 else parts["name"]).fillna(ids)
-    informative = 1 < cases.nunique() >= ids.nunique() / IMAGES_PER_CASE
-    numbered = len(known) and known["name"].str.contains(r"\d").all()
-    return cases if informative and numbered else ids
-
-
-def cases_in(frame: pd.DataFrame) -> pd.Series:
-    """Return the patient or article of each image: what the table says, else what its id says."""
-    return frame["case"].fillna(frame.id) if "case" in frame else cases_of(frame.id)
 
 
 def _known_splits(table: Table, rows: pd.DataFrame) -> pd.Series:

@@ -12,6 +12,7 @@ from roco_caption.core import machine
 from roco_caption.core.errors import UserError
 from roco_caption.core.files import files_below
 from roco_caption.data.archive import TABLES, TREE
+from roco_caption.data.cases import folder_cases
 from roco_caption.data.folder import (
     image_ids,
     list_rows,
@@ -61,6 +62,8 @@ def locate_dataset(
     source: str = "auto",
     platform: str = "local",
     phantom_counts: tuple[int, int, int] = (768, 48, 300),
+    limit: int = 0,
+    accelerated: bool = True,
     seed: int = 0,
 ) -> Source:
     """Choose the data set, and download or draw it in `folder` where necessary.
@@ -69,6 +72,7 @@ def locate_dataset(
     them. If it is empty, `source` decides: "kaggle" downloads ROCO, "phantoms" draws
     `phantom_counts` images (training, validation, test), and "auto" is the attached data set on
     Kaggle, the download in Colab, and phantoms elsewhere. A mounted copy replaces the download.
+    UserError if there is none, or if it would be all of ROCO in Colab without an accelerator.
     """
     if source not in SOURCES:
         raise UserError(f"DATA_SOURCE must be one of {', '.join(SOURCES)}, got {source!r}.")
@@ -76,6 +80,13 @@ def locate_dataset(
         return _given(data_dir)
     if source == "auto" and platform == "kaggle":
         return _attached()
+    if source == "auto" and platform == "colab" and not (accelerated or limit):
+        raise UserError(
+            "This machine has no GPU: features of ROCO's 82,000 images would take 5 hours or more. "
+            "Choose a GPU (Runtime, Change runtime type, T4) and run all cells again. Without one: "
+            "LIMIT = 500 takes a part of ROCO, DATA_SOURCE = 'phantoms' a small synthetic set, and "
+            "DATA_SOURCE = 'kaggle' all of ROCO."
+        )
     if source == "kaggle" or (source == "auto" and platform == "colab"):
         default = "" if source == "kaggle" else ", the default in Colab"
         roco = Path(folder) / "roco"
@@ -126,8 +137,8 @@ def _attached() -> Source:
         return Source(root, "roco", f"Chosen because this notebook has it attached. {OTHERWISE}")
     raise UserError(
         f"No ROCO under {machine.KAGGLE_INPUT}. Attach it (Add Input, search for "
-        "'virajbagal/roco-dataset') and run this cell again; or set DATA_SOURCE to 'kaggle' "
-        "(downloads 6.2 GB, internet on) or to 'phantoms' (a small synthetic set)."
+        "'virajbagal/roco-dataset') and run this cell again; or set DATA_SOURCE to 'phantoms' (a "
+        "small synthetic set)."
     )
 
 
@@ -169,6 +180,8 @@ def read_dataset(
     if "case" in rows:
         rows["case"] = _patients(rows)
     rows["id"] = rows.file.map(image_ids(rows.file[rows.reason == ""]))
+    if "case" not in rows and not (root / TREE).is_dir():
+        rows = rows.assign(**folder_cases(rows))
     rows["split"] = complete_splits(rows, seed)
     if "case" in rows:
         splits = rows[rows.reason == ""].groupby("case").split.nunique()

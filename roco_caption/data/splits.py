@@ -5,7 +5,7 @@ import hashlib
 import pandas as pd
 
 from roco_caption.core.errors import UserError
-from roco_caption.data.folder import cases_of
+from roco_caption.data.cases import cases_of
 
 HELD_OUT = 0.1  # share of the images, where there is no test or validation split
 

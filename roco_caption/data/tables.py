@@ -31,12 +31,15 @@ from roco_caption.data.quotes import END, HINT, close_quotes, double_quotes, rec
 # Usual names of columns, the best first, without case, spaces, `_` and `-`
 USUAL = {
     "image": "name image images img imagefile imgfile imagepath imgpath imagename imgname"
-    " imagefilename filename file filepath path fname picture scan bild bildname datei dateiname"
+    " imagefilename filename file filepath path fname picture scan bild bildname bilddatei datei"
+    " dateiname"
     " imageid imgid dicomid dicom id",
     "caption": "caption captions report reporttext radiologyreport text findings finding"
-    " impression description comment sentence befund beschreibung",
+    " impression description comment sentence befund befundtext beurteilung bericht"
+    " beschreibung",
     "split": "split set subset fold partition",
-    "patient": "patientid patient subjectid subject person caseid case studyid study",
+    "patient": "patientid patientenid patientnummer patientennummer patient subjectid subject"
+    " person caseid case studyid study",
 }
 UNREAD = (".xls", ".xlsb", ".ods", ".numbers")  # tables that would need further packages
 BELOW = ". NOTE: row {} names the columns; those above it are not read"
@@ -113,7 +116,7 @@ def read_table(
         problem = f"but no {lacking[0]} column{name}" if valid else f"and COLUMNS is {columns!r}"
         raise UserError(
             f"{path} has the columns {shown(rows.columns)} ({how}), {problem}. The first row must "
-            f"name the columns. {_remedy(list(rows.columns), required)}."
+            f"name the columns. {_remedy(rows, required)}."
         )
     return Table(path, how, rows, roles, misfits, places, sheet)
 
@@ -126,14 +129,20 @@ def _naming(rows: pd.DataFrame, columns: list[str], required: bool) -> list[str]
     return [name for name in columns if name not in held]
 
 
-def _remedy(header: list[str], required: Sequence[str]) -> str:
+def _remedy(rows: pd.DataFrame, required: Sequence[str]) -> str:
     if "image" not in required:
         return "Name the column of captions `caption`"
+    header = list(rows.columns)
     roles = f"COLUMNS takes pairs of {', '.join(USUAL)} and a column"
     if len(header) < 2 or any(EXTENSION.search(name) or len(name) > 30 for name in header):
         return roles  # these are no names of columns
     usual = find_columns(header, {})
-    image, caption = (*usual["image"], header[0])[0], (*usual["caption"], header[-1])[0]
+    files = rows.map(lambda text: EXTENSION.search(text) is not None).mean()
+    image = (*usual["image"], *files.index[files > 0.5], header[0])[0]
+    length = rows.map(len).mean().drop([image, *usual["split"], *usual["patient"]])
+    if length.empty and not usual["caption"]:
+        return roles
+    caption = usual["caption"][0] if usual["caption"] else length.idxmax()  # the longest texts
     return f"{roles}, such as COLUMNS = 'image={image}, caption={caption}'"
 
 

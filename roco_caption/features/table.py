@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from roco_caption.core.errors import UserError
-from roco_caption.data.folder import cases_in
+from roco_caption.data.cases import cases_in
 from roco_caption.features.files import UNKNOWN
 
 Frames = dict[str, pd.DataFrame]  # {split: DataFrame[id, image, caption]}

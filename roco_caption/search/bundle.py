@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -100,6 +101,9 @@ def read_bundle(folder: Path) -> tuple[Any, ...]:
                 f"{path} is missing, damaged, or from another model ({first_line(error)}). Run the "
                 "notebook's training cell again to write it again, or restore it."
             ) from error
+    if is_synthetic(folder):
+        print("WARNING: This captioner was trained only on synthetic images: its captions of real "
+              "images are meaningless.", file=sys.stderr)  # fmt: skip
     decoder = combine(members)
     consensus = Consensus.load(folder / CONSENSUS, decoder) if bundle.get("consensus") else None
     pairs = (bundle.get("coherence") or {}).get("apart")
@@ -155,6 +159,13 @@ def run_of(path: str | os.PathLike) -> Path:
     hint = f". To use another run, give its {BUNDLE}." if bundles[1:] else ""
     print(f"The newest of {len(bundles)} runs in {folder}: {newest}{trained}{hint}")
     return newest
+
+
+def is_synthetic(run: Path) -> bool:
+    """Return whether a run was trained on phantoms, as far as its record says."""
+    with suppress(UserError, AttributeError):  # missing, damaged, or not the notebook's
+        return str(read_json(run / RECORD).get("data")).startswith("phantoms-")
+    return False
 
 
 def plain_model(decoder: Decoder | Ensemble, view: str = "next_word") -> keras.Model:

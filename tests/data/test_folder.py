@@ -6,7 +6,8 @@ import pytest
 from helpers.dicom_files import write_dicom
 
 from roco_caption.core.errors import UserError
-from roco_caption.data.folder import cases_of, image_ids
+from roco_caption.data.cases import cases_of
+from roco_caption.data.folder import image_ids
 from roco_caption.data.roco import locate_dataset, read_dataset
 
 
@@ -58,6 +59,63 @@ def test_whole_patients_are_held_out_and_it_is_said(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "Split by patient, SEED = 1: 48 train, 6 validation, 6 test images." in said
     assert "patient = 'Patient ID'" in said and "NOTE" not in said
+
+
+@pytest.mark.parametrize(
+    ("names", "case"),
+    [
+        ([f"p{p}/IM{i:04d}.png" for p in range(20) for i in range(3)], "p7"),
+        ([f"scans/p{p}/s{s}/{i}.png" for p in range(12) for s in "12" for i in "123"], "scans/p7"),
+        ([f"{split}/pat 0{p}/{i}.dcm.png" for split in "ab" for p in range(9) for i in "12"],
+         "a/pat 07"),
+        ([f"p{p}/{i}.png" for p in range(20) for i in "123"] + ["loose.png"], "p7"),
+    ],
+)  # fmt: skip
+def test_folders_of_patients_keep_their_images_together(tmp_path, capsys, names, case):
+    make_folder(tmp_path, names, [f"{name},text" for name in names])
+    rows = together(read_dataset(tmp_path)[0])
+    said = capsys.readouterr().out
+    assert "Split by patient" in said and "count as one patient's" in said
+    assert case in set(rows.case) and rows.groupby("case").split.nunique().eq(1).all()
+    assert rows.split.nunique() == 3
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"T{t}/{i}.png" for t in range(1, 10) for i in range(5)],  # too few for patients
+        [f"{kind}/{i}.png" for kind in "abcdefghijkl" for i in range(5)],  # no numbers
+        [f"p{p}/a{p}.png" for p in range(40)],  # one image each
+        [f"{i}.png" for i in range(40)],
+    ],
+)
+def test_folders_of_something_else_do_not(tmp_path, capsys, names):
+    make_folder(tmp_path, names, [f"{name},text" for name in names])
+    assert "case" not in read_dataset(tmp_path)[0]["train"]
+    assert "Split by image" in capsys.readouterr().out
+
+
+def test_captions_of_a_captioner_are_not_learnt_from(tmp_path, capsys):
+    names = [f"{i}.png" for i in range(40)]
+    make_folder(tmp_path, names, [f"{name},a text" for name in names[:30]], table="reports.csv")
+    made = [f"{name},made,-3.2," for name in names]
+    make_folder(tmp_path, names, made, "made.csv", "file,caption,log_probability,error")
+    rows = together(read_dataset(tmp_path)[0])
+    assert set(rows.caption) == {"a text"} and len(rows) == 30
+    assert "made.csv has captions that a captioner made" in capsys.readouterr().out
+    (tmp_path / "reports.csv").unlink()
+    with pytest.raises(UserError, match=r"no table.*made.csv has captions that a captioner made"):
+        read_dataset(tmp_path)
+
+
+def test_names_without_their_folders_are_explained(tmp_path):
+    names = [f"p{p}/IM{i}.png" for p in range(3) for i in range(3)]
+    make_folder(tmp_path, names, [f"IM{i}.png,text" for i in range(3)])
+    with pytest.raises(UserError, match=r"Put the folder before each name .*p1/IM0001.png"):
+        read_dataset(tmp_path)
+    make_folder(tmp_path, names, [f"p{p},text" for p in range(3)])
+    with pytest.raises(UserError, match="are folders: give each image a row"):
+        read_dataset(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from helpers.splits import read_split
 from roco_caption.core import machine
 from roco_caption.core.errors import UserError
 from roco_caption.data import roco
-from roco_caption.data.folder import cases_of
+from roco_caption.data.cases import cases_of
 from roco_caption.data.roco import locate_dataset, read_dataset
 
 MEDPIX = Path(__file__).parents[3] / "shared" / "medpix"
@@ -171,7 +171,7 @@ def test_on_kaggle_the_attached_data_set_is_found_however_nested(tmp_path, monke
 
 def test_on_kaggle_without_it_the_remedies_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "KAGGLE_INPUT", tmp_path / "input")
-    with pytest.raises(UserError, match=r"Add Input.*'kaggle'.*'phantoms'"):
+    with pytest.raises(UserError, match=r"Add Input.*'phantoms'"):
         locate_dataset(tmp_path, platform="kaggle")
 
 
@@ -199,6 +199,17 @@ def test_colab_has_a_copy_of_its_own_and_a_download_comes_before_it(tmp_path, mo
     (tmp_path / "data" / "roco" / roco.RECORD).touch()
     source = locate_dataset(tmp_path / "data", platform="colab")
     assert source.root == tmp_path / "data" / "roco"  # of an earlier run in this session
+
+
+def test_all_of_roco_waits_for_a_gpu_in_colab(tmp_path, monkeypatch):
+    monkeypatch.setattr(roco, "mounted_by_colab", lambda: None)
+    monkeypatch.setattr(roco, "download_roco", lambda folder: folder)
+    options = {"platform": "colab", "accelerated": False}
+    with pytest.raises(UserError, match=r"T4.*LIMIT = 500.*'phantoms'.*'kaggle'"):
+        locate_dataset(tmp_path, **options)
+    make_roco(tmp_path / "mine")
+    for chosen in ({"limit": 500}, {"source": "kaggle"}, {"data_dir": str(tmp_path / "mine")}):
+        assert locate_dataset(tmp_path, **options, **chosen).why
 
 
 @pytest.mark.parametrize("mounted", ["missing", "empty"])

@@ -678,3 +678,15 @@ def test_an_error_lists_few_columns(tmp_path):
 )  # fmt: skip
 def test_of_excels_escapes_only_those_of_control_characters_are_undone(cell, text):
     assert unescaped(cell) == text
+
+
+def test_no_column_of_patients_is_proposed_as_captions(tmp_path):
+    path = tmp_path / "a.csv"
+    rows = [f"scan{i}.png;Kein Erguss, keine Fraktur.;P{i}" for i in range(3)]
+    path.write_text("\n".join(["Film;Freier Inhalt;PatientenID", *rows]), "utf-8")
+    with pytest.raises(UserError, match="'image=Film, caption=Freier Inhalt'"):
+        read_table(path)
+    path.write_text(path.read_text("utf-8").replace("Film;Freier Inhalt", "Bilddatei;Befundtext"))
+    assert read_table(path).roles == {
+        "image": ["Bilddatei"], "caption": ["Befundtext"], "split": [], "patient": ["PatientenID"]
+    }  # fmt: skip
