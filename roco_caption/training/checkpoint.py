@@ -98,10 +98,11 @@ def save_best(model: keras.Model, folder: Path, progress: Progress) -> None:
     """Keep the model's weights as the best so far, in `progress` and in the captioner's file."""
     progress.weights = model.get_weights()
     path = folder / WEIGHTS
-    size = sum(np.asarray(v).nbytes for v in variables_of(model))  # Keras adds the optimizer's
+    plain = keras.Model(model.inputs, model.outputs)  # of `model`, Keras adds the optimizer's
+    size = sum(array.nbytes for array in progress.weights)
     with atomic_path(path, size=size, ending=".weights.h5") as aside:
         _prove_room(aside, size)
-        model.save_weights(aside)
+        plain.save_weights(aside)
         progress.weights_file = seal(aside)
 
 
