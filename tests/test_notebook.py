@@ -67,12 +67,34 @@ def test_the_last_cell_names_the_copies_that_there_are(tmp_path, capsys, copied)
         (drive / "features" / "mine").mkdir(parents=True)  # all that a copy that failed leaves
     data = SimpleNamespace(source=SimpleNamespace(name="mine"))
     exec(source, {
-        "folder": run, "on_drive": drive, "data": data, "CACHE_DIR": tmp_path,
-        "backed_up": backed_up, "Path": Path,
+        "folder": run, "on_drive": drive, "copy": drive / "checkpoints" / "run", "data": data,
+        "CACHE_DIR": tmp_path, "backed_up": backed_up, "Path": Path,
     })  # fmt: skip
     assert (drive / "checkpoints" / "run" / "settings.json").exists()
     copies = capsys.readouterr().out.splitlines()[-1]
     assert copies == f"Copies in {drive}: checkpoints/run" + " features/mine" * copied
+
+
+def test_the_captioner_is_on_drive_before_a_later_cell_can_stop(tmp_path):
+    (source,) = (
+        cell.source for cell in nbformat.read(NOTEBOOK, 4).cells if "captioner.save(" in cell.source
+    )
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    def save(folder):
+        (folder / "captioner.json").write_text("{}")
+
+    run, copy = tmp_path / "run", tmp_path / "drive"
+    run.mkdir()
+    captioner = SimpleNamespace(save=save)
+    pipeline = SimpleNamespace(make_captioner=lambda *_, **__: captioner, caption_test_images=stop)
+    given = dict.fromkeys(("decoder", "inputs", "words", "BEAMS"))
+    given |= {"folder": run, "copy": copy, "pipeline": pipeline, "backed_up": backed_up}
+    with pytest.raises(KeyboardInterrupt):
+        exec(source, given)
+    assert (copy / "captioner.json").exists()
 
 
 @pytest.fixture(scope="module")
