@@ -272,7 +272,7 @@ def make_captioner(
     words: Words,
     *,
     beams: int = 5,
-    neighbours: int = 10,
+    neighbours: int = 30,
     match: bool = True,
     **search: Any,
 ) -> Captioner:
