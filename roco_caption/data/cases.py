@@ -3,7 +3,8 @@
 import pandas as pd
 
 IMAGES_PER_CASE = 10  # if id prefixes average more images than this, they are not case ids
-MIN_FOLDERS = 10  # fewer are rather kinds of images than patients
+MIN_FOLDERS = 20  # fewer are rather kinds of images, years or parts of a data set than patients
+SESSIONS = 5  # folders in a patient's folder, at most on average
 
 
 def cases_of(ids: pd.Series) -> pd.Series:
@@ -29,22 +30,29 @@ def cases_in(frame: pd.DataFrame) -> pd.Series:
 def folder_cases(rows: pd.DataFrame) -> dict[str, pd.Series]:
     """Return {"case": each image's folder} where folders may be patients, else {}.
 
-    So it is if ids name no cases, and there are at least `MIN_FOLDERS`, most of them with a digit;
-    of nested folders, as `p1/study2/`, the outermost that are so many.
+    So it is if ids name no cases, and there are at least `MIN_FOLDERS`, most of them with a digit,
+    none in several of the given splits; of nested ones, as `p1/study2/`, the outer.
     """
     used = rows[rows.reason == ""]
-    ids = used.id.astype(str)
-    if not cases_of(ids).equals(ids):
+    cases = cases_of(used.id.astype(str)[~used.file.duplicated()])
+    if cases.duplicated().any() and not cases.str.contains("/").any():
         return {}
     parts = used.file.str.split("/").str[:-1]
+    outer = 0
     for depth in range(1, int(parts.map(len).max()) + 1):
-        deep = parts[parts.map(len) >= depth].str[:depth]
-        folders = deep.str.join("/")
-        count = folders.nunique()
-        numbered = folders.drop_duplicates().str.rpartition("/")[2].str.contains(r"\d").mean()
-        if count >= MIN_FOLDERS and numbered > 0.5 and count < len(folders):
-            print(f"NOTE: nothing names the patients, so images of one folder, such as "
-                  f"{folders.iloc[0]}/, count as one patient's. COLUMNS = 'patient=…' names their "
-                  "column.")  # fmt: skip
-            return {"case": folders.reindex(rows.index).fillna(rows.file)}
+        deep = parts[parts.map(len) >= depth]
+        folders = deep.str[:depth].str.join("/")
+        names = folders.drop_duplicates().str.rpartition("/")[2]
+        if len(names) < MIN_FOLDERS or names.str.contains(r"\d").mean() <= 0.5:
+            outer = len(names)
+            continue
+        if outer > 1 and len(names) <= SESSIONS * outer:
+            folders = deep.str[: depth - 1].str.join("/")
+        shared = used.split[folders.index].groupby(folders).nunique() > 1
+        if folders.is_unique or shared.any():
+            return {}
+        print("NOTE: nothing names the patients, so images of one folder, such as "
+              f"{folders.iloc[0]}/, count as one patient's. COLUMNS = 'patient=…' names their "
+              "column.")  # fmt: skip
+        return {"case": folders.reindex(rows.index).fillna(rows.file)}
     return {}

@@ -109,8 +109,9 @@ def _choose_tables(
             if split or not (sheet or path.suffix.lower() == ".txt"):  # not a legend or README
                 unread.append((split, str(error)))
             continue
-        if MADE.issubset(table.rows.columns):
-            unread.append(("", f"{path} has captions that a captioner made, so it is not read."))
+        if table.roles["caption"] == ["caption"] and MADE.issubset(table.rows.columns):
+            why = f"{path} has captions that a captioner made, so it is not read. If a person "
+            unread.append(("", f"{why}corrected them, remove its column log_probability."))
             continue
         beside = _beside(table, folder, files)
         found = {name: match_files(table.rows[name], beside) for name in table.roles["image"]}
@@ -210,7 +211,11 @@ def _advice(rows: pd.DataFrame, files: list[str]) -> str:
     if names & {str(parent) for file in files for parent in PurePosixPath(file).parents}:
         return "Names in its table are folders: give each image a row, with its folder and name."
     if (rows.reason == "several files of this name").any():
-        return "Put the folder before each name in its table, as in p1/IM0001.png."
+        one_folder = len({os.path.dirname(file) for file in files}) == 1
+        how = (
+            "Write names with their extension" if one_folder else "Put the folder before each name"
+        )
+        return f"{how} in its table, as in p1/IM0001.png."
     if (rows.reason == "does not fit the header").any():
         return QUOTES
     return "Check that its images are unpacked and that its table has captions."

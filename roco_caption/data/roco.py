@@ -63,7 +63,7 @@ def locate_dataset(
     platform: str = "local",
     phantom_counts: tuple[int, int, int] = (768, 48, 300),
     limit: int = 0,
-    accelerated: bool = True,
+    slow: bool = False,
     seed: int = 0,
 ) -> Source:
     """Choose the data set, and download or draw it in `folder` where necessary.
@@ -72,7 +72,8 @@ def locate_dataset(
     them. If it is empty, `source` decides: "kaggle" downloads ROCO, "phantoms" draws
     `phantom_counts` images (training, validation, test), and "auto" is the attached data set on
     Kaggle, the download in Colab, and phantoms elsewhere. A mounted copy replaces the download.
-    UserError if there is none, or if it would be all of ROCO in Colab without an accelerator.
+    UserError if there is none, or if it would be all of ROCO in Colab on a machine that is `slow`:
+    without an accelerator.
     """
     if source not in SOURCES:
         raise UserError(f"DATA_SOURCE must be one of {', '.join(SOURCES)}, got {source!r}.")
@@ -80,7 +81,7 @@ def locate_dataset(
         return _given(data_dir)
     if source == "auto" and platform == "kaggle":
         return _attached()
-    if source == "auto" and platform == "colab" and not (accelerated or limit):
+    if source == "auto" and platform == "colab" and slow and not limit:
         raise UserError(
             "This machine has no GPU: features of ROCO's 82,000 images would take 5 hours or more. "
             "Choose a GPU (Runtime, Change runtime type, T4) and run all cells again. Without one: "

@@ -139,10 +139,11 @@ def _remedy(rows: pd.DataFrame, required: Sequence[str]) -> str:
     usual = find_columns(header, {})
     files = rows.map(lambda text: EXTENSION.search(text) is not None).mean()
     image = (*usual["image"], *files.index[files > 0.5], header[0])[0]
-    length = rows.map(len).mean().drop([image, *usual["split"], *usual["patient"]])
-    if length.empty and not usual["caption"]:
+    others = rows.drop(columns=[image, *usual["split"], *usual["patient"]])
+    words = others.map(lambda text: len(text.split())).mean()
+    if not usual["caption"] and (words.empty or rows.empty):
         return roles
-    caption = usual["caption"][0] if usual["caption"] else length.idxmax()  # the longest texts
+    caption = usual["caption"][0] if usual["caption"] else words.idxmax()  # the longest texts
     return f"{roles}, such as COLUMNS = 'image={image}, caption={caption}'"
 
 

@@ -92,7 +92,8 @@ class CaptionsTable:
         """Write the rows of further images; raises OSError."""
         if not self.begun:
             with atomic_path(self.path.resolve()) as aside:
-                self._write(pd.concat([*self.rows, rows]), aside, "w")
+                for k, part in enumerate([*self.rows, rows]):
+                    self._write(part, aside, "a" if k else "w")
             self.begun = True
         else:
             self._write(rows, self.path, "a")

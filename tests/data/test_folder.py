@@ -65,9 +65,15 @@ def test_whole_patients_are_held_out_and_it_is_said(tmp_path, capsys):
     ("names", "case"),
     [
         ([f"p{p}/IM{i:04d}.png" for p in range(20) for i in range(3)], "p7"),
-        ([f"scans/p{p}/s{s}/{i}.png" for p in range(12) for s in "12" for i in "123"], "scans/p7"),
-        ([f"{split}/pat 0{p}/{i}.dcm.png" for split in "ab" for p in range(9) for i in "12"],
-         "a/pat 07"),
+        ([f"scans/p{p}/s{s}/{i}.png" for p in range(22) for s in "12" for i in "123"], "scans/p7"),
+        ([f"sub-{p:02d}/ses-{s}/{i}.png" for p in range(12) for s in "12" for i in "12"], "sub-07"),
+        ([f"p1{d}/p1{d}00{p}/s1/{i}.png" for d in range(10) for p in "12345678" for i in "12"],
+         "p17/p17004"),  # as MIMIC-CXR has them
+        ([f"{year}/pat{p}/{i}.png" for year in range(2015, 2025) for p in range(8) for i in "12"],
+         "2017/pat3"),
+        ([f"patient{p:05d}/study1/view{i}_frontal.png" for p in range(30) for i in "12"],
+         "patient00007"),  # as CheXpert has them
+        ([f"p{p:03d}/CT{i}_0.png" for p in range(30) for i in "12"], "p007"),
         ([f"p{p}/{i}.png" for p in range(20) for i in "123"] + ["loose.png"], "p7"),
     ],
 )  # fmt: skip
@@ -84,7 +90,8 @@ def test_folders_of_patients_keep_their_images_together(tmp_path, capsys, names,
     "names",
     [
         [f"T{t}/{i}.png" for t in range(1, 10) for i in range(5)],  # too few for patients
-        [f"{kind}/{i}.png" for kind in "abcdefghijkl" for i in range(5)],  # no numbers
+        [f"images_{t:03d}/{t}-{i}.png" for t in range(12) for i in range(5)],
+        [f"{kind}/{i}.png" for kind in "abcdefghijklmnopqrstuvw" for i in range(5)],  # no numbers
         [f"p{p}/a{p}.png" for p in range(40)],  # one image each
         [f"{i}.png" for i in range(40)],
     ],
@@ -93,6 +100,21 @@ def test_folders_of_something_else_do_not(tmp_path, capsys, names):
     make_folder(tmp_path, names, [f"{name},text" for name in names])
     assert "case" not in read_dataset(tmp_path)[0]["train"]
     assert "Split by image" in capsys.readouterr().out
+
+
+def test_folders_that_given_splits_share_are_no_patients(tmp_path, capsys):
+    names = [f"{shard:02d}/{i}.png" for shard in range(30) for i in range(3)]
+    rows = [f"{name},text,{('train', 'val', 'test')[i % 3]}" for i, name in enumerate(names)]
+    make_folder(tmp_path, names, rows, header="image,caption,split")
+    assert "case" not in read_dataset(tmp_path)[0]["train"]
+    assert "patient" not in capsys.readouterr().out
+
+
+def test_patients_in_file_names_count_more_than_folders(tmp_path):
+    names = [f"part{p % 30}/P{p}_{i}.png" for p in range(90) for i in range(3)]
+    make_folder(tmp_path, names, [f"{name},text" for name in names])
+    frame = read_dataset(tmp_path)[0]["train"]
+    assert "case" not in frame and "P7" in set(cases_of(frame.id))
 
 
 def test_captions_of_a_captioner_are_not_learnt_from(tmp_path, capsys):
@@ -106,6 +128,11 @@ def test_captions_of_a_captioner_are_not_learnt_from(tmp_path, capsys):
     (tmp_path / "reports.csv").unlink()
     with pytest.raises(UserError, match=r"no table.*made.csv has captions that a captioner made"):
         read_dataset(tmp_path)
+    corrected = [f"{row},corrected" for row in made]
+    header = "file,caption,log_probability,error,checked"
+    make_folder(tmp_path, [], corrected, "made.csv", header)
+    frames, _ = read_dataset(tmp_path, columns="image=file, caption=checked")
+    assert set(together(frames).caption) == {"corrected"}
 
 
 def test_names_without_their_folders_are_explained(tmp_path):
@@ -116,6 +143,9 @@ def test_names_without_their_folders_are_explained(tmp_path):
     make_folder(tmp_path, names, [f"p{p},text" for p in range(3)])
     with pytest.raises(UserError, match="are folders: give each image a row"):
         read_dataset(tmp_path)
+    make_folder(tmp_path / "flat", ["0.png", "0.jpg"], ["0,text"])
+    with pytest.raises(UserError, match="Write names with their extension"):
+        read_dataset(tmp_path / "flat")
 
 
 @pytest.mark.parametrize(

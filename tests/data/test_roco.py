@@ -204,7 +204,7 @@ def test_colab_has_a_copy_of_its_own_and_a_download_comes_before_it(tmp_path, mo
 def test_all_of_roco_waits_for_a_gpu_in_colab(tmp_path, monkeypatch):
     monkeypatch.setattr(roco, "mounted_by_colab", lambda: None)
     monkeypatch.setattr(roco, "download_roco", lambda folder: folder)
-    options = {"platform": "colab", "accelerated": False}
+    options = {"platform": "colab", "slow": True}
     with pytest.raises(UserError, match=r"T4.*LIMIT = 500.*'phantoms'.*'kaggle'"):
         locate_dataset(tmp_path, **options)
     make_roco(tmp_path / "mine")

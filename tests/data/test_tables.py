@@ -686,7 +686,16 @@ def test_no_column_of_patients_is_proposed_as_captions(tmp_path):
     path.write_text("\n".join(["Film;Freier Inhalt;PatientenID", *rows]), "utf-8")
     with pytest.raises(UserError, match="'image=Film, caption=Freier Inhalt'"):
         read_table(path)
-    path.write_text(path.read_text("utf-8").replace("Film;Freier Inhalt", "Bilddatei;Befundtext"))
+    longer = (
+        path.read_text("utf-8").replace("PatientenID", "Studie UID").replace(";P", ";1.2.840.1")
+    )
+    path.write_text(longer.replace("840.1", "840.113619.2.404.3.2818833.1.1.1.1.1"), "utf-8")
+    with pytest.raises(UserError, match="'image=Film, caption=Freier Inhalt'"):
+        read_table(path)
+    path.write_text("Film;Freier Inhalt\n", "utf-8")  # no row
+    with pytest.raises(UserError, match="but no image column"):
+        read_table(path)
+    path.write_text("\n".join(["Bilddatei;Befundtext;PatientenID", *rows]), "utf-8")
     assert read_table(path).roles == {
         "image": ["Bilddatei"], "caption": ["Befundtext"], "split": [], "patient": ["PatientenID"]
     }  # fmt: skip
