@@ -272,7 +272,7 @@ def make_captioner(
     words: Words,
     *,
     beams: int = 5,
-    neighbours: int = 30,
+    neighbours: int = 10,
     match: bool = True,
     **search: Any,
 ) -> Captioner:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from roco_caption.search.captioner import Captioner
 
 MAX_IMAGES = 100_000  # training images that a consensus keeps: for each a vector and a caption
-AGREEMENT = 30.0  # weight of agreement, in nats per word
+AGREEMENT = 20.0  # weight of agreement, in nats per word
 TWINS = 6  # images looked up per caption needed, since images of one case share a caption
 LENGTH_IMAGES = 512  # images whose mean caption length is matched
 LENGTH_BEAMS = 3  # beam width that shows by how much captions are too short
@@ -96,7 +96,6 @@ class Consensus:
     def agreement(self, vectors: np.ndarray, tokens: np.ndarray, count: int) -> np.ndarray:
         """Return candidates' mean similarity to `count` captions of the nearest training images.
 
-        The nearer an image, the more its caption counts: the last one a `count`-th of the first.
         Vectors are float32 (n, d), candidates int32 (n, b, max_words), similarities float32 (n, b).
         """
         n, b = tokens.shape[:2]
@@ -106,8 +105,7 @@ class Consensus:
         for i, repeated in enumerate(self._caption_of[nearest]):
             captions = np.array(list(dict.fromkeys(repeated))[:count])
             rows = np.arange(i * b, (i + 1) * b)
-            similar = similarities(candidates, rows, self._captions, captions)
-            agreement[i] = np.average(similar, axis=1, weights=np.arange(len(captions), 0, -1))
+            agreement[i] = similarities(candidates, rows, self._captions, captions).mean(axis=1)
         return agreement
 
     def save(self, path: str | os.PathLike) -> None:
