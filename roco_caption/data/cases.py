@@ -35,7 +35,7 @@ def folder_cases(rows: pd.DataFrame) -> dict[str, pd.Series]:
     """
     used = rows[rows.reason == ""]
     cases = cases_of(used.id.astype(str)[~used.file.duplicated()])
-    if cases.duplicated().any() and not cases.str.contains("/").any():
+    if used.empty or (cases.duplicated().any() and not cases.str.contains("/").any()):
         return {}
     parts = used.file.str.split("/").str[:-1]
     outer = 0
@@ -43,10 +43,11 @@ def folder_cases(rows: pd.DataFrame) -> dict[str, pd.Series]:
         deep = parts[parts.map(len) >= depth]
         folders = deep.str[:depth].str.join("/")
         names = folders.drop_duplicates().str.rpartition("/")[2]
-        if len(names) < MIN_FOLDERS or names.str.contains(r"\d").mean() <= 0.5:
-            outer = len(names)
+        numbered = names.str.contains(r"\d").mean() > 0.5
+        if len(names) < MIN_FOLDERS or not numbered:
+            outer = len(names) if numbered and 2 * len(names) >= MIN_FOLDERS else 0
             continue
-        if outer > 1 and len(names) <= SESSIONS * outer:
+        if len(names) <= SESSIONS * outer:  # they are sessions of patients
             folders = deep.str[: depth - 1].str.join("/")
         shared = used.split[folders.index].groupby(folders).nunique() > 1
         if folders.is_unique or shared.any():

@@ -75,6 +75,7 @@ def test_whole_patients_are_held_out_and_it_is_said(tmp_path, capsys):
          "patient00007"),  # as CheXpert has them
         ([f"p{p:03d}/CT{i}_0.png" for p in range(30) for i in "12"], "p007"),
         ([f"p{p}/{i}.png" for p in range(20) for i in "123"] + ["loose.png"], "p7"),
+        ([f"{k}/p{p}/{i}.png" for k in "abcde" for p in range(4) for i in "12"], "b/p3"),  # kinds
     ],
 )  # fmt: skip
 def test_folders_of_patients_keep_their_images_together(tmp_path, capsys, names, case):
@@ -108,6 +109,13 @@ def test_folders_that_given_splits_share_are_no_patients(tmp_path, capsys):
     make_folder(tmp_path, names, rows, header="image,caption,split")
     assert "case" not in read_dataset(tmp_path)[0]["train"]
     assert "patient" not in capsys.readouterr().out
+
+
+def test_a_folder_without_a_usable_row_is_an_error(tmp_path):
+    rows = ["missing.png,text,train", "p1/0.png,text,elsewhere"]
+    make_folder(tmp_path, ["p1/0.png"], rows, header="image,caption,split")
+    with pytest.raises(UserError, match="too few"):
+        read_dataset(tmp_path)
 
 
 def test_patients_in_file_names_count_more_than_folders(tmp_path):
