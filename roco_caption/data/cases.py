@@ -4,7 +4,9 @@ import pandas as pd
 
 IMAGES_PER_CASE = 10  # if id prefixes average more images than this, they are not case ids
 MIN_FOLDERS = 20  # fewer are rather kinds of images, years or parts of a data set than patients
-SESSIONS = 5  # folders in a patient's folder, at most on average
+SESSIONS, MANY = 5, 10  # folders in a patient's folder, at most on average; if called sessions
+SESSION = r"(?i)(?:s|se|ses|session|st|study|series|visit)[-_ ]?\d+"
+DATE = r"(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d"
 
 
 def cases_of(ids: pd.Series) -> pd.Series:
@@ -33,27 +35,43 @@ def folder_cases(rows: pd.DataFrame) -> dict[str, pd.Series]:
     So it is if ids name no cases, and there are at least `MIN_FOLDERS`, most of them with a digit,
     none in several of the given splits; of nested ones, as `p1/study2/`, the outer.
     """
-    used = rows[rows.reason == ""]
-    cases = cases_of(used.id.astype(str)[~used.file.duplicated()])
-    if used.empty or (cases.duplicated().any() and not cases.str.contains("/").any()):
+    used = rows[rows.reason == ""].drop_duplicates("file")
+    cases = cases_of(used.id.astype(str))
+    named = cases.duplicated().any() and not cases.str.contains("/").any()
+    if used.empty or (named and cases.str.fullmatch(DATE).mean() <= 0.5):
         return {}
-    parts = used.file.str.split("/").str[:-1]
-    outer = 0
+    folders = _patients_folders(used.file, used.split)
+    if folders is None or folders.is_unique or folders.value_counts(normalize=True).max() > 0.5:
+        return {}
+    print("NOTE: nothing names the patients, so images of one folder, such as "
+          f"{folders.iloc[0]}/, count as one patient's. COLUMNS = 'patient=…' names their "
+          "column.")  # fmt: skip
+    case = dict(zip(used.file, folders.reindex(used.index).fillna(used.file), strict=True))
+    return {"case": rows.file.map(case).fillna(rows.file)}
+
+
+def _patients_folders(files: pd.Series, splits: pd.Series) -> pd.Series | None:
+    """Return the folder of each file in the level of folders that may be patients, or None."""
+    parts = files.str.split("/").str[:-1]
+    above = outer = 0  # folders of the level above; those that may be patients too
+
+    def crossing(folders: pd.Series) -> bool:
+        return bool((splits[folders.index].groupby(folders).nunique() > 1).any())
+
     for depth in range(1, int(parts.map(len).max()) + 1):
         deep = parts[parts.map(len) >= depth]
         folders = deep.str[:depth].str.join("/")
         names = folders.drop_duplicates().str.rpartition("/")[2]
-        numbered = names.str.contains(r"\d").mean() > 0.5
-        if len(names) < MIN_FOLDERS or not numbered:
-            outer = len(names) if numbered and 2 * len(names) >= MIN_FOLDERS else 0
-            continue
-        if len(names) <= SESSIONS * outer:  # they are sessions of patients
-            folders = deep.str[: depth - 1].str.join("/")
-        shared = used.split[folders.index].groupby(folders).nunique() > 1
-        if folders.is_unique or shared.any():
-            return {}
-        print("NOTE: nothing names the patients, so images of one folder, such as "
-              f"{folders.iloc[0]}/, count as one patient's. COLUMNS = 'patient=…' names their "
-              "column.")  # fmt: skip
-        return {"case": folders.reindex(rows.index).fillna(rows.file)}
-    return {}
+        numbered = names.str.contains(r"\d").mean() > 0.5 >= names.str.fullmatch(DATE).mean()
+        sessions = names.str.fullmatch(SESSION).mean() > 0.5 and len(names) <= MANY * above
+        if sessions or (numbered and MIN_FOLDERS <= len(names) <= SESSIONS * outer):
+            dated = depth > 2 and deep.str[depth - 2].str.fullmatch(DATE).mean() > 0.5
+            return deep.str[: depth - 1 - dated].str.join("/")
+        if numbered and len(names) >= MIN_FOLDERS and not crossing(folders):
+            # a patient's folder may be below several others, as of kinds or of dates
+            below = folders.str.rpartition("/")[2]
+            repeated = MIN_FOLDERS <= below.nunique() < len(names) and not crossing(below)
+            return below if repeated else folders
+        above, enough = len(names), MIN_FOLDERS if not numbered else MIN_FOLDERS // 2
+        outer = above if above >= enough and not crossing(folders) else 0
+    return None

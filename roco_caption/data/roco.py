@@ -181,9 +181,10 @@ def read_dataset(
     if "case" in rows:
         rows["case"] = _patients(rows)
     rows["id"] = rows.file.map(image_ids(rows.file[rows.reason == ""]))
-    if "case" not in rows and not (root / TREE).is_dir():
-        rows = rows.assign(**folder_cases(rows))
-    rows["split"] = complete_splits(rows, seed)
+    own = "case" not in rows and not (root / TREE).is_dir()
+    by_folder = folder_cases(rows) if own else {}
+    rows = rows.assign(**by_folder)
+    rows["split"] = complete_splits(rows, seed, unit="folder" if by_folder else "patient")
     if "case" in rows:
         splits = rows[rows.reason == ""].groupby("case").split.nunique()
         if shared := (splits > 1).sum():

@@ -10,12 +10,12 @@ from roco_caption.data.cases import cases_of
 HELD_OUT = 0.1  # share of the images, where there is no test or validation split
 
 
-def complete_splits(rows: pd.DataFrame, seed: int) -> pd.Series:
+def complete_splits(rows: pd.DataFrame, seed: int, unit: str = "patient") -> pd.Series:
     """Return each row's split, after holding out images for test and validation if these are empty.
 
     Whole patients are held out, about a tenth of the training images for each, in the order of a
-    hash of the patient and the seed, so that new patients move few of the others. Raises a
-    UserError if too few are left.
+    hash of the patient and the seed, so that new patients move few of the others. `unit` is what
+    cases are called. Raises a UserError if too few are left.
     """
     used = rows[rows.reason == ""].drop_duplicates("file")
     split = rows.split.where(rows.split != "", "train")
@@ -24,7 +24,7 @@ def complete_splits(rows: pd.DataFrame, seed: int) -> pd.Series:
     cases = train["case"] if "case" in used else cases_of(used.id.astype(str))[train.index]
     if "case" not in used and cases.nunique() <= len(missing):  # then they are no patients
         cases = train.id
-    unit = "image" if "case" not in used and cases.is_unique else "patient"
+    unit = "image" if "case" not in used and cases.is_unique else unit
     sizes = cases.value_counts()
     if len(sizes) <= len(missing):
         raise UserError(

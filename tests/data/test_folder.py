@@ -73,6 +73,16 @@ def test_whole_patients_are_held_out_and_it_is_said(tmp_path, capsys):
          "2017/pat3"),
         ([f"patient{p:05d}/study1/view{i}_frontal.png" for p in range(30) for i in "12"],
          "patient00007"),  # as CheXpert has them
+        ([f"p{p:02d}/s{s}/{i}.png" for p in range(9) for s in range(6) for i in "12"], "p07"),
+        ([f"{a}{b}^JOHN/2023010{d}/SE1/IM{i}.png" for a in "ABCDE" for b in "ABCDEF" for d in "12"
+          for i in "12"], "BC^JOHN"),
+        ([f"DICOM/202301{d}/PAT{p:05d}/{i}.png" for d in range(10, 22) for p in range(30)
+          for i in "12"], "PAT00007"),
+        ([f"{kind}/p{p:03d}/{i}.png" for kind in ("CT", "MR") for p in range(40) for i in "12"],
+         "p007"),
+        ([f"{split}/study{k}/{i}.png" for split in ("train", "val") for k in range(30)
+          for i in "12"], "val/study7"),
+        ([f"p{p:03d}/202301{10 + i}_ab.png" for p in range(40) for i in (1, 2)], "p007"),
         ([f"p{p:03d}/CT{i}_0.png" for p in range(30) for i in "12"], "p007"),
         ([f"p{p}/{i}.png" for p in range(20) for i in "123"] + ["loose.png"], "p7"),
         ([f"{k}/p{p}/{i}.png" for k in "abcde" for p in range(4) for i in "12"], "b/p3"),  # kinds
@@ -82,7 +92,7 @@ def test_folders_of_patients_keep_their_images_together(tmp_path, capsys, names,
     make_folder(tmp_path, names, [f"{name},text" for name in names])
     rows = together(read_dataset(tmp_path)[0])
     said = capsys.readouterr().out
-    assert "Split by patient" in said and "count as one patient's" in said
+    assert "Split by folder" in said and "count as one patient's" in said
     assert case in set(rows.case) and rows.groupby("case").split.nunique().eq(1).all()
     assert rows.split.nunique() == 3
 
@@ -94,6 +104,7 @@ def test_folders_of_patients_keep_their_images_together(tmp_path, capsys, names,
         [f"images_{t:03d}/{t}-{i}.png" for t in range(12) for i in range(5)],
         [f"{kind}/{i}.png" for kind in "abcdefghijklmnopqrstuvw" for i in range(5)],  # no numbers
         [f"p{p}/a{p}.png" for p in range(40)],  # one image each
+        ["p0/" + f"{i}.png" for i in range(90)] + [f"p{p}/0.png" for p in range(1, 30)],
         [f"{i}.png" for i in range(40)],
     ],
 )
