@@ -88,7 +88,7 @@ def _caption(options: argparse.Namespace) -> int:
     allowed = {"overwrite": options.overwrite, "resume": options.resume}
     table = CaptionsTable(options.out.expanduser(), **allowed)
     files = image_files(*options.images)
-    new = table.resume(files)
+    new = table.remaining(files)
     captioner = _captioner(options) if new else None
     if captioner is not None and options.beams is not None:
         captioner.search = replace(captioner.search, beams=options.beams)

@@ -4,7 +4,8 @@ import pandas as pd
 
 IMAGES_PER_CASE = 10  # if id prefixes average more images than this, they are not case ids
 MIN_FOLDERS = 20  # fewer are rather kinds of images, years or parts of a data set than patients
-SESSIONS, MANY = 5, 10  # folders in a patient's folder, at most on average; if called sessions
+SESSIONS = 5  # folders in a patient's folder, at most on average;
+MANY, MIN_PATIENTS = 10, 5  # if they are called sessions, and are in so many folders at least
 SESSION = r"(?i)(?:s|se|ses|session|st|study|series|visit)[-_ ]?\d+"
 DATE = r"(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d"
 
@@ -63,11 +64,12 @@ def _patients_folders(files: pd.Series, splits: pd.Series) -> pd.Series | None:
         folders = deep.str[:depth].str.join("/")
         names = folders.drop_duplicates().str.rpartition("/")[2]
         numbered = names.str.contains(r"\d").mean() > 0.5 >= names.str.fullmatch(DATE).mean()
-        sessions = names.str.fullmatch(SESSION).mean() > 0.5 and len(names) <= MANY * above
-        if sessions or (numbered and MIN_FOLDERS <= len(names) <= SESSIONS * outer):
+        called = names.str.fullmatch(SESSION).mean() > 0.5 and above >= MIN_PATIENTS
+        numerous = numbered and len(names) >= MIN_FOLDERS
+        if (called and len(names) <= MANY * above) or (numerous and len(names) <= SESSIONS * outer):
             dated = depth > 2 and deep.str[depth - 2].str.fullmatch(DATE).mean() > 0.5
             return deep.str[: depth - 1 - dated].str.join("/")
-        if numbered and len(names) >= MIN_FOLDERS and not crossing(folders):
+        if numerous and not crossing(folders):
             # a patient's folder may be below several others, as of kinds or of dates
             below = folders.str.rpartition("/")[2]
             repeated = MIN_FOLDERS <= below.nunique() < len(names) and not crossing(below)

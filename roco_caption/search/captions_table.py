@@ -50,10 +50,11 @@ class CaptionsTable:
                 f"{out} needs openpyxl. Run `pip install openpyxl`, or name a .csv file."
             )
 
-    def resume(self, files: Sequence[Path]) -> list[Path]:
-        """Keep the rows that there are, but those of `files` with an error; return the files that
-        are still to be captioned.
+    def remaining(self, files: Sequence[Path]) -> list[Path]:
+        """Return those of `files` that are still to be captioned.
 
+        A table to resume keeps its rows, except those of `files` with an error, which are tried
+        again, and a last row that was cut off.
         UserError if the file cannot be read, or is no such table.
         """
         self.names = {_written(str(file)) for file in files}
@@ -71,7 +72,7 @@ class CaptionsTable:
         return new
 
     def _read(self) -> tuple[list[list[str]], bool]:
-        """Return the file's rows, and whether they are all that it has: the last may be cut off."""
+        """Return the file's whole rows, and whether it has nothing else, such as a part of one."""
         try:
             content = self.path.read_bytes()
             text = content[: content.rfind(b"\n") + 1].decode("utf-8-sig")

@@ -86,6 +86,7 @@ def test_whole_patients_are_held_out_and_it_is_said(tmp_path, capsys):
         ([f"p{p:03d}/CT{i}_0.png" for p in range(30) for i in "12"], "p007"),
         ([f"p{p}/{i}.png" for p in range(20) for i in "123"] + ["loose.png"], "p7"),
         ([f"{k}/p{p}/{i}.png" for k in "abcde" for p in range(4) for i in "12"], "b/p3"),  # kinds
+        ([f"{k}/S{p:03d}/{i}.png" for k in "abc" for p in range(8) for i in "12"], "b/S003"),
     ],
 )  # fmt: skip
 def test_folders_of_patients_keep_their_images_together(tmp_path, capsys, names, case):
