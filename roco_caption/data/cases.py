@@ -44,11 +44,25 @@ def folder_cases(rows: pd.DataFrame) -> dict[str, pd.Series]:
     folders = _patients_folders(used.file, used.split)
     if folders is None or folders.is_unique or folders.value_counts(normalize=True).max() > 0.5:
         return {}
-    print("NOTE: nothing names the patients, so images of one folder, such as "
+    print("NOTE: no known column names the patients, so images of one folder, such as "
           f"{folders.iloc[0]}/, count as one patient's. COLUMNS = 'patient=…' names their "
           "column.")  # fmt: skip
     case = dict(zip(used.file, folders.reindex(used.index).fillna(used.file), strict=True))
     return {"case": rows.file.map(case).fillna(rows.file)}
+
+
+def row_cases(rows: pd.DataFrame) -> dict[str, pd.Series]:
+    """Return {"case": each image's row in the table} where rows name several images, else {}.
+
+    Such are the views of one examination. Not if ids name cases.
+    """
+    used = rows[rows.reason == ""]
+    several = used.groupby("row").file.nunique() > 1
+    if not several.any() or cases_of(used.drop_duplicates("file").id).duplicated().any():
+        return {}
+    print("NOTE: no known column names the patients, so images of one row count as one patient's. "
+          "COLUMNS = 'patient=…' names their column.")  # fmt: skip
+    return {"case": rows.groupby("file").row.transform("first")}
 
 
 def _patients_folders(files: pd.Series, splits: pd.Series) -> pd.Series | None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ast
-import io
+import html
 import json
 import re
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -14,9 +13,11 @@ import numpy as np
 import pandas as pd
 
 MISSING = {
-    "nan", "n/a", "<na>", "n.a.", "none", "null", "-",
+    "\\n", "na", "nan", "n/a", "<na>", "n.a.", "none", "null", "-",
     "#n/a", "#name?", "#ref!", "#value!", "#null!", "#div/0!", "#num!",
 }  # fmt: skip
+TAGS = r"</?(?:b|br|div|em|i|li|ol|p|span|strong|sub|sup|u|ul)\b[^<>]*>"
+HTML = re.compile(rf"{TAGS}|&(?:[a-z]+|#\d+|#x[\da-f]+);", re.I)
 PLACE = "\0 place"  # a column: the number of the line or row in the file
 
 
@@ -25,7 +26,17 @@ def text_of(value: Any) -> str:
     if isinstance(value, float | np.floating) and float(value).is_integer():
         value = int(value)
     missing = value is None or (pd.api.types.is_scalar(value) and pd.isna(value))
-    return "" if missing or str(value).strip().lower() in MISSING else str(value)
+    text = str(value).encode("utf-8", "ignore").decode()  # without halves of surrogate pairs
+    return "" if missing or text.strip().lower() in MISSING else text
+
+
+def plain_text(text: str) -> str:
+    """Return a caption in one line, without HTML and the escapes of line breaks and tabs."""
+    if "\\" in text:
+        text = re.sub(r"(\\r)?\\n(?![a-z])|\\[rt](?![a-z])", " ", text)  # no LaTeX, as \nu
+    if HTML.search(text):
+        text = html.unescape(re.sub(TAGS, " ", text, flags=re.I))
+    return " ".join(text.split())
 
 
 def holds_images(cells: pd.Series) -> bool:
@@ -39,33 +50,6 @@ def by_image(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     """Return a row per image where cells of the column list several."""
     names = rows[column].map(_listed).astype(object)
     return rows.assign(**{column: names}).explode(column, ignore_index=True)
-
-
-def rows_of_json(text: str, are_columns: Callable) -> tuple[pd.DataFrame, str]:
-    """Return the rows of a JSON file, and its layout; `are_columns` says it of a list of names.
-
-    A list of rows, a row per line, columns as pandas writes them, COCO's layout, or captions by
-    image. Raises a ValueError for others.
-    """
-    value = None
-    with suppress(ValueError):  # several objects, one per line
-        value = json.loads(text)
-    if isinstance(value, dict) and {"images", "annotations"} <= value.keys():
-        files = {image["id"]: image["file_name"] for image in value["images"]}
-        pairs = [(files.get(one["image_id"]), one["caption"]) for one in value["annotations"]]
-        return pd.DataFrame(pairs, columns=["file_name", "caption"]), "JSON in COCO's layout"
-    if isinstance(value, dict) and not are_columns([*value]):
-        if not value or not all(isinstance(cell, str | list) for cell in value.values()):
-            raise ValueError(
-                "it is no list of rows, not in COCO's layout, and not {image: caption}"
-            )
-        rows = {"image": [*value], "caption": [*value.values()]}
-        return pd.DataFrame(rows), "JSON {image: caption}"
-    if isinstance(value, dict) and all(isinstance(c, dict | list) for c in value.values()):
-        return pd.DataFrame(value).reset_index(drop=True), "JSON columns"
-    lines = not isinstance(value, list)
-    rows = pd.read_json(io.StringIO(text), lines=lines, dtype=False, convert_dates=False)
-    return rows, f"JSON {'lines' if lines else 'list'}, encoding UTF-8"
 
 
 def unescaped(cell: Any) -> Any:
@@ -82,11 +66,14 @@ def _listed(cell: Any) -> Any:
     if (
         isinstance(cell, str)
         and not glued
-        and re.fullmatch(r"""\[\s*(['"]).*\1\s*\]""", cell.strip(), re.S)
+        and re.fullmatch(r"""\[\s*(['"]).*(\1|null|None)\s*\]""", cell.strip(), re.S)
     ):
         with suppress(ValueError, SyntaxError):
-            texts = ast.literal_eval(cell.strip())
-            return texts if all(isinstance(text, str) for text in texts) else cell
+            try:
+                texts = json.loads(cell)
+            except ValueError:
+                texts = ast.literal_eval(cell.strip())
+            return texts if all(isinstance(text, str | None) for text in texts) else cell
     return cell
 
 

@@ -12,6 +12,8 @@ LIKE_TURKISH = TURKISH | set("çöüâîûÇÖÜÂÎÛ")  # while Icelandic has 
 WINDOWS = {  # supersets, with more signs of the same language
     "iso-8859-1": "cp1252", "iso-8859-9": "cp1254", "shift_jis": "cp932", "gb2312": "gb18030",
 }  # fmt: skip
+EASTERN = {"big5", "cp932", "euc-jp", "euc-kr", "gb18030"}
+TORN = re.compile("(?<=[a-z])[¡-¿‚„†‡‰‹›](?=[a-z])|\ufffd")
 OLD = re.compile("mac|cp[48]|ibm")
 
 
@@ -43,7 +45,26 @@ def _detected(content: bytes) -> str:
 
     encoding = (chardet.detect(content)["encoding"] or "cp1252").lower().replace("windows-", "cp")
     encoding = WINDOWS.get(encoding, encoding)
+    if encoding in EASTERN and _decodes(content, encoding):
+        return encoding
+    if torn := _torn(content, "cp1252"):  # as Polish and the texts of DOS are, read as this
+        best = min(("cp1250", "cp850"), key=lambda encoding: _torn(content, encoding))
+        if _torn(content, best) < torn / 4:
+            return best
+    czech, hungarian = signs & set("èìøùò") and signs & set("ýžš"), signs & set("õû")
+    if czech or (hungarian and signs & set("öüÖÜ") and not signs & set("ãäçÄ")):
+        return "cp1250"
     if OLD.match(encoding) and all(sign in SIGNS or "À" <= sign <= "ÿ" for sign in signs):
         return "cp1252"  # Mac OS and DOS have other letters at the places of these
     turkish = encoding == "cp1252" and signs & TURKISH and signs <= LIKE_TURKISH | SIGNS
-    return "cp1254" if turkish else encoding
+    encoding = "cp1254" if turkish else encoding
+    return encoding if _decodes(content, encoding) else "cp850"  # which has every byte
+
+
+def _decodes(content: bytes, encoding: str) -> bool:
+    return "\ufffd" not in content.decode(encoding, "replace")
+
+
+def _torn(content: bytes, encoding: str) -> int:
+    """Return how many signs that are no letters are in words, or stand for no character."""
+    return len(TORN.findall(content.decode(encoding, "replace")))

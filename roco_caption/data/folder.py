@@ -2,49 +2,26 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
 from roco_caption.core.errors import UserError, shown
-from roco_caption.core.files import HIDDEN, files_below
+from roco_caption.core.files import files_below
 from roco_caption.data.cases import IMAGES_PER_CASE
+from roco_caption.data.cells import plain_text
+from roco_caption.data.choice import choose_tables, report_unread, split_of
+from roco_caption.data.columns import STUDIES, plain
 from roco_caption.data.images import is_image_file
 from roco_caption.data.names import match_files
-from roco_caption.data.names import without_extension as stem_of
+from roco_caption.data.splits import SPLITS, listed_splits, split_word
 from roco_caption.data.tables import (
-    READERS,
-    UNREAD,
     Table,
-    read_table,
-    sheets_of,
 )
 
-MADE = {"caption", "log_probability"}  # columns of a table that a captioner wrote
 QUOTES = "Put captions that contain the separator in quotes."
-WORDS = {
-    "train": "train", "training": "train", "val": "validation", "valid": "validation",
-    "validation": "validation", "validate": "validation", "dev": "validation",
-    "test": "test", "testing": "test",
-}  # fmt: skip
-
-NEUTRAL = {  # words that may stand beside them
-    "", "captions", "data", "dataset", "dicom", "files", "image", "images", "img", "imgs", "jpg",
-    "labels", "png", "radiology", "reports", "scans", "set", "split",
-}  # fmt: skip
-
-
-def tables_in(folder: Path) -> list[Path]:
-    """Return the files in a folder, or up to two folders below, that may be tables."""
-    paths = (path for level in ("*", "*/*", "*/*/*") for path in sorted(folder.glob(level)))
-    tables = {*READERS, *UNREAD}  # `read_table` says what to do with those that it cannot read
-    named = [path for path in paths if path.suffix.lower() in tables and path.is_file()]
-    return [path for path in named if not HIDDEN.search(path.relative_to(folder).as_posix())]
 
 
 def read_folder(folder: Path, columns: str = "") -> pd.DataFrame:
@@ -52,15 +29,16 @@ def read_folder(folder: Path, columns: str = "") -> pd.DataFrame:
     paths = {path.relative_to(folder).as_posix(): path for path in files_below(folder, [])}
     files = [name for name in sorted(paths) if is_image_file(paths[name])]
     parts = []
-    tables, unread = _choose_tables(folder, files, columns)
+    listed, lists = listed_splits(folder, files)
+    tables, unread = choose_tables(folder, files, columns, lists)
     for table in tables:
         print(table)
-        part = list_rows(table, folder, _beside(table, folder, files))
-        split = _split_of(table, folder) if tables[1:] else _known_splits(table, part)
+        part = list_rows(table, folder, table.files)
+        split = split_of(table, folder) if tables[1:] else _known_splits(table, part, listed)
         parts.append(part.assign(split=split))
     rows = pd.concat(parts, ignore_index=True)
-    named = {_split_of(table, folder) for table in tables}
-    _report_unread(unread, named | set(rows.split[rows.reason == ""]))
+    named = {split_of(table, folder) for table in tables}
+    report_unread(unread, named | set(rows.split[rows.reason == ""]))
     if unlisted := len(set(files) - set(rows.file)):
         print(f"{unlisted:,} of the {len(files):,} images have no row in the table.")
     count = rows[rows.reason == ""].groupby("file").split.nunique()
@@ -68,104 +46,6 @@ def read_folder(folder: Path, columns: str = "") -> pd.DataFrame:
         places = " and ".join(str(table.path) for table in tables)
         raise UserError(f"{places} lists {count.idxmax()} in several splits. Keep one.")
     return rows
-
-
-def _split_word(path: str) -> str:
-    """Return the split that a path names, as "val/images", "val2017" and "val.csv" do, else ""."""
-    parts = path.lower().removesuffix(PurePosixPath(path).suffix.lower()).split("/")[::-1]
-    words = [set(re.split(r"[\W_\d]+", part)) for part in parts]
-    for others in (NEUTRAL, None):  # "stress test" may be below "train"
-        for some in words:
-            splits = {WORDS[word] for word in some & WORDS.keys()}
-            if len(splits) == 1 and (others is None or some - WORDS.keys() <= others):
-                return splits.pop()
-    return ""
-
-
-def _split_of(table: Table, folder: Path) -> str:
-    return _split_word(table.sheet) or _split_word(table.path.relative_to(folder).as_posix())
-
-
-def _beside(table: Table, folder: Path, files: list[str]) -> list[str]:
-    """Return the files that a table may name: one of a split those in the split's folders."""
-    split = _split_of(table, folder)
-    return [f for f in files if split and split == _split_word(os.path.dirname(f))] or files
-
-
-def _choose_tables(
-    folder: Path, files: list[str], columns: str
-) -> tuple[list[Table], list[tuple[str, str]]]:
-    """Return the table that names most images, by the column that does, or one per split.
-
-    And for each that is not read the split that its path or sheet names, or "", and why.
-    """
-    tables, problems, unread = [], [], []
-    for path, sheet in ((file, sheet) for file in tables_in(folder) for sheet in sheets_of(file)):
-        try:
-            table = read_table(path, columns, sheet)
-        except UserError as error:
-            problems.append(str(error))
-            split = _split_word(sheet) or _split_word(path.relative_to(folder).as_posix())
-            if split or not (sheet or path.suffix.lower() == ".txt"):  # not a legend or README
-                unread.append((split, str(error)))
-            continue
-        if table.roles["caption"] == ["caption"] and MADE.issubset(table.rows.columns):
-            why = f"{path} has captions that a captioner made, so it is not read. If a person "
-            unread.append(("", f"{why}corrected them, remove its column log_probability."))
-            continue
-        beside = _beside(table, folder, files)
-        found = {name: match_files(table.rows[name], beside) for name in table.roles["image"]}
-        images = {name: {one[0] for one in found[name] if len(one) == 1} for name in found}
-        most = max(map(len, images.values()))
-        likely = [n for n in images if 2 * len(images[n]) >= most and _are_paths(table.rows[n])]
-        best = max(likely or images, key=lambda name: len(images[name]))
-        table.roles["image"] = [best]  # running numbers may match other files
-        tables.append((images[best], table))
-    if not tables:
-        problems += [why for _, why in unread if why not in problems]
-        raise UserError(f"{folder} has no table of images and captions. {' '.join(problems[:3])}")
-    usual = [pair for pair in tables if not pair[1].how.startswith("JSON {")]  # may be labels
-    tables = usual if any(named for named, _ in usual) else tables
-    splits = dict.fromkeys(_split_of(table, folder) for named, table in tables if named)
-    groups = [[pair for pair in tables if _split_of(pair[1], folder) == s] for s in splits if s]
-    whole = len(groups) < 2 or ("" in splits and "train" not in splits)
-    chosen = [_largest(group, folder) for group in ([tables] if whole else groups)]
-    for named, table in tables:
-        if not any(table is one for one in chosen):
-            why = f"{table} ({len(named):,} of the images) is not read."
-            unread.append((_split_of(table, folder), why))
-    return chosen, unread
-
-
-def _are_paths(names: pd.Series) -> bool:
-    """Return whether most of these names have a folder or an image's extension."""
-    return (names.str.contains(r"[\\/]") | (names.map(stem_of) != names)).mean() > 0.5
-
-
-def _largest(tables: list[tuple[set[str], Table]], folder: Path) -> Table:
-    most, best = max(tables, key=lambda pair: len(pair[0]))
-    rivals = [table for named, table in tables if named and not named < most]
-    if len({table.path for table in rivals}) < 2:  # sheets of one workbook are no rivals
-        return best
-    raise UserError(
-        f"{' and '.join(str(table.path) for table in rivals[:3])}{', …' * bool(rivals[3:])} each "
-        f"name images of {folder}. Keep "
-        "one table there, with all images; a column `split` may say train, validation or test. Or "
-        "keep one readable table per split, such as train.csv, val.csv and test.csv."
-    )
-
-
-def _report_unread(unread: list[tuple[str, str]], splits: set[str]) -> None:
-    """Print which tables are not read; raise a UserError if one names a split not in `splits`."""
-    for split, why in unread:
-        if split and split not in splits:
-            raise UserError(
-                f"{why} It is named like the table of {split} images, and no other has these. "
-                "Correct it, or move it to another folder: images are then held out at random."
-            )
-    if unread:
-        print("NOTE:", *[why for _, why in unread[:3]], "…" * (len(unread) > 3), "To read another "
-              "table, move the others away, or set DATA_DIR to a folder of its own.")  # fmt: skip
 
 
 def list_rows(table: Table, folder: Path, files: list[str]) -> pd.DataFrame:
@@ -179,22 +59,27 @@ def list_rows(table: Table, folder: Path, files: list[str]) -> pd.DataFrame:
     found = match_files(names, files)
     rows = pd.DataFrame({"name": names, "file": found.map(lambda files: (files or [""])[0])})
     rows["image"] = [str(folder / name) for name in rows.file]
-    rows["caption"] = table.rows[table.roles["caption"][0]].str.split().str.join(" ")
+    rows["caption"] = table.rows[table.roles["caption"][0]].map(plain_text)
     rows["reason"] = ""
     for reason, applies in {
         "format not supported": (rows.file == "") & names.map(lambda n: os.path.isfile(folder / n)),
         "image file missing": rows.file == "",
         "several files of this name": found.map(len) > 1,
         "several names for this file": _clashing(rows),
-        "no caption": rows.caption == "",
+        "no caption": ~rows.caption.str.contains(r"\w"),
         "does not fit the header": table.misfits > 0,
     }.items():
         rows.loc[applies, "reason"] = reason
     rows["name"] = names.where((table.misfits == 0) & (names.str.strip() != ""), table.places)
+    rows["row"] = table.places + f" of {table.path}"
     if (patients := _patients(table)) is not None:
         rows["case"] = patients
-    usable = rows[rows.reason == ""]
-    rows.loc[usable.index[usable.duplicated(["file", "caption"])], "reason"] = "listed twice"
+    if table.sheet and (empty := rows.reason == "no caption").mean() > 0.3:
+        print(f"NOTE: {empty.sum():,} rows of {table.path} have no caption. If its cells are "
+              "merged, repeat the caption in each row: only the first has it.")  # fmt: skip
+    usable = rows[rows.reason == ""].assign(**table.rows[table.roles["split"]])
+    again = usable.duplicated(["file", "caption", *table.roles["split"]])
+    rows.loc[usable.index[again], "reason"] = "listed twice"
     if usable.empty:
         raise UserError(
             f"No image of {folder} can be used ({rows.reason.value_counts().to_dict()}). "
@@ -218,7 +103,10 @@ def _advice(rows: pd.DataFrame, files: list[str]) -> str:
         return f"{how} in its table, as in p1/IM0001.png."
     if (rows.reason == "does not fit the header").any():
         return QUOTES
-    return "Check that its images are unpacked and that its table has captions."
+    return (
+        "Check that its images are unpacked and that its table has captions; or name the columns, "
+        "as in COLUMNS = 'image=scan, caption=report'."
+    )
 
 
 def _patients(table: Table) -> pd.Series | None:
@@ -227,13 +115,21 @@ def _patients(table: Table) -> pd.Series | None:
         patient = table.rows[column].str.strip()
         texts = patient[patient != ""]
         numbered = len(texts) > 0 and texts.str.contains(r"\d").mean() > 0.5
-        if not numbered and len(patient) > IMAGES_PER_CASE * patient.nunique():
+        many = len(patient) > IMAGES_PER_CASE * patient.nunique()
+        if not numbered and (many or not plain(column).startswith("patient")):
             print(f"NOTE: column {column!r} of {table.path} names no patients and is ignored.")
+            continue
+        if len(texts) and texts.str.fullmatch(r"\d([.,]\d+)?E\+\d+").mean() > 0.5:
+            print(f"NOTE: column {column!r} of {table.path} is ignored: its numbers were shortened "
+                  f"to {texts.iloc[0]} and the like. Format it as text.")  # fmt: skip
             continue
         cases = patient.where(patient != "")
         if table.sheet and (gaps := cases.isna()).any():
             cases = cases.ffill()  # of merged cells only the first has the value
             print(f"NOTE: {gaps.sum():,} rows of {table.path} get the patient above them.")
+        if plain(column) in STUDIES:
+            print(f"NOTE: images stay together by {column!r}. If a patient has several, name the "
+                  "patients' column: COLUMNS = 'patient=…'.")  # fmt: skip
         table.roles["patient"] = [column]
         return cases
     return None
@@ -262,38 +158,42 @@ def print_left_out(rows: pd.DataFrame) -> None:
             print(QUOTES)
 
 
-def image_ids(files: Iterable[str]) -> dict[str, str]:
-    """Return {file: id} for relative paths: the shortest form that no other file has.
+def _known_splits(table: Table, rows: pd.DataFrame, listed: dict[str, str]) -> pd.Series:
+    """Return train, validation or test by a column, else by `listed` files, else by folders.
 
-    It is the name without extension, else with its folder before it, `train/001`, else with its
-    extension, `a.png`, else the whole path.
+    It is "" where none says.
     """
-    forms = {}
-    for file in dict.fromkeys(files):
-        folder, name = os.path.split(file)
-        stem = stem_of(name)
-        forms[file] = dict.fromkeys((stem, f"{folder}/{stem}".lstrip("/"), name, file))
-    owners = Counter(itertools.chain.from_iterable(forms.values()))
-    return {file: next((f for f in forms[file] if owners[f] == 1), file) for file in forms}
-
-
-def _known_splits(table: Table, rows: pd.DataFrame) -> pd.Series:
-    """Return train, validation or test by a column or else by folders, "" where neither says."""
-    split = rows.file.map(lambda file: _split_word(os.path.dirname(file)))
+    split = rows.file.map(lambda file: split_word(os.path.dirname(file)))
     if "train" not in set(split):  # such folders mean something else
         split = pd.Series("", rows.index)
     for column in table.roles["split"]:
         words = table.rows[column].str.strip().str.lower()
-        by_column = words.map(_split_word)
+        by_column = words.map(split_word)
         unknown = [word for word in words[by_column == ""].unique() if word]
         if unknown and by_column.any():
             print(f"NOTE: column {column!r} of {table.path} has the words {unknown[:5]}, which "
-                  f"name no split. Known are {', '.join(WORDS)}.")  # fmt: skip
+                  f"name no split. Known are {', '.join(SPLITS)}.")  # fmt: skip
         if by_column.any():
             split, table.roles["split"] = by_column, [column]
             break
         else:
             print(f"NOTE: column {column!r} of {table.path} names no split and is ignored.")
+    if not table.roles["split"] and listed:
+        split = rows.file.map(listed).fillna("")
+    if not split.any() and (found := _column_of_splits(table.rows)):
+        print(f"NOTE: column {found!r} of {table.path} has only names of splits, so it is used.")
+        split = table.rows[found].map(split_word)
     if split.any():
         rows.loc[(split == "") & (rows.reason == ""), "reason"] = "no known split"
     return split
+
+
+def _column_of_splits(rows: pd.DataFrame) -> str | None:
+    """Return a column of another name than usual whose cells all name splits, one of them train."""
+    for column in rows:
+        words = rows[column].unique()
+        if 1 < len(words) <= len(SPLITS):
+            splits = {split_word(word.strip()) for word in words}
+            if "train" in splits and len(splits) > 1 and "" not in splits:
+                return column
+    return None

@@ -1,10 +1,12 @@
-"""Finds the image files that the names in a table mean."""
+"""Finds the image files that the names in a table mean, and names images."""
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from unicodedata import normalize
 
 import pandas as pd
@@ -59,3 +61,18 @@ def _ends(path: str) -> list[str]:
     parts = normalize("NFC", path).casefold().strip().replace("\\", "/").split("/")
     parts = [part for part in parts if part not in ("", ".")]
     return ["/".join(parts[start:]) for start in range(len(parts) or 1)]
+
+
+def image_ids(files: Iterable[str]) -> dict[str, str]:
+    """Return {file: id} for relative paths: the shortest form that no other file has.
+
+    It is the name without extension, else with its folder before it, `train/001`, else with its
+    extension, `a.png`, else the whole path.
+    """
+    forms = {}
+    for file in dict.fromkeys(files):
+        folder, name = os.path.split(file)
+        stem = without_extension(name)
+        forms[file] = dict.fromkeys((stem, f"{folder}/{stem}".lstrip("/"), name, file))
+    owners = Counter(itertools.chain.from_iterable(forms.values()))
+    return {file: next((f for f in forms[file] if owners[f] == 1), file) for file in forms}

@@ -23,7 +23,8 @@ REMARKS = {  # kinds that at least 1 % of ROCO's or MedPix's captions have, see 
     ),
     "placeholders": (
         r"^\W*(?:(?:replace|insert|add) (?:this|an?|the)\b.*(?:caption|description).*|in progress"
-        r"|(?:please )?see (?:attached|factoid)\b.*|(?:no )?caption(?: here)?|untitled|x{3,})\W*$"
+        r"|(?:please )?see (?:attached|factoid)(?: \x22?\w+\x22?){0,5}"
+        r"|(?:no )?caption(?: here)?|untitled|x{3,})\W*$"
     ),
 }
 VOWEL = re.compile(r"[aeio]|un(?!i)", re.I)  # after "an"

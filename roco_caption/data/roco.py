@@ -12,17 +12,16 @@ from roco_caption.core import machine
 from roco_caption.core.errors import UserError
 from roco_caption.core.files import files_below
 from roco_caption.data.archive import TABLES, TREE
-from roco_caption.data.cases import folder_cases
+from roco_caption.data.cases import folder_cases, row_cases
+from roco_caption.data.choice import tables_in
 from roco_caption.data.folder import (
-    image_ids,
     list_rows,
     print_left_out,
     read_folder,
-    tables_in,
 )
 from roco_caption.data.images import is_image_file
 from roco_caption.data.kaggle import RECORD, download_roco, mounted_by_colab
-from roco_caption.data.names import match_files
+from roco_caption.data.names import image_ids, match_files
 from roco_caption.data.phantoms.dataset import make_phantoms
 from roco_caption.data.remarks import clean_training
 from roco_caption.data.splits import complete_splits
@@ -183,8 +182,10 @@ def read_dataset(
     rows["id"] = rows.file.map(image_ids(rows.file[rows.reason == ""]))
     own = "case" not in rows and not (root / TREE).is_dir()
     by_folder = folder_cases(rows) if own else {}
-    rows = rows.assign(**by_folder)
-    rows["split"] = complete_splits(rows, seed, unit="folder" if by_folder else "patient")
+    by_row = row_cases(rows) if own and not by_folder else {}
+    rows = rows.assign(**by_folder, **by_row)
+    unit = "folder" if by_folder else "row" if by_row else "patient"
+    rows["split"] = complete_splits(rows, seed, unit)
     if "case" in rows:
         splits = rows[rows.reason == ""].groupby("case").split.nunique()
         if shared := (splits > 1).sum():
@@ -214,7 +215,7 @@ def _frames(rows: pd.DataFrame, limit: int) -> tuple[dict[str, pd.DataFrame], pd
         counts[split] = {"listed": len(listed), "used": kept.id.nunique()}
         counts[split] |= {"captions": len(kept)} if several else {}
         counts[split] |= listed.reason[listed.reason != ""].value_counts().to_dict()
-        counts[split] |= {"over the limit": len(frame) - len(kept)} if limit else {}
+        counts[split] |= {"over the limit": frame.id.nunique() - kept.id.nunique()} if limit else {}
         if several:
             kept["references"] = kept.id.map(kept.groupby("id").caption.agg(list))
         frames[split] = kept.drop_duplicates("id") if split == "test" else kept

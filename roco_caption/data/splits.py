@@ -1,13 +1,62 @@
-"""Holds out images for test and validation where the data do not say which."""
+"""Which split a name means; holds out images for test and validation where nothing says it."""
 
 import hashlib
+import re
+from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
 from roco_caption.core.errors import UserError
 from roco_caption.data.cases import cases_of
+from roco_caption.data.names import match_files
 
+SPLITS = {  # also in German
+    "train": "train", "training": "train", "trainings": "train", "trainingsdaten": "train",
+    "val": "validation", "valid": "validation", "validation": "validation",
+    "validate": "validation", "validierung": "validation", "validierungs": "validation",
+    "validierungsdaten": "validation", "dev": "validation",
+    "test": "test", "testing": "test", "testdaten": "test",
+}  # fmt: skip
+NEUTRAL = {  # words that may stand beside them
+    "", "bilder", "captions", "data", "dataset", "daten", "dicom", "files", "image", "images",
+    "img", "imgs", "jpg", "labels", "png", "radiology", "reports", "scans", "set", "split",
+}  # fmt: skip
 HELD_OUT = 0.1  # share of the images, where there is no test or validation split
+
+
+def split_word(path: str, *, alone: bool = False) -> str:
+    """Return the split that a path names, as "val/images", "val2017" and "val.csv" do, else "".
+
+    With `alone` only where no other word stands beside it, unlike "test_protocol.txt".
+    """
+    parts = path.lower().removesuffix(PurePosixPath(path).suffix.lower()).split("/")[::-1]
+    words = [set(re.split(r"[\W_\d]+", part)) for part in parts]
+    for others in (NEUTRAL,) if alone else (NEUTRAL, None):  # "stress test" may be below "train"
+        for some in words:
+            splits = {SPLITS[word] for word in some & SPLITS.keys()}
+            if len(splits) == 1 and (others is None or some - SPLITS.keys() <= others):
+                return splits.pop()
+    return ""
+
+
+def listed_splits(folder: Path, files: list[str]) -> tuple[dict[str, str], set[Path]]:
+    """Return {file: split} of text files such as train.txt that list names, and these text files.
+
+    Empty unless there is one for training, and another.
+    """
+    splits, lists = dict[str, str](), set()
+    for path in sorted(folder.glob("*.txt")):
+        if split := split_word(path.name, alone=True):
+            names = pd.Series(
+                path.read_text("utf-8", "replace").splitlines(), dtype=str
+            ).str.strip()
+            found = match_files(names[names != ""], files)
+            single = [one[0] for one in found if len(one) == 1]
+            if len(single) > 0.9 * len(found):
+                splits |= dict.fromkeys(single, split)
+                lists.add(path)
+    whole = "train" in splits.values() and len(set(splits.values())) > 1
+    return (splits, lists) if whole else ({}, set())
 
 
 def complete_splits(rows: pd.DataFrame, seed: int, unit: str = "patient") -> pd.Series:
@@ -49,6 +98,6 @@ def complete_splits(rows: pd.DataFrame, seed: int, unit: str = "patient") -> pd.
     numbers = ", ".join(f"{counts[name]:,} {name}" for name in ("train", *reversed(missing)))
     print(f"Split by {unit}, SEED = {seed}: {numbers} images.")
     if unit == "image":
-        print("NOTE: nothing names the patients, so one may be in training and in test. "
+        print("NOTE: no known column names the patients, so one may be in training and in test. "
               "COLUMNS = 'patient=…' names their column.")  # fmt: skip
     return split

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import functools
 import io
+import itertools
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -20,27 +21,23 @@ from roco_caption.data.cells import (
     by_image,
     captions_of,
     holds_images,
-    rows_of_json,
     text_of,
     unescaped,
 )
+from roco_caption.data.columns import (
+    USUAL,
+    file_columns,
+    find_columns,
+    header_at,
+    recognised,
+    remedy_for,
+    unused,
+)
 from roco_caption.data.encodings import decode
+from roco_caption.data.json_rows import rows_of_json
 from roco_caption.data.names import EXTENSION
 from roco_caption.data.quotes import END, HINT, close_quotes, double_quotes, records_of
 
-# Usual names of columns, the best first, without case, spaces, `_` and `-`
-USUAL = {
-    "image": "name image images img imagefile imgfile imagepath imgpath imagename imgname"
-    " imagefilename filename file filepath path fname picture scan bild bildname bilddatei datei"
-    " dateiname"
-    " imageid imgid dicomid dicom id",
-    "caption": "caption captions report reporttext radiologyreport text findings finding"
-    " impression description comment sentence befund befundtext beurteilung bericht"
-    " beschreibung",
-    "split": "split set subset fold partition",
-    "patient": "patientid patientenid patientnummer patientennummer patient subjectid subject"
-    " person caseid case studyid study",
-}
 UNREAD = (".xls", ".xlsb", ".ods", ".numbers")  # tables that would need further packages
 BELOW = ". NOTE: row {} names the columns; those above it are not read"
 MISFIT = "\0 misfit"  # a column: the number of a line that has more fields than the header, else 0
@@ -57,11 +54,16 @@ class Table:
     misfits: pd.Series  # int, as in MISFIT
     places: pd.Series  # str, such as "line 7"
     sheet: str = ""  # of a workbook
+    further: list[str] = field(default_factory=list)  # columns of image files, of other names
+    files: list[str] = field(default_factory=list)  # those that its names may mean
+    more: list[Table] = field(default_factory=list)  # further parts of it, in `rows` as well
 
     def __str__(self) -> str:
         used = {role: columns[0] for role, columns in self.roles.items() if columns}
         roles = ", ".join(f"{role} = {column!r}" for role, column in used.items())
-        return f"{self.path}: {len(self.rows):,} rows; {roles}; {self.how}"
+        parts = [f"{part.sheet or part.path} ({part.how})" for part in self.more[:2]]
+        more = f", and its parts {', '.join(parts)}{', …' * bool(self.more[2:])}" if parts else ""
+        return f"{self.path}: {len(self.rows):,} rows; {roles}; {self.how}{more}"
 
 
 def sheets_of(path: Path) -> list[str]:
@@ -91,17 +93,10 @@ def read_table(
         reader = functools.partial(_read_excel, sheet=sheet) if sheet else reader
         rows, how = reader(path, named if valid else {})
         rows.columns = [str(column).strip() for column in rows.columns]
-        roles = find_columns(rows.columns, named if valid else {})
         if PLACE not in rows:
             rows[PLACE] = np.arange(1, len(rows) + 1)
-        for column in roles["caption"]:
-            how += _unused(rows.columns, column, "caption" in named)
-            rows, note = captions_of(rows.loc[:, ~rows.columns.duplicated()], column)
-            how += note
-        rows = rows.loc[:, ~rows.columns.duplicated()]
-        roles["image"] = _naming(rows, roles["image"], "image" in required)
-        for column in roles["image"][:1]:
-            rows = by_image(rows, column)
+        rows, note, roles, further = _with_roles(rows, named if valid else {}, required)
+        how += note
         places = ("line " if MISFIT in rows else "row ") + rows.pop(PLACE).astype(str)
         misfits = rows.pop(MISFIT) if MISFIT in rows else pd.Series(0, rows.index)
         rows = rows.map(text_of).astype(object)
@@ -116,9 +111,38 @@ def read_table(
         problem = f"but no {lacking[0]} column{name}" if valid else f"and COLUMNS is {columns!r}"
         raise UserError(
             f"{path} has the columns {shown(rows.columns)} ({how}), {problem}. The first row must "
-            f"name the columns. {_remedy(rows, required)}."
+            f"name the columns. {remedy_for(rows, required)}."
         )
-    return Table(path, how, rows, roles, misfits, places, sheet)
+    return Table(path, how, rows, roles, misfits, places, sheet, further)
+
+
+def _with_roles(
+    rows: pd.DataFrame, named: dict[str, str], required: Sequence[str]
+) -> tuple[pd.DataFrame, str, dict[str, list[str]], list[str]]:
+    """Return a row per image and caption, a note, the columns' roles, and `Table.further`."""
+    roles, notes = find_columns(rows.columns, named), ""
+    roles["caption"] = _with_text(rows, roles["caption"])
+    for column in roles["caption"]:
+        notes = unused(rows.columns, column, "caption" in named)
+        rows, note = captions_of(rows.loc[:, ~rows.columns.duplicated()], column)
+        notes += note
+    rows = rows.loc[:, ~rows.columns.duplicated()]
+    further = file_columns(rows, [*itertools.chain(*roles.values()), PLACE, MISFIT])
+    further = [] if "image" in named else further
+    roles["image"] = roles["image"] or further[:1] * (len(further) == 1)
+    roles["image"] = _naming(rows, roles["image"], "image" in required)
+    for column in roles["image"][:1]:
+        rows = by_image(rows, column)
+    return rows, notes, roles, further
+
+
+def _with_text(rows: pd.DataFrame, columns: list[str]) -> list[str]:
+    """Return the first of the columns that has text, as a list; the first one if none has."""
+    for column in columns:
+        cells = rows.loc[:, rows.columns == column].iloc[:, 0]
+        if cells.map(lambda cell: isinstance(cell, (list, np.ndarray)) or text_of(cell)).any():
+            return [column]
+    return columns[:1]
 
 
 def _naming(rows: pd.DataFrame, columns: list[str], required: bool) -> list[str]:
@@ -129,72 +153,19 @@ def _naming(rows: pd.DataFrame, columns: list[str], required: bool) -> list[str]
     return [name for name in columns if name not in held]
 
 
-def _remedy(rows: pd.DataFrame, required: Sequence[str]) -> str:
-    if "image" not in required:
-        return "Name the column of captions `caption`"
-    header = list(rows.columns)
-    roles = f"COLUMNS takes pairs of {', '.join(USUAL)} and a column"
-    if len(header) < 2 or any(EXTENSION.search(name) or len(name) > 30 for name in header):
-        return roles  # these are no names of columns
-    usual = find_columns(header, {})
-    files = rows.map(lambda text: EXTENSION.search(text) is not None).mean()
-    image = (*usual["image"], *files.index[files > 0.5], header[0])[0]
-    others = rows.drop(columns=[image, *usual["split"], *usual["patient"]])
-    words = others.map(lambda text: len(text.split())).mean()
-    if not usual["caption"] and (words.empty or rows.empty):
-        return roles
-    caption = usual["caption"][0] if usual["caption"] else words.idxmax()  # the longest texts
-    return f"{roles}, such as COLUMNS = 'image={image}, caption={caption}'"
-
-
-def _unused(header: Sequence[str], used: str, chosen: bool) -> str:
-    """Return a note on columns that may have captions as well, for `Table.how`."""
-    names = {_plain(used)} if chosen else {*USUAL["caption"].split()}
-    columns = [name for name in header if _plain(re.sub(r"\.\d+$", "", name)) in names]
-    columns.remove(used)
-    return f". NOTE: {used!r} has the captions; not used: {columns}" if columns else ""
-
-
-def find_columns(header: Sequence[str], named: dict[str, str]) -> dict[str, list[str]]:
-    """Return for each role the columns that may have it, the best first; of captions only one."""
-    columns = {_plain(column): column for column in reversed(header)}
-    taken = set(map(_plain, named.values()))
-    roles = {}
-    for role, usual in USUAL.items():
-        free = [name for name in usual.split() if name not in taken]
-        names = [_plain(named[role])] if role in named else free
-        found = [columns[name] for name in names if name in columns]
-        roles[role] = found[:1] if role == "caption" else found
-    return roles
-
-
-def _plain(column: str) -> str:
-    return re.sub(r"[\W_]", "", column).casefold()
-
-
-def _recognised(header: Sequence[str], named: dict[str, str]) -> int:
-    return sum(map(bool, find_columns(header, named).values()))
-
-
-def _header_at(rows: Sequence[Sequence[str]], named: dict[str, str]) -> int:
-    """Return which of the first five rows names columns of images and captions, else 0."""
-    found = [find_columns(row, named) for row in rows[:5]]
-    return next((i for i, roles in enumerate(found) if roles["image"] and roles["caption"]), 0)
-
-
 def _read_text(path: Path, named: dict[str, str]) -> tuple[pd.DataFrame, str]:
     text, encoding = decode(path)
     lines = io.StringIO(f"{text}\n{END}", newline=None).readlines()
     head = [n for n, line in enumerate(lines) if line.strip() and not line.startswith(HINT)][:5]
     top = [lines[n].removesuffix(END) for n in head]
     cells = {s: [next(csv.reader([line], delimiter=s)) for line in top] for s in ",;\t|"}
-    headers = {s: rows[_header_at(rows, named)] for s, rows in cells.items()}
-    separator = max(headers, key=lambda s: (_recognised(headers[s], named), len(headers[s])))
-    skipped = _header_at(cells[separator], named)
-    first, start = top[skipped], head[skipped]
+    headers = {s: rows[header_at(rows, named)] for s, rows in cells.items()}
+    separator = max(headers, key=lambda s: (recognised(headers[s], named), len(headers[s])))
+    skipped = header_at(cells[separator], named)
+    start = head[skipped]
     lines[:start] = ["\n"] * start if skipped else lines[:start]  # so that line numbers stay
-    spaced = f'{separator} "' in first  # quotes after a space are quotes
-    parse = partial(csv.reader, delimiter=separator, skipinitialspace=spaced)
+    parse = partial(csv.reader, delimiter=separator)
+    parse = partial(parse, skipinitialspace=_is_spaced(top[skipped:], separator, parse))
     header = [" ".join(c.split()) for c in _whole_header(lines[start:], parse) if c != END]
     written = len(header)
     while header and not header[-1]:
@@ -206,9 +177,11 @@ def _read_text(path: Path, named: dict[str, str]) -> tuple[pd.DataFrame, str]:
         raise ValueError(f"a quote is never closed, in line {numbered[-1][0]}")
     if written == len(header) and _has_row_names(header, [row for _, row in numbered[1:-1]]):
         header = ["", *header]
-    width, caption_last = len(header), find_columns(header, named)["caption"] == header[-1:]
+    width, caption_last = len(header), find_columns(header, named)["caption"][:1] == header[-1:]
     rows, joined, uneven = [], 0, len({len(row) for _, row in numbered[1:-1]}) > 1
     for line, row in numbered[1:-1]:
+        if len(row) == 1 < width and len(again := next(parse(row), [])) == width:
+            row = again  # a whole line in quotes, as a program for `;` writes it
         misfit = any(cell.strip() for cell in row[width:])
         if uneven and not caption_last and len(row) > max(written, width):
             misfit |= any(cell.startswith(" ") for cell in row)  # after a comma of a text
@@ -216,11 +189,25 @@ def _read_text(path: Path, named: dict[str, str]) -> tuple[pd.DataFrame, str]:
             row, misfit = [*row[: width - 1], separator.join(row[width - 1 :])], False
             joined += 1
         rows.append([*(row + [""] * width)[:width], line, line if misfit else 0])
-    how = f"separator {separator!r}, encoding {encoding}"
+    how = f"separator {separator!r}, encoding {encoding}{_example(text, encoding)}"
     how += BELOW.format(start + 1) if skipped else ""
     how += f". NOTE: {joined:,} captions have the separator without quotes" if joined else ""
     how += f". NOTE: stray quotes in lines {closed} are ignored" if closed else ""
     return pd.DataFrame(rows, columns=[*header, PLACE, MISFIT], dtype=object), how
+
+
+def _is_spaced(lines: list[str], separator: str, parse: Callable) -> bool:
+    """Return whether quotes after a space are quotes: in a header, or if rows fit by that alone."""
+    as_written, spaced = (
+        {len(row) for row in parse(lines, skipinitialspace=skipped)} for skipped in (False, True)
+    )
+    return f'{separator} "' in lines[0] or len(spaced) < len(as_written)
+
+
+def _example(text: str, encoding: str) -> str:
+    """Return a word as it was read, for a person to judge, if the encoding is a guess."""
+    found = re.search(r"\w*[^\x00-\x7f]\w*", text)
+    return f" (as in {found[0]!r:.40})" if found and encoding.lower()[:3] != "utf" else ""
 
 
 def _whole_header(lines: list[str], parse: Callable) -> list[str]:
@@ -243,7 +230,7 @@ def _has_row_names(header: list[str], rows: list[list[str]]) -> bool:
 
 
 def _read_json(path: Path, named: dict[str, str]) -> tuple[pd.DataFrame, str]:
-    return rows_of_json(path.read_text("utf-8-sig"), lambda names: _recognised(names, named) > 0)
+    return rows_of_json(path.read_text("utf-8-sig"), lambda names: recognised(names, named) > 0)
 
 
 def _read_excel(path: Path, named: dict[str, str], sheet: str = "") -> tuple[pd.DataFrame, str]:
@@ -253,9 +240,9 @@ def _read_excel(path: Path, named: dict[str, str], sheet: str = "") -> tuple[pd.
     sheets = {name: sheet.map(unescaped) for name, sheet in sheets.items()}
     grids = {name: sheet[(sheet != "").any(axis=1)] for name, sheet in sheets.items()}
     tops = {name: [[*map(str, row)] for row in grid[:5].values] for name, grid in grids.items()}
-    at = {name: _header_at(top, named) for name, top in tops.items()}
+    at = {name: header_at(top, named) for name, top in tops.items()}
     headers = {name: (*top[at[name] :], [])[0] for name, top in tops.items()}
-    name = max(headers, key=lambda name: _recognised(headers[name], named))
+    name = max(headers, key=lambda name: recognised(headers[name], named))
     rows = grids[name][at[name] + 1 :].set_axis(headers[name], axis=1)
     rows = rows.loc[:, [column.strip() != "" for column in headers[name]]]
     note = BELOW.format(grids[name].index[at[name]] + 1) if at[name] else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from pathlib import Path
@@ -9,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 
 from roco_caption.core.errors import UserError, first_line
+from roco_caption.data.choice import tables_in
 from roco_caption.data.encodings import decode
-from roco_caption.data.folder import tables_in
 from roco_caption.data.kaggle import download_texts
 from roco_caption.data.remarks import without_remarks
 from roco_caption.data.tables import READERS, find_columns, read_table
@@ -106,7 +107,7 @@ def _read(path: Path) -> list[str]:
     names = names and not header[-1].strip().endswith(".")
     if len(header) > 1 and names and find_columns(header, {})["caption"]:
         return _of_table(path)
-    texts = [line.rpartition("\t")[2].strip() for line in lines.splitlines()]
+    texts = [line.rpartition("\t")[2].strip() for line in io.StringIO(lines, newline=None)]
     return [text for text in texts if text]
 
 

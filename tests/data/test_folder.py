@@ -7,7 +7,7 @@ from helpers.dicom_files import write_dicom
 
 from roco_caption.core.errors import UserError
 from roco_caption.data.cases import cases_of
-from roco_caption.data.folder import image_ids
+from roco_caption.data.names import image_ids
 from roco_caption.data.roco import locate_dataset, read_dataset
 
 
@@ -183,7 +183,7 @@ def test_without_a_column_ids_show_the_patient_or_a_note_says_no(tmp_path, capsy
     make_folder(tmp_path, names, [f"{name},text" for name in names])
     frames, _ = read_dataset(tmp_path)
     said = capsys.readouterr().out
-    assert f"Split by {unit}" in said and ("nothing names the patients" in said) == (
+    assert f"Split by {unit}" in said and ("no known column names the patients" in said) == (
         unit == "image"
     )
     rows = together(frames)
@@ -407,6 +407,9 @@ def test_the_table_that_names_the_images_is_taken(tmp_path, capsys):
     make_folder(tmp_path, [], ["0.png,part"], table="part.csv")
     assert set(together(read_dataset(tmp_path)[0]).caption) == {"right"}
     make_folder(tmp_path, ["6.png"], ["6.png,more"], table="more.csv")
+    assert set(together(read_dataset(tmp_path)[0]).caption) == {"right", "more"}
+    assert "more.csv (separator" in capsys.readouterr().out  # a part with other images
+    make_folder(tmp_path, [], ["0.png,right", "6.png,more"], table="more.csv")
     with pytest.raises(UserError, match=r"captions\.csv and .*more\.csv each name images"):
         read_dataset(tmp_path)
 
@@ -551,7 +554,7 @@ def test_sheets_of_splits_are_the_splits(tmp_path, sheets, folder):
 
 
 @pytest.mark.parametrize("sheets", [("2019", "2020"), ("Sheet1", "old"), ("a", "train")])
-def test_other_sheets_with_captions_are_named(tmp_path, capsys, sheets):
+def test_sheets_of_other_images_are_read_and_all_others_named(tmp_path, capsys, sheets):
     names = [f"{i}.png" for i in range(12)]
     make_folder(tmp_path, names, [], "notes.txt")
     parts = {sheet: [["image", "caption"], *([n, sheet] for n in names[k * 7 : k * 7 + 7])]
@@ -561,6 +564,10 @@ def test_other_sheets_with_captions_are_named(tmp_path, capsys, sheets):
         with pytest.raises(UserError, match="sheet 'train'"):
             read_dataset(tmp_path)
     else:
+        assert set(together(read_dataset(tmp_path)[0]).caption) == {*sheets}
+        assert f"its parts {sheets[1]} (sheet {sheets[1]!r})" in capsys.readouterr().out
+        parts[sheets[1]][1] = ["0.png", "again"]  # then the larger one is read
+        workbook(tmp_path / "captions.xlsx", parts)
         assert set(together(read_dataset(tmp_path)[0]).caption) == {sheets[0]}
         assert f"sheet {sheets[1]!r}" in capsys.readouterr().out.split("NOTE: ")[1]
 
@@ -591,7 +598,7 @@ def test_rows_without_a_patient_are_counted(tmp_path, capsys):
     frames, _ = read_dataset(tmp_path)
     assert set(together(frames).set_index("id")["case"]["1"]) == {"P0"}
     read_dataset(with_patients(tmp_path, [""] * 9))  # such a column names no patients
-    assert "nothing names the patients" in capsys.readouterr().out
+    assert "no known column names the patients" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -676,7 +683,7 @@ def test_unknown_words_for_splits_are_listed(tmp_path, capsys, train, test):
     make_folder(tmp_path, names, rows, header="image,caption,split")
     read_dataset(tmp_path)
     said = capsys.readouterr().out
-    assert repr([train, test]) in said and "Known are train, training, val" in said
+    assert repr([train, test]) in said and "Known are train, training, " in said
 
 
 def test_rows_without_a_name_are_known_by_their_line(tmp_path, capsys):

@@ -11,6 +11,7 @@ import pytest
 
 from roco_caption.core.errors import UserError
 from roco_caption.data.cells import unescaped
+from roco_caption.data.folder import list_rows
 from roco_caption.data.names import match_files, without_extension
 from roco_caption.data.tables import read_table
 
@@ -41,9 +42,7 @@ def read(folder, content, name="captions.csv", columns=""):
 )
 def test_captions_keep_their_letters_in_every_encoding(tmp_path, text, encoding, said):
     if said not in ("UTF-8", "utf-16") and "°" not in text:
-        chardet = pytest.importorskip("chardet")
-        if said == "cp1250" and int(chardet.__version__.split(".")[0]) < 7:
-            pytest.skip("older detectors take Polish for Spanish")
+        pytest.importorskip("chardet")
     content = f'name,caption\na.png,"{text}"\nb.png,plain\n'.encode(encoding)
     pairs, table = read(tmp_path, content)
     assert pairs == [("a.png", text), ("b.png", "plain")]
@@ -661,7 +660,9 @@ def test_every_usual_layout_of_json_is_read(tmp_path, content, pairs):
 
 @pytest.mark.parametrize("content", ["{}", '{"a": 1, "b": 2}', '{"a": {"b": "c"}}', '{"a": "b"'])
 def test_other_json_is_refused(tmp_path, content):
-    with pytest.raises(UserError, match=r"captions\.json is not a readable table"):
+    with pytest.raises(
+        UserError, match=r"captions\.json (is not a readable table|has the columns)"
+    ):
         read(tmp_path, content, "captions.json")
 
 
@@ -699,3 +700,56 @@ def test_no_column_of_patients_is_proposed_as_captions(tmp_path):
     assert read_table(path).roles == {
         "image": ["Bilddatei"], "caption": ["Befundtext"], "split": [], "patient": ["PatientenID"]
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("texts", "encoding"),
+    [
+        (["Płyn w lewej jamie opłucnej.", "Złamanie kości promieniowej."], "cp1250"),
+        (["Rentgen hrudníku: bez ložiskových změn, srdce nezvětšeno."], "cp1250"),
+        (["Tüdőkben kóros árnyék nem látható, a szív nem nagyobb, légűr"], "cp1250"),
+        (["Röntgen-Thorax: keine Ergüsse.", "Größe etwa 5 mm, unverändert."], "cp850"),
+        (["Radiografía de tórax.", "Pequeño nódulo en el riñón."], "cp850"),
+        (["Œdème, cœur élargi, épanchement à gauche, où"], "cp1252"),
+        (["Opacità del lobo superiore, più a destra, così"], "cp1252"),
+        (["Kopsuröntgen: ilma põletikuta, süda ei ole suurenenud, täheldatud"], "cp1252"),
+        (["Pulmões sem alterações, coração aumentado, opacificação"], "cp1252"),
+    ],
+)
+@pytest.mark.parametrize("times", [1, 20])
+def test_letters_of_central_europe_and_of_dos_are_kept(tmp_path, texts, encoding, times):
+    pytest.importorskip("chardet")
+    written = [f"{i}.png;{text}" for i, text in enumerate(texts * times)]
+    pairs, table = read(tmp_path, "\n".join(["image;caption", *written, ""]).encode(encoding))
+    assert [text for _, text in pairs] == texts * times
+    assert "(as in '" in table.how  # a person sees one word as it was read
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ('image, caption, patient\na.png, "Chest, normal.", P1\n', "Chest, normal."),
+        ('image,caption,patient\na.png, "Chest, normal.", P1\n', "Chest, normal."),
+        ('image,caption\n"a.png,""Chest, normal."""\n', "Chest, normal."),
+        ("image\tcaption\na.png\tFINDINGS:\\nChest.\\r\\nNormal.\n", "FINDINGS: Chest. Normal."),
+        ("image,caption\na.png,<p>A &lt;5&nbsp;mm.<br/>Crohn&#39;s</p>\n", "A <5 mm. Crohn's"),
+        ("image,caption\na.png,p <b 5 and R&D\n", "p <b 5 and R&D"),
+        ("image,caption\na.png,\\nu and \\theta stay\n", "\\nu and \\theta stay"),
+        ('image;caption\na.png;"[""Chest."", null]"\n', "Chest."),
+        ("image,description,conclusion\na.png,CHEST PA,No effusion.\n", "No effusion."),
+        ("image,caption,report\na.png,,Normal chest.\n", "Normal chest."),
+    ],
+)  # fmt: skip
+def test_captions_are_read_as_a_person_reads_them(tmp_path, content, text):
+    (tmp_path / "a.png").write_bytes(b"x")
+    (tmp_path / "captions.csv").write_bytes(content.encode())
+    rows = list_rows(read_table(tmp_path / "captions.csv"), tmp_path, ["a.png"])
+    assert rows.caption[rows.reason == ""].tolist() == [text]
+
+
+@pytest.mark.parametrize("text", ["\\N", "NA", "n/a", ".", "--", "?", "…"])
+def test_what_is_no_caption_is_left_out(tmp_path, text):
+    content = f"image\tcaption\na.png\t{text}\nb.png\tNormal.\n"
+    (tmp_path / "captions.tsv").write_text(content, "utf-8")
+    rows = list_rows(read_table(tmp_path / "captions.tsv"), tmp_path, ["a.png", "b.png"])
+    assert rows.reason.tolist() == ["no caption", ""]

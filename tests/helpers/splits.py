@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from roco_caption.data import roco
-from roco_caption.data.folder import image_ids
+from roco_caption.data.names import image_ids
 
 
 def read_split(root: str | os.PathLike, split: str) -> tuple[pd.DataFrame, pd.Series]:
