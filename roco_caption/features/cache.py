@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 import zlib
@@ -90,11 +91,16 @@ class FeatureCache:
         return features
 
     def remember(self, features: Features) -> None:
-        """Write the pickle of `load` again if image files got another time, or do without."""
+        """Write the pickle of `load` again if image files got another time, or do without.
+
+        It keeps its own time, so that a copy on a drive is not replaced for that.
+        """
         if self._mark(features):
-            with suppress(UserError):  # a full disk, or one that cannot be written
+            with suppress(UserError, OSError):  # a full disk, or one that cannot be written
+                written = self.path.stat().st_mtime_ns
                 grids = features.grid and features.grid.values
                 self._write(self.path, features, getattr(grids, "checksums", None))
+                os.utime(self.path, ns=(written, written))
 
     def _mark(self, features: Features) -> bool:
         """Enter `self.files`; return whether any were different."""

@@ -97,13 +97,22 @@ def _extract(
         del features  # `join` reads them again
         if missing:
             _encode({name: images[name] for name in missing}, cache, build, batch_size)
-        features = cache.join()
-        if not (missing := features.untried(images)):
+        new = {name: cache.files.pop(name) for name in missing if name in cache.files}
+        features = cache.join()  # parts know the marks of their own images
+        missing = [*features.untried(images), *_of_other_files(features, new)]
+        if not missing:
             return features
     raise UserError(
         f"Features of {len(missing)} images, {missing[0]} among them, were damaged twice while "
         f"being written to {cache.path.parent}. Check its disk or choose another folder."
     )
+
+
+def _of_other_files(features: Features, marks: Mapping[str, FileMark]) -> list[str]:
+    """Return the ids of images whose features are of files with other marks than these."""
+    known = [name for name in marks if name in features]
+    made = features.files[features.places(known)].tolist()
+    return [name for name, mark in zip(known, made, strict=True) if mark != [*marks[name]]]
 
 
 def _most_complete(

@@ -160,8 +160,9 @@ def concatenated(parts: Sequence[Features], encoder: dict[str, Any]) -> Features
             return None
         return LazyRows(Stacked(arrays), rows, identity=f"{kind} {identity}")
 
-    matrix = lazy("features", [part.matrix for part in parts])
-    grid = lazy("grid", [part.grid for part in parts])
+    filled = [part for part in parts if part.ids] or parts
+    matrix = lazy("features", [part.matrix for part in filled])
+    grid = lazy("grid", [part.grid for part in filled])
     files = np.concatenate([part.files for part in parts])[rows] if parts else None
     return Features(list(row), matrix, encoder, skipped, grid, files)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import sys
 import zipfile
 from collections.abc import Callable
@@ -164,7 +165,8 @@ def run_of(path: str | os.PathLike) -> Path:
 def is_synthetic(run: Path) -> bool:
     """Return whether a run was trained on phantoms, as far as its record says."""
     with suppress(UserError, AttributeError):  # missing, damaged, or not the notebook's
-        return str(read_json(run / RECORD).get("data")).startswith("phantoms-")
+        data = str(read_json(run / RECORD).get("data"))
+        return re.fullmatch(r"phantoms-\d+-\d+-\d+-seed\d+", data) is not None
     return False
 
 

@@ -96,14 +96,14 @@ def save_state(model: keras.Model, folder: Path, progress: Progress) -> None:
 
 def save_best(model: keras.Model, folder: Path, progress: Progress) -> None:
     """Keep the model's weights as the best so far, in `progress` and in the captioner's file."""
-    progress.weights = model.get_weights()
-    path = folder / WEIGHTS
+    weights, path = model.get_weights(), folder / WEIGHTS
     plain = keras.Model(model.inputs, model.outputs)  # of `model`, Keras adds the optimizer's
-    size = sum(array.nbytes for array in progress.weights)
+    size = sum(array.nbytes for array in weights)
     with atomic_path(path, size=size, ending=".weights.h5") as aside:
         _prove_room(aside, size)
         plain.save_weights(aside)
-        progress.weights_file = seal(aside)
+        checksum = seal(aside)
+    progress.weights, progress.weights_file = weights, checksum
 
 
 def _prove_room(path: Path, size: int) -> None:
@@ -133,7 +133,8 @@ def load_best(model: keras.Model, folder: Path, progress: Progress) -> None:
     except UserError as error:
         print(f"{error} {remedy}")
     save_best(model, folder, progress)
-    save_state(model, folder, progress)
+    if progress.finished:  # else the model has not the variables of its last step
+        save_state(model, folder, progress)
 
 
 def settings_of(folder: Path) -> dict[str, Any] | None:

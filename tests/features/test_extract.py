@@ -1,5 +1,6 @@
 """The cache is filled as it goes, survives kills, and is never mistaken for another's."""
 
+import os
 import pickle
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from roco_caption.features import cache as cache_module
 from roco_caption.features import extract as extraction
 from roco_caption.features.cache import FeatureCache
 from roco_caption.features.encoder import WeightsUnavailable
+from roco_caption.features.table import Features, concatenated
 
 ROOT = Path(__file__).parents[2]
 
@@ -367,3 +369,43 @@ def test_parts_left_by_a_killed_run_are_joined_without_an_encoder(tmp_path, tiny
     monkeypatch.setattr(extraction, "build_encoder", None)
     assert extract(images, tmp_path).ids == list(images)
     assert not (tmp_path / "vgg16-fc2-random-0.parts").exists()
+
+
+def test_an_exchanged_image_whose_part_is_damaged_is_encoded_again(tmp_path, tiny, monkeypatch):
+    images = make_images(tmp_path / "images", 6)
+    extract(images, tmp_path)
+    Image.fromarray(np.full((64, 64), 200, np.uint8)).save(images["image002"])
+    join, joined = FeatureCache.join, []
+
+    def damaged_once(self):
+        for part in self.folder.glob("*.pkl") if not joined else ():
+            part.write_bytes(part.read_bytes()[:-40])
+        joined.append(self)
+        return join(self)
+
+    monkeypatch.setattr(FeatureCache, "join", damaged_once)
+    made = extract(images, tmp_path)
+    assert len(joined) == 2
+    np.testing.assert_allclose(made.select(["image002"])[0, :3], 200, rtol=1e-3)
+    monkeypatch.setattr(extraction, "build_encoder", None)
+    assert (extract(images, tmp_path).matrix == made.matrix).all()
+
+
+def test_files_with_another_time_do_not_renew_the_caches(tmp_path, tiny, capsys):
+    images = make_images(tmp_path / "images", 4)
+    made = extract(images, tmp_path)
+    (cache,) = tmp_path.glob("*.pkl")
+    os.utime(cache, (1e9, 1e9))
+    for path in images.values():  # as in a new session, which unpacks them again
+        path.write_bytes(path.read_bytes())
+    again = extract(images, tmp_path)
+    assert (again.matrix == made.matrix).all() and (again.files != made.files).any()
+    assert cache.stat().st_mtime == 1e9 and "reused" in capsys.readouterr().out
+
+
+def test_a_part_without_any_readable_image_costs_no_features(tmp_path, tiny):
+    made = extract(make_images(tmp_path / "images", 4), tmp_path)
+    empty = Features([], None, made.encoder, {"bad": "no image"})
+    both = concatenated([made, empty], made.encoder)
+    assert both.ids == made.ids and (both.matrix.values[both.matrix.rows] == made.matrix).all()
+    assert both.skipped == empty.skipped

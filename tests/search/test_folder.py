@@ -214,7 +214,10 @@ def test_a_command_writes_a_table(run, folder, tmp_path, capsys, captioner):
     )
 
 
-@pytest.mark.parametrize(("data", "warned"), [("phantoms-9-9-9-seed1", True), ("roco", False)])
+@pytest.mark.parametrize(
+    ("data", "warned"),
+    [("phantoms-9-9-9-seed1", True), ("roco", False), ("phantoms-study-1a2b3c", False)],
+)
 def test_a_run_on_phantoms_says_that_its_captions_mean_nothing(
     run, folder, tmp_path, capsys, data, warned
 ):

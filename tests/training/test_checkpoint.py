@@ -249,3 +249,44 @@ def test_a_state_that_cannot_be_read_now_is_not_damaged(folder, finished, monkey
         run(folder)
     monkeypatch.undo()
     assert (folder / STATE).exists() and not list(folder.glob("*.damaged"))
+
+
+def stop_after(epochs):
+    def stop(row):
+        if row["epoch"] == epochs:
+            raise KeyboardInterrupt
+
+    return [stop]
+
+
+def test_a_stop_where_the_weights_are_anothers_leaves_the_state_as_it_was(
+    finished, tmp_path, capsys
+):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, epochs=3, callbacks=stop_after(2))
+    with np.load(tmp_path / STATE) as file:
+        before = {name: file[name] for name in file.files}
+    # as a kill leaves it between the weights of a new best epoch and their state
+    checkpoint.save_best(fresh().every_word, tmp_path, Progress({}))
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, epochs=3, callbacks=stop_after(2))
+    assert "written again" in capsys.readouterr().out
+    with np.load(tmp_path / STATE) as file:
+        assert all((file[name] == before[name]).all() for name in before)
+    assert_ends_as(finished, tmp_path)
+
+
+def test_a_stop_while_weights_are_saved_leaves_file_and_progress_together(tmp_path, monkeypatch):
+    first, progress = fresh().every_word, Progress({})
+    checkpoint.save_best(first, tmp_path, progress)
+    saved = progress.weights, progress.weights_file
+    first.set_weights([weight + 1 for weight in first.get_weights()])
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "_prove_room", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save_best(first, tmp_path, progress)
+    assert (progress.weights, progress.weights_file) == saved
+    assert checkpoint.verify(tmp_path / WEIGHTS) == progress.weights_file
