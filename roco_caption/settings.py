@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import math
 import os
+import re
 from collections.abc import Callable
 from functools import partial
 from numbers import Integral
@@ -88,6 +89,9 @@ def _checked(name: str, value: Any) -> Any:
         if is_valid(value):
             return value
     there = f" Relative paths start at {os.getcwd()}." if name in PATHS and value else ""
+    if os.name == "posix" and there and re.match(r"[A-Za-z]:[\\/]", str(value)):
+        drive, rest = str(value)[0].lower(), str(value)[3:].replace("\\", "/")
+        there = f" In WSL it is /mnt/{drive}/{rest}."
     raise UserError(f"{name} must be {valid}, got {value!r}.{there}")
 
 

@@ -241,3 +241,8 @@ def test_a_whole_learning_rate_can_be_overridden_by_another(names, monkeypatch):
     given = names | {"LEARNING_RATE": 1}
     read_settings(given)
     assert given["LEARNING_RATE"] == 0.001
+
+
+def test_a_windows_path_is_translated_for_wsl(names):
+    with pytest.raises(UserError, match="In WSL it is /mnt/c/Daten/Bilder"):
+        read_settings(names | {"DATA_DIR": "C:\\Daten\\Bilder"})

@@ -83,6 +83,7 @@ def mounted_by_colab() -> Path | None:
     command = [sys.executable, "-c", FROM_CACHE, DATASET]
     with contextlib.suppress(OSError, subprocess.SubprocessError, IndexError):
         if importlib.util.find_spec("kagglehub"):
+            print(f"Asking Colab for its own copy of ROCO (at most {CACHE_SECONDS} seconds)")
             options: dict[str, Any] = {"check": True, "capture_output": True, "text": True}
             done = subprocess.run(command, timeout=CACHE_SECONDS, **options)
             return Path(done.stdout.splitlines()[-1])

@@ -28,6 +28,13 @@ from roco_caption.data.splits import complete_splits
 from roco_caption.data.tables import READERS, read_table
 
 SOURCES = "auto", "kaggle", "phantoms"
+MANY = 10_000  # training images that take hours without an accelerator
+NO_GPU = (
+    "This machine has no GPU: features of ROCO's 82,000 images would take 5 hours or more. "
+    "Choose a GPU ({}) and run all cells again. Without one: LIMIT = 500 takes a part of ROCO "
+    "(after the same download), DATA_SOURCE = 'phantoms' a small synthetic set, and "
+    "DATA_SOURCE = 'kaggle' all of ROCO."
+)
 OTHERWISE = "Set DATA_SOURCE = 'phantoms' for a small synthetic set instead."
 
 
@@ -63,6 +70,7 @@ def locate_dataset(
     phantom_counts: tuple[int, int, int] = (768, 48, 300),
     limit: int = 0,
     slow: bool = False,
+    copy: Path | None = None,
     seed: int = 0,
 ) -> Source:
     """Choose the data set, and download or draw it in `folder` where necessary.
@@ -71,22 +79,18 @@ def locate_dataset(
     them. If it is empty, `source` decides: "kaggle" downloads ROCO, "phantoms" draws
     `phantom_counts` images (training, validation, test), and "auto" is the attached data set on
     Kaggle, the download in Colab, and phantoms elsewhere. A mounted copy replaces the download.
-    UserError if there is none, or if it would be all of ROCO in Colab on a machine that is `slow`:
-    without an accelerator.
+    UserError if there is none, or if "auto" would be all of ROCO on a machine that is `slow`,
+    without an accelerator, and its features are neither in `folder` nor in its `copy`.
     """
     if source not in SOURCES:
         raise UserError(f"DATA_SOURCE must be one of {', '.join(SOURCES)}, got {source!r}.")
     if data_dir:
         return _given(data_dir)
+    slow = slow and not limit and not _has_features(folder, copy)
     if source == "auto" and platform == "kaggle":
-        return _attached()
-    if source == "auto" and platform == "colab" and slow and not limit:
-        raise UserError(
-            "This machine has no GPU: features of ROCO's 82,000 images would take 5 hours or more. "
-            "Choose a GPU (Runtime, Change runtime type, T4) and run all cells again. Without one: "
-            "LIMIT = 500 takes a part of ROCO, DATA_SOURCE = 'phantoms' a small synthetic set, and "
-            "DATA_SOURCE = 'kaggle' all of ROCO."
-        )
+        return _attached(slow)
+    if source == "auto" and platform == "colab" and slow:
+        raise UserError(NO_GPU.format("Runtime, Change runtime type, T4"))
     if source == "kaggle" or (source == "auto" and platform == "colab"):
         default = "" if source == "kaggle" else ", the default in Colab"
         roco = Path(folder) / "roco"
@@ -101,6 +105,13 @@ def locate_dataset(
     why = f"PHANTOMS: synthetic images drawn by this notebook, {reason}. Set DATA_SOURCE = "
     why += "'kaggle' to download ROCO (6.2 GB), or DATA_DIR to use your own copy."
     return Source(Path(folder) / name, name, why, synthetic=True)
+
+
+def _has_features(folder: str | os.PathLike, copy: Path | None) -> bool:
+    """Return whether features of ROCO are kept in `folder`, in its copy or in an attached one."""
+    places = [Path(place) / "features" / "roco" for place in (folder, copy) if place]
+    places += machine.attached("features/roco")
+    return any(path for place in places for path in place.glob("*.pkl"))
 
 
 def _given(data_dir: str) -> Source:
@@ -132,8 +143,13 @@ def _has_images(place: Path, below: Path) -> bool:
     return False
 
 
-def _attached() -> Source:
+def _attached(slow: bool) -> Source:
     if root := _containing_all_data(machine.KAGGLE_INPUT):
+        if (
+            slow
+            and sum(1 for _ in os.scandir(root / TREE / "train" / "radiology" / "images")) > MANY
+        ):
+            raise UserError(NO_GPU.format("Settings, Accelerator"))
         return Source(root, "roco", f"Chosen because this notebook has it attached. {OTHERWISE}")
     raise UserError(
         f"No ROCO under {machine.KAGGLE_INPUT}. Attach it (Add Input, search for "

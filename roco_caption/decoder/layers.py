@@ -15,7 +15,7 @@ if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
 Shape = tuple[int | None, ...]
-BLOCK = 64  # words that a search compares at once
+WORD_BLOCK = 64  # words that a search compares at once
 
 
 def filled(layer: layers.Layer, shape: Shape, *weights: np.ndarray) -> layers.Layer:
@@ -32,11 +32,11 @@ def cell_dense(name: str, cells: int, kernel: np.ndarray, bias: np.ndarray) -> l
 
 
 def padded(dense: layers.Dense) -> Callable[[Any], Any]:
-    """Return a dense layer, float (m, k, d) → (m, k, words), whose words `BLOCK` divides.
+    """Return a dense layer, float (m, k, d) → (m, k, words), whose words `WORD_BLOCK` divides.
 
     The units added give -1e9. A search can reshape this output, else it would copy it at each word.
     """
-    missing = -dense.units % BLOCK
+    missing = -dense.units % WORD_BLOCK
     kernel = ops.pad(dense.kernel, [[0, 0], [0, missing]])
     bias = ops.pad(dense.bias, [[0, missing]], constant_values=-1e9)
     # on CPUs, TensorFlow computes a matrix product and this in one pass

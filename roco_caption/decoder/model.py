@@ -22,7 +22,7 @@ from roco_caption.decoder.ratings import Ratings
 from roco_caption.decoder.scaler import FeatureScaler, fit_scaler
 from roco_caption.features.table import arrays_of, images_digest
 
-BLOCK = 256  # images processed at once
+IMAGE_BLOCK = 256  # images processed at once
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
@@ -289,7 +289,7 @@ def fit_scalers(
         fitted["scaler_grid"] = fit_scaler(grids, scaler.components)
         scaler.set_weights(fitted["scaler_grid"])
         if concepts is not None:
-            blocks = [rows[i : i + BLOCK] for i in range(0, len(rows), BLOCK)]
+            blocks = [rows[i : i + IMAGE_BLOCK] for i in range(0, len(rows), IMAGE_BLOCK)]
             scaled = np.concatenate([scaler(grids[block].astype(np.float32)) for block in blocks])
             offset, slopes, of_cells = fit_concepts(scaled, known[0], concepts.count, known[1])
             fitted["concepts_grid"] = offset, slopes, of_cells.words

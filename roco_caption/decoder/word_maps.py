@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from roco_caption.core.errors import UserError
-from roco_caption.decoder.model import BLOCK, Decoder, Ensemble
+from roco_caption.decoder.model import IMAGE_BLOCK, Decoder, Ensemble
 from roco_caption.features.table import arrays_of
 from roco_caption.text.tokenizer import END, PAD, CaptionTokenizer
 
@@ -52,10 +52,10 @@ def word_maps(
     slopes = projection.reshape(*offset.shape, -1)
     window = _window(cells)
     tokens = tokenizer.encode(captions)
-    for start in range(0, len(tokens), BLOCK):
-        block = np.asarray(grids[start : start + BLOCK], np.float32)
+    for start in range(0, len(tokens), IMAGE_BLOCK):
+        block = np.asarray(grids[start : start + IMAGE_BLOCK], np.float32)
         centred = np.asarray(parts["scaler_grid"](block)) - offset
-        for grid, row in zip(centred, tokens[start : start + BLOCK], strict=True):
+        for grid, row in zip(centred, tokens[start : start + IMAGE_BLOCK], strict=True):
             row = row[row > END]
             weights = np.zeros((len(row), cells), np.float32)
             for k, word in enumerate(row.tolist()):

@@ -191,14 +191,15 @@ def slips(references: Sequence[str | Sequence[str]], hypotheses: Sequence[str]) 
     "modality": both captions name one, but not the same. "side": one says only left, the other only
     right. "negation": the hypothesis asserts a word that the reference only rules out. "number": it
     has a number that no reference has. One reference that supports the hypothesis is enough.
-    NaN where no reference names a modality or a side, and for negations unless `are_english`.
+    NaN unless `are_english`, except for numbers, and where no reference names a modality or a side.
     """
     rows = [_slips_of(*pair) for pair in zip(references, hypotheses, strict=True)]
     shares = pd.DataFrame(rows).mean().rename("slips")
     texts = [text for each in references for text in ([each] if isinstance(each, str) else each)]
     shares["modality"] = shares["modality"] if any(map(modality_of, texts)) else math.nan
     shares["side"] = shares["side"] if any(map(_sides, texts)) else math.nan
-    shares["negation"] = shares["negation"] if are_english(texts) else math.nan
+    if not are_english(texts):
+        shares[["modality", "side", "negation"]] = math.nan
     return shares
 
 

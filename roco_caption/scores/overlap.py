@@ -19,7 +19,7 @@ _BETA, _SIGMA = 1.2, 6.0  # pycocoevalcap's, of ROUGE-L and CIDEr-D
 _OTHER_LETTER = re.compile(r"(?!\p{Latin}|\p{Greek})\p{L}")
 
 
-class References:
+class CountedReferences:
     """The references of n images, counted once for all captions that are compared with them."""
 
     def __init__(self, lists: tuple[tuple[str, ...], ...]) -> None:
@@ -100,9 +100,9 @@ class References:
 
 
 @lru_cache(maxsize=1)
-def counted(references: tuple[tuple[str, ...], ...]) -> References:
-    """Return the `References`, which the tables of one test split share."""
-    return References(references)
+def counted(references: tuple[tuple[str, ...], ...]) -> CountedReferences:
+    """Return the `CountedReferences`, which the tables of one test split share."""
+    return CountedReferences(references)
 
 
 def _sums(parts: np.ndarray, values: np.ndarray, captions: int) -> np.ndarray:

@@ -27,7 +27,11 @@ TRUNCATED = 1e4  # nats subtracted from the score of a caption without an end
 
 @dataclass(frozen=True)
 class Search:
-    """How captions are decoded; one beam without `no_repeat` is greedy search."""
+    """How captions are decoded.
+
+    One beam without `no_repeat` and `neighbours` is greedy search: `caption_features` then ends a
+    caption where its end is most probable. A beam search of one beam may go on past such an end.
+    """
 
     beams: int = 3
     length_power: float = 1.0  # see `_score`; 0 ranks captions by log-probability alone

@@ -18,7 +18,7 @@ from roco_caption.core.errors import UserError, at_least, memory_for
 from roco_caption.core.machine import has_accelerator
 from roco_caption.core.progress import BAR_SECONDS, progress_bar
 from roco_caption.data.images import ImageError
-from roco_caption.decoder.layers import BLOCK, on_tensorflow_cpu
+from roco_caption.decoder.layers import WORD_BLOCK, on_tensorflow_cpu
 from roco_caption.decoder.model import Decoder, Ensemble
 from roco_caption.features.encoder import build_encoder
 from roco_caption.features.extract import encode_files
@@ -273,7 +273,7 @@ class Captioner:
 
 def _images_at_once(beams: int, vocab_size: int) -> int:
     count = ROWS * FEW_BEAMS // max(beams, FEW_BEAMS)
-    words = -(-vocab_size // BLOCK) * BLOCK  # as `padded` makes them
+    words = -(-vocab_size // WORD_BLOCK) * WORD_BLOCK  # as `padded` makes them
     return max(1, min(count, LOGITS // (beams * words)) if on_tensorflow_cpu() else count)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from roco_caption.decoder.layers import BLOCK
+from roco_caption.decoder.layers import WORD_BLOCK
 from roco_caption.decoder.model import Step
 from roco_caption.text.tokenizer import END, PAD, START, UNKNOWN
 
@@ -93,7 +93,7 @@ def likeliest(
     Args:
         logits: of the next words of `k` beginnings of each of `m` captions, (m, k, vocab_size).
         log_p: of the beginnings, float32 (m, k).
-        count: words to find per caption, of all its beginnings together; at most `BLOCK * k`.
+        count: words to find per caption, of all its beginnings together; at most `WORD_BLOCK * k`.
         end_penalty: subtracted from an end's log-probability, in nats.
         barred: words that may not follow, int32 (m, k, j), padded with `PAD`.
 
@@ -116,7 +116,10 @@ def likeliest(
     wanted = (min if isinstance(hidden, int) else ops.minimum)(count + hidden, k * each)
     _, chosen = ops.top_k(ops.reshape(best, (m, k * each)), wanted)
     chosen = ops.cast(chosen, "int32")[:, :, None]
-    tokens, origins = chosen % each * BLOCK + ops.arange(BLOCK, dtype="int32"), chosen // each
+    tokens, origins = (
+        chosen % each * WORD_BLOCK + ops.arange(WORD_BLOCK, dtype="int32"),
+        chosen // each,
+    )
     words = picked(blocks, chosen[:, :, 0])
     words = words - picked(total, origins[:, :, 0]) + picked(log_p[:, :, None], origins[:, :, 0])
     allowed = tokens > UNKNOWN
@@ -133,18 +136,18 @@ def likeliest(
         ops.concatenate(
             [ops.where(possible(words), tokens, PAD), ops.full_like(beginnings, END)], axis=1
         ),
-        ops.concatenate([picked(origins[:, :, 0], found // BLOCK), beginnings], axis=1),
+        ops.concatenate([picked(origins[:, :, 0], found // WORD_BLOCK), beginnings], axis=1),
     )
 
 
 def _blocks(logits: Any) -> tuple[Any, int]:
-    """Return logits (m, k, words) as blocks (m, k * each, BLOCK), and `each`."""
+    """Return logits (m, k, words) as blocks (m, k * each, WORD_BLOCK), and `each`."""
     (m, k), words = ops.shape(logits)[:2], logits.shape[2]
-    each = -(-words // BLOCK)
-    if words % BLOCK:
-        missing = [[0, 0], [0, 0], [0, -words % BLOCK]]
+    each = -(-words // WORD_BLOCK)
+    if words % WORD_BLOCK:
+        missing = [[0, 0], [0, 0], [0, -words % WORD_BLOCK]]
         logits = ops.pad(logits, missing, constant_values=IMPOSSIBLE)
-    return ops.reshape(logits, (m, k * each, BLOCK)), each
+    return ops.reshape(logits, (m, k * each, WORD_BLOCK)), each
 
 
 def _without_padding(barred: Any) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 
 from roco_caption.core.errors import UserError, first_line
 from roco_caption.core.files import atomic_open
-from roco_caption.decoder.model import BLOCK, Decoder, Ensemble
+from roco_caption.decoder.model import IMAGE_BLOCK, Decoder, Ensemble
 from roco_caption.features.table import arrays_of, sampled, to_float16
 from roco_caption.scores.baselines import neighbours
 from roco_caption.search.beam import Search
@@ -149,8 +149,8 @@ def image_vectors(
     arrays = arrays_of(features)
     rows = np.arange(len(arrays[0])) if rows is None else rows
     vectors = []
-    for start in range(0, len(rows), BLOCK):
-        block = tuple(np.asarray(a[rows[start : start + BLOCK]], np.float32) for a in arrays)
+    for start in range(0, len(rows), IMAGE_BLOCK):
+        block = tuple(np.asarray(a[rows[start : start + IMAGE_BLOCK]], np.float32) for a in arrays)
         vectors.append(np.asarray(decoder.vector(block)))
     return np.concatenate(vectors)
 

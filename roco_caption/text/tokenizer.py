@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ from roco_caption.text import words as spelling
 PAD, START, END, UNKNOWN = range(4)
 SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
 TIMES = {"×", "x", "*", "by"}
+MANY_TRUNCATED = 0.15  # share of the captions
 MOST_WORDS = 100_000  # upper bound, guards against corrupt files
 
 
@@ -47,7 +49,13 @@ class CaptionTokenizer:
         Words rarer than `min_frequency` become `<unk>`; if all are, a UserError says so.
         """
         captions = list(captions)
-        counts = Counter(word for caption in captions for word in spelling.token_names(caption))
+        named = [spelling.token_names(caption) for caption in captions]
+        counts = Counter(itertools.chain.from_iterable(named))
+        truncated = sum(len(names) > max_words for names in named) / max(len(named), 1)
+        if truncated > MANY_TRUNCATED:
+            print(f"NOTE: {truncated:.0%} of the training captions have more than MAX_WORDS = "
+                  f"{max_words} words and lose their ends. Raise it, or choose a column of shorter "
+                  "texts (COLUMNS = 'caption=…').")  # fmt: skip
         # by frequency, then alphabet, so that the numbers do not depend on the captions' order
         ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         words = [word for word, count in ranked if count >= min_frequency]

@@ -18,8 +18,6 @@ from roco_caption.text.tokenizer import PAD
 from roco_caption.training.checkpoint import Progress, variables_of
 from roco_caption.training.loss import weighted_loss
 
-Batch = tuple[tuple[np.ndarray, ...], np.ndarray]
-
 
 def plan(lengths: np.ndarray, *, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
     """Divide the captions into batches of nearly equal length, differently in every epoch.
@@ -46,24 +44,15 @@ def plan(lengths: np.ndarray, *, batch_size: int, seed: int, epoch: int) -> list
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def take(features: Any, tokens: np.ndarray, rows: np.ndarray, multiple: int = 1) -> Batch:
-    """Return one batch, cut to its longest caption.
+def cut(tokens: np.ndarray, multiple: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Return captions cut to the longest, as int32 (b, t) to read and (b, t) to predict.
 
-    Args:
-        features, tokens: as in `CaptionData`.
-        rows: which captions, int (b,).
-        multiple: the number of columns is rounded up to it, for fewer different shapes.
-
-    Returns:
-        `((features float32 (b, ...), …, tokens_in int32 (b, t)), tokens_out int32 (b, t))`;
-        `tokens_out[:, i]` is the word that follows `tokens_in[:, : i + 1]`.
+    `predict[:, i]` is the word that follows `read[:, : i + 1]`. The number of columns is rounded up
+    to a `multiple`, for fewer different shapes.
     """
-    tokens = tokens[rows]
     longest = int((tokens != PAD).sum(axis=1).max()) - 1
     columns = min(-(-longest // multiple) * multiple, tokens.shape[1] - 1)
-    inputs, outputs = tokens[:, :columns], tokens[:, 1 : columns + 1]
-    images = (array[rows].astype(np.float32, copy=False) for array in arrays_of(features))
-    return (*images, inputs), outputs
+    return tokens[:, :columns], tokens[:, 1 : columns + 1]
 
 
 class Replicas:
@@ -102,12 +91,12 @@ class Replicas:
         """Return this machine's part of a batch, and the words of the whole batch.
 
         Returns:
-            Inputs and targets as `take` returns them, with equally many rows for each device,
-            padded with captions without words, and each target's weight, float32, 0 for padding;
-            and the number of words that count.
+            Images, float32 (b, ...), and inputs; targets, see `cut`; and each target's weight,
+            float32, 0 for padding. They have equally many rows for each device, padded with
+            captions without words. And the number of words that count.
         """
         # equally long on every machine, so that all compile at the same step
-        (inputs,), targets = take((), tokens, rows, self.multiple)
+        inputs, targets = cut(tokens[rows], self.multiple)
         each = -(-len(rows) // self.count) * self.local
         places = np.arange(self.rank * each, (self.rank + 1) * each)
         part = places % len(rows)

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from roco_caption.core.errors import UserError
-from roco_caption.decoder.model import BLOCK, Decoder
+from roco_caption.decoder.model import IMAGE_BLOCK, Decoder
 from roco_caption.decoder.ratings import Ratings
 from roco_caption.features.table import LazyRows, arrays_of, to_float16
 
@@ -68,8 +68,8 @@ class CaptionData:
             return self
         arrays, n = arrays_of(self.features), len(self.tokens)
         rated = np.empty((n, decoder.rated_size), np.float16)
-        for start in range(0, n, BLOCK):
-            part = slice(start, start + BLOCK)
+        for start in range(0, n, IMAGE_BLOCK):
+            part = slice(start, start + IMAGE_BLOCK)
             block = tuple(np.asarray(array[part], np.float32) for array in arrays)
             rated[part] = to_float16(np.asarray(decoder.rate(block)))
         if self.ratings is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -40,6 +41,7 @@ COMMON = (
     RECORD, HISTORY, "captions.csv", "scores.csv", "tokenizer.json", "consensus.npz",
     "model_card.md", "decoder.keras",
 )  # fmt: skip
+SHOWN = "batch_size", "learning_rate", "seed", "units", "embedding_size"
 COLUMNS = ["epochs", "val_loss", "CIDEr", "finished"]  # of `list_runs`
 
 
@@ -162,18 +164,34 @@ def _refuse_others(folder: Path) -> None:
         )
 
 
-def list_runs(parent: str | os.PathLike) -> pd.DataFrame:
-    """Return the runs below a folder, the newest first, from the files in their folders.
+def list_runs(parent: str | os.PathLike, copy: Path | None = None) -> pd.DataFrame:
+    """Return the runs below a folder, in its copy and attached on Kaggle, the newest first.
 
     Returns:
         One row per run, by its folder's name: `epochs` done, lowest `val_loss` in nats per word,
-        `CIDEr` on the test split, and when its captioner was `finished`; empty where unknown.
+        `CIDEr` on the test split, when its captioner was `finished`, empty where unknown; and the
+        settings in which the runs differ.
     """
-    folders = [path.parent for path in Path(parent).glob(f"*/{RECORD}")]
-    rows = {folder.name: _summary(folder) for folder in folders}
+    places = [*attached("checkpoints"), *([copy / "checkpoints"] if copy else []), Path(parent)]
+    found = (path.parent for place in places for path in place.glob(f"*/{RECORD}"))
+    folders = {folder.name: folder for folder in found}
+    rows = {name: _summary(folder) for name, folder in folders.items()}
     table = pd.DataFrame.from_dict(rows, orient="index", columns=COLUMNS)
+    settings = pd.DataFrame.from_dict(
+        {name: _settings(folder) for name, folder in folders.items()}, orient="index"
+    )
+    table = table.join(settings.loc[:, settings.nunique() > 1])
     table.index.name = "run"
     return table.sort_values("finished", ascending=False)
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """Return the settings of a run that users change most, as far as its record has them."""
+    with contextlib.suppress(UserError, LookupError, TypeError):  # damaged, or of another program
+        record = read_json(folder / RECORD)
+        known = record["trainings"][0] | record.get("decoder", {})
+        return {name: known[name] for name in SHOWN if name in known}
+    return {}
 
 
 def _summary(folder: Path) -> list[Any]:

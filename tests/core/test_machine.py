@@ -429,3 +429,10 @@ def test_a_folder_that_is_not_on_drive_is_pointed_out(drive, tmp_path, monkeypat
     monkeypatch.setattr(machine, "find_platform", lambda: "local")
     drive_folder(folder.format(tmp_path))  # a folder that is synchronised some other way
     assert capsys.readouterr().out == ""
+
+
+def test_colab_without_a_drive_says_what_is_lost(drive, capsys, monkeypatch):
+    assert drive_folder("") is None
+    assert "go with this session" in capsys.readouterr().out
+    monkeypatch.setattr(machine, "find_platform", lambda: "local")
+    assert drive_folder("") is None and capsys.readouterr().out == ""

@@ -428,3 +428,35 @@ def test_lines_that_do_not_fit_are_named(tmp_path, capsys):
     path.write_text("id,caption,name\n1,Chest X-ray, PA view,a.png\n2,x,b.png\n")
     read_dataset(tmp_path)
     assert "left out: 'line 2' (does not fit the header)." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("platform", ["colab", "kaggle"])
+def test_all_of_roco_without_an_accelerator_stops_before_hours_of_features(
+    tmp_path, monkeypatch, platform
+):
+    monkeypatch.setattr(machine, "KAGGLE_INPUT", tmp_path / "input")
+    monkeypatch.setattr(roco, "MANY", 2)
+    monkeypatch.setattr(roco, "mounted_by_colab", lambda: None)
+    monkeypatch.setattr(roco, "download_roco", lambda folder: folder)
+    images = make_roco(tmp_path / "input") / "all_data" / "train" / "radiology" / "images"
+    for i in range(3):
+        (images / f"more{i}.jpg").touch()
+    if platform == "colab":
+        (tmp_path / "input").rename(tmp_path / "elsewhere")
+    options = {"platform": platform, "slow": True}
+    with pytest.raises(UserError, match=r"no GPU.*(Runtime|Accelerator).*LIMIT"):
+        locate_dataset(tmp_path, **options)
+    for other in ({"limit": 5}, {"source": "kaggle"}, {"slow": False}):
+        assert locate_dataset(tmp_path, **options | other).name == "roco"
+    drive = tmp_path / "drive"
+    with pytest.raises(UserError, match="no GPU"):  # DRIVE_DIR, but nothing in it yet
+        locate_dataset(tmp_path, **options, copy=drive)
+    (drive / "features" / "roco").mkdir(parents=True)
+    (drive / "features" / "roco" / "vgg16.pkl").touch()
+    assert locate_dataset(tmp_path, **options, copy=drive).name == "roco"
+
+
+def test_a_small_attached_data_set_needs_no_accelerator(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "KAGGLE_INPUT", tmp_path / "input")
+    make_roco(tmp_path / "input")
+    assert locate_dataset(tmp_path, platform="kaggle", slow=True).name == "roco"

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from roco_caption.decoder import scaler as scaling
-from roco_caption.decoder.layers import BLOCK
+from roco_caption.decoder.layers import WORD_BLOCK
 from roco_caption.decoder.model import build_decoder
 from roco_caption.decoder.scaler import FeatureScaler, fit_scaler
 from roco_caption.search.greedy import greedy_search, possible
@@ -114,7 +114,7 @@ def test_stepping_word_by_word_gives_the_training_view(decoder, batch):
         known, beyond = np.split(next_word[:, 0], [logits.shape[2]], axis=1)
         np.testing.assert_allclose(known, logits[:, i], atol=1e-5)
         assert not possible(beyond).any()
-        assert next_word.shape[2] % BLOCK == 0
+        assert next_word.shape[2] % WORD_BLOCK == 0
 
 
 def test_greedy_search_is_the_classic_loop(decoder, batch):

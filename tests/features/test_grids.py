@@ -13,7 +13,7 @@ from roco_caption.features import extract as extraction
 from roco_caption.features.cache import FeatureCache, GridFile, write_grid
 from roco_caption.features.table import LazyRows
 from roco_caption.text.tokenizer import END, START
-from roco_caption.training.batches import take
+from roco_caption.training.batches import Replicas
 
 GRIDS = "vgg16-fc2-block5_conv3-random-0.npy"
 
@@ -43,7 +43,9 @@ def test_batches_take_their_rows_of_both_kinds(tmp_path):
     )
     tokens = np.array([[START, 4, END]] * 3, np.int32)
     pooled = np.arange(6, dtype=np.float16).reshape(3, 2)
-    (images, grids, inputs), targets = take((pooled, grid), tokens, np.array([1, 0]))
+    whole = Replicas.__new__(Replicas)
+    whole.rank, whole.count, whole.local, whole.multiple = 0, 1, 1, 1
+    ((images, grids, inputs), targets, _), _ = whole.batch((pooled, grid), tokens, np.array([1, 0]))
     assert images.tolist() == [[2, 3], [0, 1]] and grids.dtype == np.float32
     assert grids[:, 0].tolist() == [[0, 10], [16, 170]]
     assert inputs.tolist() == [[START, 4]] * 2 and targets.tolist() == [[4, END]] * 2

@@ -191,3 +191,14 @@ def test_most_of_rocos_captions_state_modality_and_region():
     captions = [line.split("\t", 1)[1] for line in lines[::4] if "\t" in line]
     assert sum(modality_of(caption) != "" for caption in captions) / len(captions) > 0.75
     assert sum(region_of(caption) != "" for caption in captions) / len(captions) > 0.75
+
+
+def test_slips_in_another_language_are_not_zero_but_unknown():
+    references = [
+        "CT des Thorax ohne Erguss",
+        "Röntgen des Thorax",
+        "MRT des Kopfes",
+        "Sonographie",
+    ]
+    rates = slips(references, ["CT des Abdomens", "CT", "MRT", "MRT"])
+    assert rates[["modality", "side", "negation"]].isna().all()

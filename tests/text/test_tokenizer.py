@@ -201,3 +201,10 @@ def test_real_captions_survive_the_round_trip():
     assert (
         decoded.str.contains(r"\bCT\b").mean() > 0.1 and not decoded.str.contains(r"\bct\b").any()
     )
+
+
+@pytest.mark.parametrize(("long", "said"), [(4, True), (1, False)])
+def test_many_truncated_captions_are_pointed_out(capsys, long, said):
+    captions = ["one two three four five six"] * long + ["one two three"] * (10 - long)
+    CaptionTokenizer.fit(captions, min_frequency=1, max_words=5)
+    assert ("40% of the training captions" in capsys.readouterr().out) == said

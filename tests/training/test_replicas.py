@@ -16,7 +16,7 @@ from helpers.toy_training import fresh, toy
 from roco_caption.core.errors import UserError
 from roco_caption.features import extract
 from roco_caption.text.tokenizer import PAD
-from roco_caption.training.batches import Replicas, take
+from roco_caption.training.batches import Replicas, cut
 from roco_caption.training.checkpoint import Progress
 from roco_caption.training.loop import train
 
@@ -100,7 +100,7 @@ def test_two_processes_train_as_one_and_continue_after_a_kill(tmp_path, on_one_d
 
 def test_the_parts_of_a_batch_are_the_batch():
     captions, rows = toy(40, 0), np.arange(3, 20)
-    (features_, tokens), targets = take(captions.features, captions.tokens, rows)
+    tokens, targets = cut(captions.tokens[rows])
     parts = []
     for rank in range(3):
         part = Replicas.__new__(Replicas)
@@ -109,7 +109,7 @@ def test_the_parts_of_a_batch_are_the_batch():
         assert parts[-1][1] == (targets != PAD).sum()
         assert len(parts[-1][0][1]) == 6  # 3 for each of two devices
     joined = [np.concatenate(arrays) for arrays in zip(*(p[0][0] for p in parts), strict=True)]
-    assert (joined[0][:17] == features_).all() and (joined[1][:17] == tokens).all()
+    assert (joined[0][:17] == captions.features[rows]).all() and (joined[1][:17] == tokens).all()
     of_all = np.concatenate([part[0][1] for part in parts])
     assert (of_all[:17] == targets).all() and (of_all[17:] == PAD).all()
 

@@ -321,3 +321,17 @@ def test_a_decoder_that_was_trained_before_starts_afresh(tmp_path):
     for again in (run(tmp_path / "a", decoder, retrain=True), run(tmp_path / "b", decoder)):
         pd.testing.assert_frame_equal(again[0], history)
         assert all((a == b).all() for a, b in zip(again[1], weights, strict=True))
+
+
+def test_runs_on_drive_and_in_attached_outputs_are_listed_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "KAGGLE_INPUT", tmp_path / "input")
+    places = (
+        tmp_path / "here",
+        tmp_path / "drive" / "checkpoints",
+        tmp_path / "input/v1/checkpoints",
+    )
+    made = [run_folder(p, "toy", record(epochs=k + 1, seed=k)) for k, p in enumerate(places)]
+    made.append(run_folder(places[1], "toy", record(epochs=1, seed=0)))  # the copy of the first
+    table = list_runs(places[0], tmp_path / "drive")
+    assert {*table.index} == {folder.name for folder in made} and len(table) == 3
+    assert {*table.seed} == {0, 1, 2} and "learning_rate" not in table  # which does not differ
