@@ -199,6 +199,7 @@ def write_kagglehub(monkeypatch, folder: Path, code: str) -> None:
     monkeypatch.setenv("PYTHONPATH", str(package.parent))
 
 
+ASKING = "Asking Colab for its own copy of ROCO (at most {} seconds)\n"
 RESOLVER = """
 import os, sys, time
 class DatasetColabCacheResolver:
@@ -214,7 +215,7 @@ class DatasetColabCacheResolver:
 def test_colab_mounts_its_own_copy(tmp_path, monkeypatch, capfd, answer):
     write_kagglehub(monkeypatch, tmp_path, RESOLVER.format(f"return {answer}"))
     assert kaggle.mounted_by_colab() == Path("/kaggle/input/roco")
-    assert capfd.readouterr() == ("", "")
+    assert capfd.readouterr() == (ASKING.format(90), "")
 
 
 @pytest.mark.parametrize(
@@ -233,7 +234,7 @@ def test_whatever_goes_wrong_with_colabs_copy_is_silent(tmp_path, monkeypatch, c
     write_kagglehub(monkeypatch, tmp_path, code)
     start = time.monotonic()
     assert kaggle.mounted_by_colab() is None and time.monotonic() - start < 15
-    assert capfd.readouterr() == ("", "")
+    assert capfd.readouterr() == (ASKING.format(2), "")
 
 
 def test_without_kagglehub_no_process_is_started(monkeypatch):
