@@ -52,17 +52,22 @@ def folder_cases(rows: pd.DataFrame) -> dict[str, pd.Series]:
 
 
 def row_cases(rows: pd.DataFrame) -> dict[str, pd.Series]:
-    """Return {"case": each image's row in the table} where rows name several images, else {}.
+    """Return {"case": the first image of each one's row} where rows name several images, else {}.
 
-    Such are the views of one examination. Not if ids name cases.
+    Such are the views of one examination, if they are few. Not if ids name cases, or splits are
+    given.
     """
     used = rows[rows.reason == ""]
-    several = used.groupby("row").file.nunique() > 1
-    if not several.any() or cases_of(used.drop_duplicates("file").id).duplicated().any():
+    images = used.groupby("row").file.nunique()
+    few = len(images) and images.max() > 1 and images[images > 1].mean() <= IMAGES_PER_CASE
+    if not few or (rows.split != "").any():
+        return {}
+    if cases_of(used.drop_duplicates("file").id).duplicated().any():
         return {}
     print("NOTE: no known column names the patients, so images of one row count as one patient's. "
           "COLUMNS = 'patient=…' names their column.")  # fmt: skip
-    return {"case": rows.groupby("file").row.transform("first")}
+    first = used.groupby("row").file.min()  # unlike a row's number it stays if rows are added
+    return {"case": rows.groupby("file").row.transform("first").map(first).fillna(rows.file)}
 
 
 def _patients_folders(files: pd.Series, splits: pd.Series) -> pd.Series | None:

@@ -16,8 +16,10 @@ MISSING = {
     "\\n", "na", "nan", "n/a", "<na>", "n.a.", "none", "null", "-",
     "#n/a", "#name?", "#ref!", "#value!", "#null!", "#div/0!", "#num!",
 }  # fmt: skip
-TAGS = r"</?(?:b|br|div|em|i|li|ol|p|span|strong|sub|sup|u|ul)\b[^<>]*>"
-HTML = re.compile(rf"{TAGS}|&(?:[a-z]+|#\d+|#x[\da-f]+);", re.I)
+_ATTRIBUTES = r"(?:\s+[\w-]+=(?:\"[^\"<>]*\"|'[^'<>]*'|[^\s<>]+))*\s*/?>"
+INLINE = rf"</?(?:a|b|em|font|i|span|strong|sub|sup|u){_ATTRIBUTES}"
+BLOCK = rf"</?(?:br|div|h[1-6]|li|ol|p|table|tbody|td|th|tr|ul){_ATTRIBUTES}"
+HTML = re.compile(rf"{INLINE}|{BLOCK}|&(?:[a-z]+|#\d+|#x[\da-f]+);", re.I)
 PLACE = "\0 place"  # a column: the number of the line or row in the file
 
 
@@ -35,7 +37,8 @@ def plain_text(text: str) -> str:
     if "\\" in text:
         text = re.sub(r"(\\r)?\\n(?![a-z])|\\[rt](?![a-z])", " ", text)  # no LaTeX, as \nu
     if HTML.search(text):
-        text = html.unescape(re.sub(TAGS, " ", text, flags=re.I))
+        text = re.sub(BLOCK, " ", re.sub(INLINE, "", text, flags=re.I), flags=re.I)
+        text = html.unescape(text)
     return " ".join(text.split())
 
 

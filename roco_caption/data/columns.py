@@ -16,16 +16,19 @@ USUAL = {
     " datei dateiname dateipfad"
     " imageid imgid dicomid dicom id",
     "caption": "caption captions report reporttext radiologyreport text findings finding"
-    " impression sectionfindings sectionimpression conclusion interpretation opinion narrative"
-    " transcription diagnosis description comment sentence befund befundtext befundbericht"
-    " beurteilung bericht beschreibung diagnose",
+    " impression sectionfindings sectionimpression conclusion interpretation narrative"
+    " transcription description comment sentence befund befundtext befundbericht beurteilung"
+    " bericht beschreibung",
     "split": "split set subset fold partition aufteilung teilmenge datensatz",
     "patient": "patientid patientenid patientnummer patientennummer patientnr patientennr patnr"
-    " patientnumber patientno patientuid patientkey patid pid mrn deidpatientid anonpatientid"
-    " patient subjectid subject person fallnummer fallnr fallid caseid case studyid study",
+    " patientnumber patientno patientuid patientkey patid mrn deidpatientid anonpatientid"
+    " patient subjectid subject person pid fallnummer fallnr fallid caseid case studyid study",
 }
 STUDIES = {"fallnummer", "fallnr", "fallid", "caseid", "case", "studyid", "study"}  # of patients
-BESIDE = re.compile(r"mask|thumb|heat|seg|label|annot|overlay", re.I)  # files that belong to images
+BESIDE = re.compile(  # names of columns of files that belong to the images
+    r"mask|thumb|heat|seg|label|annot|overlay|ground|truth|saliency|contour|crop|prior|prev|before"
+    r"|contra|compar|url|(?<![a-z])(?:roi|gt|cam|gradcam|bbox|box)(?![a-z])", re.I
+)  # fmt: skip
 
 
 def remedy_for(rows: pd.DataFrame, required: Sequence[str]) -> str:
@@ -85,7 +88,7 @@ def header_at(rows: Sequence[Sequence[str]], named: dict[str, str]) -> int:
 
 def file_columns(rows: pd.DataFrame, known: Iterable[str]) -> list[str]:
     """Return columns not in `known` whose cells mostly are names of image files, but no masks."""
-    cells = rows.drop(columns=[*known], errors="ignore").astype(str)
+    cells = rows.drop(columns=[*known], errors="ignore").map(str)
     if cells.empty:
         return []
     named = cells.map(lambda name: EXTENSION.search(name.strip()) is not None).mean()

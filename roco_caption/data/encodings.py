@@ -6,14 +6,15 @@ import codecs
 import re
 from pathlib import Path
 
-SIGNS = set("°±µ²³¹·×÷¼½¾§©®™«»‘’‚“”„†•…–—€")  # what English texts in Windows-1252 have
+SIGNS = set("´°±µ²³¹·×÷¼½¾§©®™«»‘’‚“”„†•…–—€")  # what English texts in Windows-1252 have
 TURKISH = set("ðþýÐÞÝ")  # Windows-1252 has these where Windows-1254 has ğ, ş, ı, Ğ, Ş, İ
 LIKE_TURKISH = TURKISH | set("çöüâîûÇÖÜÂÎÛ")  # while Icelandic has á, é, í, ó, ú and æ
 WINDOWS = {  # supersets, with more signs of the same language
     "iso-8859-1": "cp1252", "iso-8859-9": "cp1254", "shift_jis": "cp932", "gb2312": "gb18030",
 }  # fmt: skip
 EASTERN = {"big5", "cp932", "euc-jp", "euc-kr", "gb18030"}
-TORN = re.compile("(?<=[a-z])[¡-¿‚„†‡‰‹›](?=[a-z])|\ufffd")
+# signs within words; capitals and boxes there are accents that were read in another encoding
+TORN = re.compile("(?<=[a-z])[¡-±³µ¶¸-Þ‚„†‡‰‹›\u2500-\u25ff](?=[a-z])|\ufffd")
 OLD = re.compile("mac|cp[48]|ibm")
 
 
@@ -45,14 +46,20 @@ def _detected(content: bytes) -> str:
 
     encoding = (chardet.detect(content)["encoding"] or "cp1252").lower().replace("windows-", "cp")
     encoding = WINDOWS.get(encoding, encoding)
-    if encoding in EASTERN and _decodes(content, encoding):
+    foreign = sum(byte > 127 for byte in content) > 0.3 * len(content)  # no Latin letters
+    if foreign and not _decodes(content, encoding):
+        raise ValueError(f"its encoding looks like {encoding}, but parts of it are not")
+    if foreign or (encoding in EASTERN and _decodes(content, encoding)):
         return encoding
     if torn := _torn(content, "cp1252"):  # as Polish and the texts of DOS are, read as this
         best = min(("cp1250", "cp850"), key=lambda encoding: _torn(content, encoding))
         if _torn(content, best) < torn / 4:
             return best
-    czech, hungarian = signs & set("èìøùò") and signs & set("ýžš"), signs & set("õû")
-    if czech or (hungarian and signs & set("öüÖÜ") and not signs & set("ãäçÄ")):
+    czech = signs & set("èìùò") and signs & set("ýžš") and not signs & set("àâêçæå")
+    hungarian = (
+        "á" in signs and signs & set("õû") and signs & set("öüÖÜ") and not signs & set("ãäçÄàâèêîô")
+    )
+    if czech or hungarian:
         return "cp1250"
     if OLD.match(encoding) and all(sign in SIGNS or "À" <= sign <= "ÿ" for sign in signs):
         return "cp1252"  # Mac OS and DOS have other letters at the places of these

@@ -36,7 +36,7 @@ def read_folder(folder: Path, columns: str = "") -> pd.DataFrame:
         part = list_rows(table, folder, table.files)
         split = split_of(table, folder) if tables[1:] else _known_splits(table, part, listed)
         parts.append(part.assign(split=split))
-    rows = pd.concat(parts, ignore_index=True)
+    rows = without_repeated(pd.concat(parts, ignore_index=True))
     named = {split_of(table, folder) for table in tables}
     report_unread(unread, named | set(rows.split[rows.reason == ""]))
     if unlisted := len(set(files) - set(rows.file)):
@@ -71,15 +71,13 @@ def list_rows(table: Table, folder: Path, files: list[str]) -> pd.DataFrame:
     }.items():
         rows.loc[applies, "reason"] = reason
     rows["name"] = names.where((table.misfits == 0) & (names.str.strip() != ""), table.places)
-    rows["row"] = table.places + f" of {table.path}"
+    rows["row"] = table.places + f" of {table.sheet} {table.path.name}"
     if (patients := _patients(table)) is not None:
         rows["case"] = patients
     if table.sheet and (empty := rows.reason == "no caption").mean() > 0.3:
         print(f"NOTE: {empty.sum():,} rows of {table.path} have no caption. If its cells are "
               "merged, repeat the caption in each row: only the first has it.")  # fmt: skip
-    usable = rows[rows.reason == ""].assign(**table.rows[table.roles["split"]])
-    again = usable.duplicated(["file", "caption", *table.roles["split"]])
-    rows.loc[usable.index[again], "reason"] = "listed twice"
+    usable = rows[rows.reason == ""]
     if usable.empty:
         raise UserError(
             f"No image of {folder} can be used ({rows.reason.value_counts().to_dict()}). "
@@ -88,6 +86,13 @@ def list_rows(table: Table, folder: Path, files: list[str]) -> pd.DataFrame:
             f"files: {files[:2]}."
         )
     return rows
+
+
+def without_repeated(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows with a `reason` for those whose image, caption and split came before."""
+    usable = rows[rows.reason == ""]
+    again = usable.index[usable.duplicated(["file", "caption", "split"])]
+    return rows.assign(reason=rows.reason.mask(rows.index.isin(again), "listed twice"))
 
 
 def _advice(rows: pd.DataFrame, files: list[str]) -> str:
@@ -116,13 +121,13 @@ def _patients(table: Table) -> pd.Series | None:
         texts = patient[patient != ""]
         numbered = len(texts) > 0 and texts.str.contains(r"\d").mean() > 0.5
         many = len(patient) > IMAGES_PER_CASE * patient.nunique()
-        if not numbered and (many or not plain(column).startswith("patient")):
+        if "patient" not in table.named and not numbered and (many or plain(column) in STUDIES):
             print(f"NOTE: column {column!r} of {table.path} names no patients and is ignored.")
             continue
         if len(texts) and texts.str.fullmatch(r"\d([.,]\d+)?E\+\d+").mean() > 0.5:
-            print(f"NOTE: column {column!r} of {table.path} is ignored: its numbers were shortened "
-                  f"to {texts.iloc[0]} and the like. Format it as text.")  # fmt: skip
-            continue
+            print(f"NOTE: the numbers in column {column!r} of {table.path} were shortened to "
+                  f"{texts.iloc[0]} and the like, so patients may count as one. Format it as "
+                  "text.")  # fmt: skip
         cases = patient.where(patient != "")
         if table.sheet and (gaps := cases.isna()).any():
             cases = cases.ffill()  # of merged cells only the first has the value
@@ -163,7 +168,9 @@ def _known_splits(table: Table, rows: pd.DataFrame, listed: dict[str, str]) -> p
 
     It is "" where none says.
     """
-    split = rows.file.map(lambda file: split_word(os.path.dirname(file)))
+    split = rows.file.map(lambda file: listed.get(file, ""))
+    if not listed:
+        split = rows.file.map(lambda file: split_word(os.path.dirname(file)))
     if "train" not in set(split):  # such folders mean something else
         split = pd.Series("", rows.index)
     for column in table.roles["split"]:
@@ -178,8 +185,6 @@ def _known_splits(table: Table, rows: pd.DataFrame, listed: dict[str, str]) -> p
             break
         else:
             print(f"NOTE: column {column!r} of {table.path} names no split and is ignored.")
-    if not table.roles["split"] and listed:
-        split = rows.file.map(listed).fillna("")
     if not split.any() and (found := _column_of_splits(table.rows)):
         print(f"NOTE: column {found!r} of {table.path} has only names of splits, so it is used.")
         split = table.rows[found].map(split_word)
@@ -193,7 +198,7 @@ def _column_of_splits(rows: pd.DataFrame) -> str | None:
     for column in rows:
         words = rows[column].unique()
         if 1 < len(words) <= len(SPLITS):
-            splits = {split_word(word.strip()) for word in words}
+            splits = {split_word(word.strip(), alone=True) for word in words}
             if "train" in splits and len(splits) > 1 and "" not in splits:
                 return column
     return None

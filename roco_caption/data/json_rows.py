@@ -24,7 +24,8 @@ def rows_of_json(text: str, are_columns: Callable) -> tuple[pd.DataFrame, str]:
     if {"images", "annotations"} <= value.keys():
         return _of_coco(value), "JSON in COCO's layout"
     lists = {name: part for name, part in value.items() if _are_rows(part)}
-    if lists:
+    columns = sum(are_columns([name]) for name in value) > 1
+    if lists and not columns:
         return _of_lists(lists), f"JSON lists {', '.join(lists)}"
     if are_columns([*value]):
         if all(isinstance(cell, dict | list) for cell in value.values()):

@@ -18,6 +18,7 @@ from roco_caption.data.folder import (
     list_rows,
     print_left_out,
     read_folder,
+    without_repeated,
 )
 from roco_caption.data.images import is_image_file
 from roco_caption.data.kaggle import RECORD, download_roco, mounted_by_colab
@@ -251,4 +252,5 @@ def _rows(root: Path, split: str, columns: str = "") -> pd.DataFrame:
     if "UTF-8" not in table.how.split():
         print(table)
     rows = list_rows(table, images, [entry.name for entry in os.scandir(images)])
-    return rows.assign(split=split, file=rows.file.map(lambda name: name and f"{split}/{name}"))
+    files = rows.file.map(lambda name: name and f"{split}/{name}")
+    return without_repeated(rows.assign(split=split, file=files))

@@ -53,6 +53,8 @@ def listed_splits(folder: Path, files: list[str]) -> tuple[dict[str, str], set[P
             found = match_files(names[names != ""], files)
             single = [one[0] for one in found if len(one) == 1]
             if len(single) > 0.9 * len(found):
+                if twice := {name for name in single if splits.get(name, split) != split}:
+                    raise UserError(f"{min(twice)} is in {path} and in another list. Keep one.")
                 splits |= dict.fromkeys(single, split)
                 lists.add(path)
     whole = "train" in splits.values() and len(set(splits.values())) > 1

@@ -57,12 +57,15 @@ class Table:
     further: list[str] = field(default_factory=list)  # columns of image files, of other names
     files: list[str] = field(default_factory=list)  # those that its names may mean
     more: list[Table] = field(default_factory=list)  # further parts of it, in `rows` as well
+    named: frozenset[str] = frozenset()  # roles whose column a person named
 
     def __str__(self) -> str:
         used = {role: columns[0] for role, columns in self.roles.items() if columns}
         roles = ", ".join(f"{role} = {column!r}" for role, column in used.items())
         parts = [f"{part.sheet or part.path} ({part.how})" for part in self.more[:2]]
-        more = f", and its parts {', '.join(parts)}{', …' * bool(self.more[2:])}" if parts else ""
+        parts += ["…"] if self.more[2:] else []
+        more = f". NOTE: {len(self.more) + 1} tables are read as one, also {', '.join(parts)}"
+        more = more if parts else ""
         return f"{self.path}: {len(self.rows):,} rows; {roles}; {self.how}{more}"
 
 
@@ -113,7 +116,7 @@ def read_table(
             f"{path} has the columns {shown(rows.columns)} ({how}), {problem}. The first row must "
             f"name the columns. {remedy_for(rows, required)}."
         )
-    return Table(path, how, rows, roles, misfits, places, sheet, further)
+    return Table(path, how, rows, roles, misfits, places, sheet, further, named=frozenset(named))
 
 
 def _with_roles(
@@ -137,12 +140,13 @@ def _with_roles(
 
 
 def _with_text(rows: pd.DataFrame, columns: list[str]) -> list[str]:
-    """Return the first of the columns that has text, as a list; the first one if none has."""
+    """Return the first of the columns with half as many texts as the fullest, as a list."""
+    counts = {}
     for column in columns:
         cells = rows.loc[:, rows.columns == column].iloc[:, 0]
-        if cells.map(lambda cell: isinstance(cell, (list, np.ndarray)) or text_of(cell)).any():
-            return [column]
-    return columns[:1]
+        texts = cells.map(lambda cell: isinstance(cell, (list, np.ndarray)) or text_of(cell) != "")
+        counts[column] = int(texts.sum())
+    return [column for column in columns if 2 * counts[column] >= max(counts.values())][:1]
 
 
 def _naming(rows: pd.DataFrame, columns: list[str], required: bool) -> list[str]:

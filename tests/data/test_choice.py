@@ -80,7 +80,8 @@ def test_tables_with_the_same_columns_and_other_images_are_read_as_one(tmp_path,
     rows = read(tmp_path)
     assert len(rows) == right(rows) == 16
     assert [c.split()[1] for c in rows.caption] == [id[1] for id in rows.id]
-    assert "its parts" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "4 tables are read as one" in said and "Split by image" in said
 
 
 def test_sheets_with_other_columns_or_splits_stay_apart(tmp_path):
@@ -251,9 +252,8 @@ def test_merged_captions_are_hinted_at(tmp_path, capsys):
     ("column", "cell", "taken"),
     [
         ("study", "{kind}", False),  # kinds of examination
-        ("subject", "{kind}", False),
         ("patient", "{kind}", True),  # names
-        ("patient_id", "1,23E+11", False),  # shortened by a spreadsheet
+        ("person", "{kind}", True),
         ("mrn", "{i}", True),
         ("PID", "{i}", True),
     ],
@@ -286,3 +286,158 @@ def test_images_are_counted_where_they_have_several_captions(tmp_path):
     _, counts = read_dataset(tmp_path, limit=1)
     assert counts.used.tolist() == [1, 1, 1] and counts["over the limit"].sum() == 9
     assert isinstance(counts, pd.DataFrame)
+
+
+def test_patients_numbers_that_a_spreadsheet_shortened_are_pointed_out(tmp_path, capsys):
+    names = [f"{i}.png" for i in range(12)]
+    rows = [f"{name};film;1,23E+{i // 4 + 10}" for i, name in enumerate(names)]
+    make_folder(tmp_path, names, rows, header="image;caption;patient_id")
+    assert read(tmp_path)["case"].nunique() == 3  # rather too few patients than one in two splits
+    assert "were shortened to 1,23E+10" in capsys.readouterr().out
+
+
+def test_a_column_that_a_person_named_is_always_the_patients(tmp_path):
+    names = [f"{i}.png" for i in range(60)]
+    rows = [f"{name},film,{'ABC'[i % 3]}" for i, name in enumerate(names)]
+    make_folder(tmp_path, names, rows, header="image,caption,study")
+    assert read(tmp_path, columns="patient=study")["case"].nunique() == 3
+
+
+@pytest.mark.parametrize("absent", [{"age": None}, {}])
+def test_gaps_in_other_columns_of_json_do_no_harm(tmp_path, absent):
+    make_folder(tmp_path, FILES, [], "notes.txt", "About")
+    rows = [{"image": name, "caption": "film"} | (absent if i % 2 else {"age": 5})
+            for i, name in enumerate(FILES)]  # fmt: skip
+    (tmp_path / "captions.json").write_text(json.dumps(rows), "utf-8")
+    assert len(read(tmp_path)) == 12
+
+
+def test_a_label_or_a_nearly_empty_column_is_no_caption(tmp_path):
+    rows = [f"{f},J18.9,Film {f[:-4]},{'x' if i == 3 else ''}" for i, f in enumerate(FILES)]
+    make_folder(tmp_path, FILES, rows, header="image,diagnosis,description,report")
+    assert right(read(tmp_path)) == 12
+    make_folder(tmp_path, [], [f"{f},Pneumonia" for f in FILES], "labels.csv", "image,diagnosis")
+    assert right(read(tmp_path)) == 12
+
+
+@pytest.mark.parametrize("other", ["{}/1.png", "masks/m{}.png", "{}.png"])
+def test_ids_that_name_the_images_stay_before_columns_of_other_files(tmp_path, other):
+    names = [f"{i}.png" for i in range(1, 13)] + [f"masks/m{i}.png" for i in range(1, 13)]
+    rows = [f"{i},{other.format(i - 1)},Film {i}" for i in range(1, 13)]  # such as an earlier film
+    make_folder(tmp_path, names, rows, header="id,earlier,caption")
+    assert right(read(tmp_path)) == 12
+
+
+def test_images_that_are_not_unpacked_are_not_replaced_by_others(tmp_path):
+    names = [f"rois/r{i}.png" for i in range(12)]
+    rows = [f"scan{i}.png,rois/r{i}.png,Film" for i in range(12)]
+    make_folder(tmp_path, names, rows, header="image,region,caption")
+    with pytest.raises(UserError, match="image file missing"):
+        read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("table", ["labels/captions.csv", "images/captions.csv", "captions.csv"])
+def test_a_table_in_a_folder_may_name_files_elsewhere(tmp_path, table):
+    names = [f"{folder}/{i}.png" for folder in ("images", "labels") for i in range(1, 13)]
+    make_folder(tmp_path, names, [f"images/{i}.png,Film {i}" for i in range(1, 13)], table)
+    rows = read(tmp_path)
+    assert len(rows) == right(rows) == 12 and rows.image.str.contains("/images/").all()
+
+
+def test_parts_beside_a_complete_table_are_not_read_as_well(tmp_path):
+    make_folder(tmp_path, FILES, [f"{f},Film {f[:-4]}" for f in FILES], "all.csv")
+    for k in range(3):
+        make_folder(tmp_path, [], [f"{f},fold" for f in FILES[k::3]], f"fold_{k}.csv")
+    assert right(read(tmp_path)) == 12
+
+
+@pytest.mark.parametrize("sheet", ["excluded", "TODO", "Template", "old"])
+def test_sheets_of_rows_that_are_not_meant_stay_out(tmp_path, sheet):
+    make_folder(tmp_path, FILES, [], "notes.txt", "About")
+    rows = [["image", "caption"], *([f, f"film {f[:-4]}"] for f in FILES)]
+    workbook(tmp_path / "captions.xlsx", {"a": rows[:9], sheet: [rows[0], *rows[9:]]})
+    assert len(read(tmp_path)) == 8
+
+
+def test_in_a_joined_folder_a_missing_image_is_not_another_patients(tmp_path, capsys):
+    for p in range(6):
+        names = [f"p{p}/{i}.png" for i in range(3 if p == 0 else 2)]
+        rows = [f"{i}.png,patient {p} film {i}" for i in range(3)]
+        make_folder(tmp_path, names, rows, f"p{p}/captions.csv")
+    rows = read(tmp_path)
+    folders = rows.image.str.extract(r"/p(\d)/")[0]
+    assert len(rows) == 13 and [c.split()[1] for c in rows.caption] == [*folders]
+    assert rows.groupby("case").split.nunique().eq(1).all() and rows["case"].nunique() == 6
+    assert "p3/2.png" in capsys.readouterr().out
+
+
+def test_two_keys_or_a_plain_index_join_nothing(tmp_path):
+    names = [f"im{i}.png" for i in range(12)]
+    views = [f"{i},{i},{11 - i},{name}" for i, name in enumerate(names)]
+    make_folder(tmp_path, names, views, "views.csv", ",uid,study_id,filename")
+    reports = [f"{i},{i},{i},CR,Film." for i in range(12)]
+    make_folder(tmp_path, [], reports, "reports.csv", ",uid,study_id,image,findings")
+    with pytest.raises(UserError, match=r"reports\.csv"):
+        read_dataset(tmp_path)
+
+
+def test_joined_tables_keep_the_patients_and_the_splits_of_both(tmp_path):
+    names = [f"im{i}.png" for i in range(12)]
+    make_folder(
+        tmp_path, names, [f"{i},{n}" for i, n in enumerate(names)], "views.csv", "uid,filename"
+    )
+    words = ["train", "train", "val", "test"]
+    reports = [f"{i},{i // 2},{words[i // 3]},CR,Film im{i}" for i in range(12)]
+    make_folder(tmp_path, [], reports, "reports.csv", "uid,patient_id,split,image,findings")
+    frames, counts = read_dataset(tmp_path)
+    rows = together(frames)
+    assert counts.used.tolist() == [6, 3, 3] and rows["case"].nunique() == 6 and right(rows) == 12
+
+
+@pytest.mark.parametrize("many", [2, 20])
+def test_only_a_few_images_of_a_row_are_views_of_one(tmp_path, capsys, many):
+    make_folder(tmp_path, [f"{i}.png" for i in range(60)], [], "notes.txt", "About")
+    rows = [{"images": [f"{k}.png" for k in range(i, i + many)], "report": f"Class {i}"}
+            for i in range(0, 60, many)]  # fmt: skip
+    (tmp_path / "r.json").write_text(json.dumps(rows), "utf-8")
+    first = read(tmp_path)
+    assert ("Split by row" in capsys.readouterr().out) == (many == 2)
+    (tmp_path / "r.json").write_text(
+        json.dumps(rows[1:]), "utf-8"
+    )  # the others stay where they are
+    later = read(tmp_path)
+    places = dict(zip(first.id, first.split, strict=True))
+    moved = sum(places[id] != split for id, split in later[["id", "split"]].values)
+    assert moved <= 4
+
+
+def test_rows_that_differ_only_in_a_fold_are_listed_twice(tmp_path):
+    rows = [f"{f},film,train,{k}" for f in FILES for k in range(5)]
+    rows = [row.replace("train", "val") if row.startswith("12.") else row for row in rows]
+    make_folder(tmp_path, FILES, rows, header="image,caption,split,fold")
+    _, counts = read_dataset(tmp_path)
+    assert counts["listed twice"].sum() == 48
+
+
+def test_an_image_in_two_lists_is_refused(tmp_path):
+    make_folder(tmp_path, FILES, [f"{f},film" for f in FILES])
+    for split, names in (("train", FILES[:8]), ("val", FILES[8:]), ("test", FILES[8:])):
+        (tmp_path / f"{split}.txt").write_text("\n".join(names), "utf-8")
+    with pytest.raises(UserError, match=r"another list"):
+        read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("label", ["0 0.5 0.5 0.1 0.1", "pneumonia 0.5 0.5 0.1 0.1"])
+def test_boxes_beside_images_are_no_captions(tmp_path, label):
+    make_folder(tmp_path, FILES, [], "README.md")
+    for name in FILES:
+        (tmp_path / name).with_suffix(".txt").write_text(label, "utf-8")
+    with pytest.raises(UserError, match="no captions"):
+        read_dataset(tmp_path)
+
+
+def test_columns_of_json_with_a_list_of_objects_are_columns(tmp_path):
+    make_folder(tmp_path, FILES, [], "notes.txt", "About")
+    value = {"image": FILES, "caption": ["film"] * 12, "meta": [{"age": i} for i in range(12)]}
+    (tmp_path / "r.json").write_text(json.dumps(value), "utf-8")
+    assert len(read(tmp_path)) == 12

@@ -714,6 +714,8 @@ def test_no_column_of_patients_is_proposed_as_captions(tmp_path):
         (["Opacità del lobo superiore, più a destra, così"], "cp1252"),
         (["Kopsuröntgen: ilma põletikuta, süda ei ole suurenenud, täheldatud"], "cp1252"),
         (["Pulmões sem alterações, coração aumentado, opacificação"], "cp1252"),
+        (["Ectasia dell´aorta. Non è presente versamento. DLP 300 mGy·cm"], "cp1252"),
+        (["Maladie de Müller, août 2020, diagnostic sûr. Réseau normal."], "cp1252"),
     ],
 )
 @pytest.mark.parametrize("times", [1, 20])
@@ -734,6 +736,8 @@ def test_letters_of_central_europe_and_of_dos_are_kept(tmp_path, texts, encoding
         ("image\tcaption\na.png\tFINDINGS:\\nChest.\\r\\nNormal.\n", "FINDINGS: Chest. Normal."),
         ("image,caption\na.png,<p>A &lt;5&nbsp;mm.<br/>Crohn&#39;s</p>\n", "A <5 mm. Crohn's"),
         ("image,caption\na.png,p <b 5 and R&D\n", "p <b 5 and R&D"),
+        ("image,caption\na.png,Ratio a<b and c>d\n", "Ratio a<b and c>d"),
+        ("image,caption\na.png,T<sub>1</sub>-weighted <b>L</b>eft\n", "T1-weighted Left"),
         ("image,caption\na.png,\\nu and \\theta stay\n", "\\nu and \\theta stay"),
         ('image;caption\na.png;"[""Chest."", null]"\n', "Chest."),
         ("image,description,conclusion\na.png,CHEST PA,No effusion.\n", "No effusion."),

@@ -1,0 +1,101 @@
+"""Makes one table of several: parts with the same columns, or captions and names with one key."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from roco_caption.data.columns import plain
+from roco_caption.data.names import match_files
+from roco_caption.data.splits import split_word
+from roco_caption.data.tables import Table
+
+APART = re.compile(
+    r"exclu|reject|to-?do|templat|exampl|pred|result|(?<![a-z])(?:old|non|bak)(?![a-z])", re.I
+)  # words of a path or a sheet whose rows are rather not meant
+KEY = re.compile(r".+(?:id|no|nr|number)|accession")  # the plain name of a column; not "id" alone
+FOLDERS = 5  # with a table each, from which on they count as patients
+FOLDER = "folder of its table"
+
+
+def split_of(table: Table, folder: Path) -> str:
+    """Return the split that a table's sheet or path names, or ""."""
+    return split_word(table.sheet) or split_word(table.path.relative_to(folder).as_posix())
+
+
+def joined(tables: list[tuple[set[str], Table]], folder: Path) -> list[tuple[set[str], Table]]:
+    """Return the tables, those as one that have the same columns and different images.
+
+    Such are sheets of a workbook, a table in each patient's folder, or parts of a data set. All
+    stay as they are if one names whatever the others do.
+    """
+    whole = set().union(*(named for named, _ in tables))
+    if any(named == whole for named, _ in tables):
+        return tables
+    groups: dict[tuple, list[Table]] = {}
+    taken: dict[tuple, set[str]] = {}
+    for k, (named, table) in enumerate(tables):
+        where = table.sheet or table.path.relative_to(folder).as_posix()
+        key = (*table.rows, *sorted(table.roles.items(), key=str), split_of(table, folder))
+        key = (str(key),) if named and not APART.search(where) else (str(key), k)
+        key = (*key, k) if taken.get(key, set()) & named else key
+        groups.setdefault(key, []).append(table)
+        taken[key] = taken.get(key, set()) | named
+    return [
+        (taken[key], _as_one(parts, folder) if parts[1:] else parts[0])
+        for key, parts in groups.items()
+    ]
+
+
+def _as_one(parts: list[Table], folder: Path) -> Table:
+    """Return the rows of tables as one, whose names mean what they mean in each."""
+    own = [part.path.parent.relative_to(folder).as_posix() for part in parts]
+    (column,), patients = parts[0].roles["image"], parts[0].roles["patient"]
+    rows, places = [], []
+    for part, place in zip(parts, own, strict=True):
+        names = part.rows[column]
+        if len(set(own)) > 1:  # the same name may mean another file
+            found = match_files(names, part.files)
+            written = names if place == "." else f"{place}/" + names
+            names = found.map(lambda files: files[0] if len(files) == 1 else None).fillna(written)
+        rows.append(part.rows.assign(**{column: names, FOLDER: place}))
+        places.append(part.places + f" of {part.sheet or part.path.relative_to(folder)}")
+    files = [*dict.fromkeys(file for part in parts for file in part.files)]
+    roles = parts[0].roles
+    if not patients and len(set(own)) >= FOLDERS:
+        roles = roles | {"patient": [FOLDER]}
+    return replace(
+        parts[0], rows=pd.concat(rows, ignore_index=True), files=files, more=parts[1:], roles=roles,
+        places=pd.concat(places, ignore_index=True),
+        misfits=pd.concat([part.misfits for part in parts], ignore_index=True),
+    )  # fmt: skip
+
+
+def merged(names: Table, texts: Table) -> Table | None:
+    """Return the images that one table names with the captions of another, by a column of both.
+
+    None if no column, or more than one, has a number of its own for each row of `texts`.
+    """
+    (image,), (caption,) = names.roles["image"][:1], texts.roles["caption"][:1]
+    known = texts.rows[texts.misfits == 0]
+    both = [
+        column for column in names.rows.columns.intersection(known.columns)
+        if KEY.fullmatch(plain(column)) and column not in (image, caption)
+        and known[column].is_unique and names.rows[column].isin(known[column]).mean() > 0.9
+    ]  # fmt: skip
+    if len(both) != 1:
+        return None
+    other = known.drop(columns=names.rows.columns.drop(both[0]), errors="ignore")
+    rows = names.rows.merge(other, "left", on=both[0]).fillna("")
+    roles = {
+        role: [*dict.fromkeys(names.roles[role] + texts.roles[role])]
+        for role in ("split", "patient")
+    }
+    roles["patient"] = [*roles["patient"], *both]
+    how = f"{names.how}; captions of {texts.path}, by the column {both[0]!r} of both"
+    return replace(
+        names, rows=rows, how=how, roles=roles | {"image": [image], "caption": [caption]}
+    )
