@@ -16,7 +16,7 @@ from roco_caption.data.cells import text_of
 from roco_caption.data.encodings import decode
 from roco_caption.data.joined import joined, merged, split_of
 from roco_caption.data.names import match_files, without_extension
-from roco_caption.data.splits import split_word
+from roco_caption.data.splits import split_word, without_splits
 from roco_caption.data.tables import READERS, UNREAD, Table, read_table, sheets_of
 
 MADE = {"caption", "log_probability"}  # columns of a table that a captioner wrote
@@ -40,10 +40,11 @@ def choose_tables(
     """
     beside = _texts_beside(folder, files)
     places = [path for path in tables_in(folder) if path not in lists and path not in beside]
-    tables, problems, unread = _read_all(places, folder, files, columns)
+    tables, problems, unread, halves = _read_all(places, folder, files, columns)
     if not any(named for named, _ in tables):
-        tables = _texts_of(beside, folder) or _merged_tables(folder, files) or tables
-        paths = tuple(f"{table.path} " for _, table in tables)
+        halves += [table for _, table in tables]
+        tables = _texts_of(beside, folder) or _merged_tables(halves, folder, files) or tables
+        paths = tuple(f"{path} " for _, table in tables for path in (table.path, table.merged))
         unread = [(split, why) for split, why in unread if not why.startswith(paths)]
     if beside and not tables:
         problems.insert(0, "The text files beside its images have no captions.")
@@ -66,25 +67,51 @@ def choose_tables(
 
 def _read_all(
     places: list[Path], folder: Path, files: list[str], columns: str
-) -> tuple[list[tuple[set[str], Table]], list[str], list[tuple[str, str]]]:
-    """Return each table with the files that it names; problems; and what is not read, and why."""
-    tables, problems, unread = [], [], []
+) -> tuple[list[tuple[set[str], Table]], list[str], list[tuple[str, str]], list[Table]]:
+    """Return each table with the files that it names; problems; what is not read, and why.
+
+    And tables without a column of captions or of images.
+    """
+    tables, problems, halves = [], [], list[Table]()
+    failed: list[tuple[Path | None, str, str]] = []
     several = len({path.parent for path in places}) > 1
     for path, sheet in ((place, sheet) for place in places for sheet in sheets_of(place)):
-        split = split_word(sheet, alone=True)
-        split = split or split_word(path.relative_to(folder).as_posix(), alone=True)
         try:
             table = read_table(path, columns, sheet)
             if table.roles["caption"] == ["caption"] and MADE.issubset(table.rows.columns):
                 why = f"{path} has captions that a captioner made, so it is not read. If a person "
-                unread.append(("", f"{why}corrected them, remove its column log_probability."))
+                why += "corrected them, remove its column log_probability."
+                failed.append((None, "", why))
             else:
                 tables.append(_of_files(table, folder, files, several))
         except UserError as error:
             problems.append(str(error))
-            if split or not (sheet or path.suffix.lower() == ".txt"):  # not a legend or README
-                unread.append((split, str(error)))
-    return tables, problems, unread
+            failed.append((path, sheet, str(error)))
+            if path.suffix.lower() != ".txt":
+                with suppress(UserError):
+                    halves.append(read_table(path, columns, sheet, required=()))
+    unread = _with_splits(failed, [table for _, table in tables], folder)
+    return tables, problems, unread, halves
+
+
+def _with_splits(
+    failed: list[tuple[Path | None, str, str]], tables: list[Table], folder: Path
+) -> list[tuple[str, str]]:
+    """Return for each table that is not read its split, and why it is not.
+
+    It is a split's if no other word stands beside that, or a table that is read is called the same
+    but for the split, as "chest_train.csv" beside "chest_test.csv".
+    """
+    series = {(without_splits(table.path.stem), without_splits(table.sheet)) for table in tables}
+    unread = []
+    for path, sheet, why in failed:
+        name = path.relative_to(folder).as_posix() if path else ""
+        split = split_word(sheet, alone=True) or split_word(name, alone=True)
+        if path and (without_splits(path.stem), without_splits(sheet)) in series:
+            split = split or split_word(sheet) or split_word(name)
+        if split or not (sheet or name.lower().endswith(".txt")):  # not a legend or README
+            unread.append((split, why))
+    return unread
 
 
 def _texts_beside(folder: Path, files: list[str]) -> dict[Path, str]:
@@ -110,18 +137,16 @@ def _texts_of(beside: dict[Path, str], folder: Path) -> list[tuple[set[str], Tab
     return [({*texts}, Table(folder, how, rows, roles, misfits, places, files=files))]
 
 
-def _merged_tables(folder: Path, files: list[str]) -> list[tuple[set[str], Table]]:
+def _merged_tables(
+    tables: list[Table], folder: Path, files: list[str]
+) -> list[tuple[set[str], Table]]:
     """Return tables of captions merged with one that names the images, by a column of both."""
-    tables: dict[str, list[Table]] = {"image": [], "caption": []}
-    for path in tables_in(folder):
-        for role, found in tables.items():
-            with suppress(UserError):
-                found.append(read_table(path, required=(role,)))
-    pairs = (_of_files(table, folder, files, several=False) for table in tables["image"])
+    with_names = [table for table in tables if table.roles["image"]]
+    pairs = (_of_files(table, folder, files, several=False) for table in with_names)
     both = [
         (named, merged(names, texts))
         for named, names in pairs if named
-        for texts in tables["caption"] if texts.path != names.path
+        for texts in tables if texts.roles["caption"] and texts.path != names.path
     ]  # fmt: skip
     return [(named, table) for named, table in both if table]
 

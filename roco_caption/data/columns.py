@@ -15,10 +15,11 @@ USUAL = {
     " imagefilename filename file filepath path fname picture scan bild bildname bilddatei bildpfad"
     " datei dateiname dateipfad"
     " imageid imgid dicomid dicom id",
-    "caption": "caption captions report reporttext radiologyreport text findings finding"
-    " impression sectionfindings sectionimpression conclusion interpretation narrative"
-    " transcription description comment sentence befund befundtext befundbericht beurteilung"
-    " bericht beschreibung",
+    "caption": "caption captions imagecaption captiontext report reports reporttext"
+    " radiologyreport text findings finding impression impressions sectionfindings"
+    " sectionimpression conclusion interpretation narrative transcription legend description"
+    " comment sentence befund befundtext befundbericht beurteilung bericht beschreibung"
+    " bildunterschrift",
     "split": "split set subset fold partition aufteilung teilmenge datensatz",
     "patient": "patientid patientenid patientnummer patientennummer patientnr patientennr patnr"
     " patientnumber patientno patientuid patientkey patid mrn deidpatientid anonpatientid"

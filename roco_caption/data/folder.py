@@ -130,7 +130,8 @@ def _patients(table: Table) -> pd.Series | None:
                   "text.")  # fmt: skip
         cases = patient.where(patient != "")
         if table.sheet and (gaps := cases.isna()).any():
-            cases = cases.ffill()  # of merged cells only the first has the value
+            sheets = table.places.str.partition(" of ")[2]
+            cases = cases.groupby(sheets).ffill()  # of merged cells only the first has the value
             print(f"NOTE: {gaps.sum():,} rows of {table.path} get the patient above them.")
         if plain(column) in STUDIES:
             print(f"NOTE: images stay together by {column!r}. If a patient has several, name the "

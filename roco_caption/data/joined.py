@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -13,12 +14,13 @@ from roco_caption.data.names import match_files
 from roco_caption.data.splits import split_word
 from roco_caption.data.tables import Table
 
-APART = re.compile(
-    r"exclu|reject|to-?do|templat|exampl|pred|result|(?<![a-z])(?:old|non|bak)(?![a-z])", re.I
-)  # words of a path or a sheet whose rows are rather not meant
+APART = re.compile(  # words of a sheet, or a path, whose rows are rather not meant
+    r"exclu|reject|remov|discard|delet|dupli|to-?do|templat|exampl|draft|unclear|invalid|usable"
+    r"|archiv|backup|ausschl|ausge?sch|aussort|vorlage|muster|beispiel|entwurf|unbrauch|unklar|papierk"
+    r"|dublett|(?<![a-z])(?:old|not|non|bad|alt|offen)(?![a-z])", re.I
+)  # fmt: skip
 KEY = re.compile(r".+(?:id|no|nr|number)|accession")  # the plain name of a column; not "id" alone
-FOLDERS = 5  # with a table each, from which on they count as patients
-FOLDER = "folder of its table"
+COUNTER = re.compile(r"(?:sl|sr|serial|lfd|lauf\w*|row|line|index|record)(?:id|no|nr|number)")
 
 
 def split_of(table: Table, folder: Path) -> str:
@@ -29,19 +31,21 @@ def split_of(table: Table, folder: Path) -> str:
 def joined(tables: list[tuple[set[str], Table]], folder: Path) -> list[tuple[set[str], Table]]:
     """Return the tables, those as one that have the same columns and different images.
 
-    Such are sheets of a workbook, a table in each patient's folder, or parts of a data set. All
+    Such are sheets of a workbook, tables of one name in several folders, and numbered parts. All
     stay as they are if one names whatever the others do.
     """
     whole = set().union(*(named for named, _ in tables))
     if any(named == whole for named, _ in tables):
         return tables
-    groups: dict[tuple, list[Table]] = {}
-    taken: dict[tuple, set[str]] = {}
+    groups: dict[Any, list[Table]] = {}
+    taken: dict[Any, set[str]] = {}
     for k, (named, table) in enumerate(tables):
+        series = table.path if table.sheet else re.sub(r"\d+", "", table.path.name)
+        roles = tuple(plain((*columns, "")[0]) for columns in table.roles.values())
+        key: Any = (series, split_of(table, folder), roles, *sorted(map(plain, table.rows)))
         where = table.sheet or table.path.relative_to(folder).as_posix()
-        key = (*table.rows, *sorted(table.roles.items(), key=str), split_of(table, folder))
-        key = (str(key),) if named and not APART.search(where) else (str(key), k)
-        key = (*key, k) if taken.get(key, set()) & named else key
+        if not named or APART.search(where) or taken.get(key, set()) & named:
+            key = (*key, k)
         groups.setdefault(key, []).append(table)
         taken[key] = taken.get(key, set()) | named
     return [
@@ -53,22 +57,20 @@ def joined(tables: list[tuple[set[str], Table]], folder: Path) -> list[tuple[set
 def _as_one(parts: list[Table], folder: Path) -> Table:
     """Return the rows of tables as one, whose names mean what they mean in each."""
     own = [part.path.parent.relative_to(folder).as_posix() for part in parts]
-    (column,), patients = parts[0].roles["image"], parts[0].roles["patient"]
+    (image,), header = parts[0].roles["image"], {plain(name): name for name in parts[0].rows}
     rows, places = [], []
     for part, place in zip(parts, own, strict=True):
-        names = part.rows[column]
+        renamed = part.rows.rename(columns=lambda name: header[plain(name)])
         if len(set(own)) > 1:  # the same name may mean another file
-            found = match_files(names, part.files)
-            written = names if place == "." else f"{place}/" + names
-            names = found.map(lambda files: files[0] if len(files) == 1 else None).fillna(written)
-        rows.append(part.rows.assign(**{column: names, FOLDER: place}))
+            found = match_files(renamed[image], part.files)
+            written = renamed[image] if place == "." else f"{place}/" + renamed[image]
+            single = found.map(lambda files: files[0] if len(files) == 1 else None)
+            renamed = renamed.assign(**{image: single.fillna(written)})
+        rows.append(renamed)
         places.append(part.places + f" of {part.sheet or part.path.relative_to(folder)}")
     files = [*dict.fromkeys(file for part in parts for file in part.files)]
-    roles = parts[0].roles
-    if not patients and len(set(own)) >= FOLDERS:
-        roles = roles | {"patient": [FOLDER]}
     return replace(
-        parts[0], rows=pd.concat(rows, ignore_index=True), files=files, more=parts[1:], roles=roles,
+        parts[0], rows=pd.concat(rows, ignore_index=True), files=files, more=parts[1:],
         places=pd.concat(places, ignore_index=True),
         misfits=pd.concat([part.misfits for part in parts], ignore_index=True),
     )  # fmt: skip
@@ -83,7 +85,8 @@ def merged(names: Table, texts: Table) -> Table | None:
     known = texts.rows[texts.misfits == 0]
     both = [
         column for column in names.rows.columns.intersection(known.columns)
-        if KEY.fullmatch(plain(column)) and column not in (image, caption)
+        if KEY.fullmatch(plain(column)) and not COUNTER.fullmatch(plain(column))
+        and column not in (image, caption)
         and known[column].is_unique and names.rows[column].isin(known[column]).mean() > 0.9
     ]  # fmt: skip
     if len(both) != 1:
@@ -96,6 +99,5 @@ def merged(names: Table, texts: Table) -> Table | None:
     }
     roles["patient"] = [*roles["patient"], *both]
     how = f"{names.how}; captions of {texts.path}, by the column {both[0]!r} of both"
-    return replace(
-        names, rows=rows, how=how, roles=roles | {"image": [image], "caption": [caption]}
-    )
+    roles |= {"image": [image], "caption": [caption]}
+    return replace(names, rows=rows, how=how, roles=roles, merged=texts.path)

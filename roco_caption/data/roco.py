@@ -214,8 +214,7 @@ def _patients(rows: pd.DataFrame) -> pd.Series:
     """Return each row's patient, in one spelling; if the row has none, the image's or its file."""
     spelled = rows["case"].str.split().str.join(" ")
     same = spelled.str.casefold().str.replace(r"^0*(\d+)([.,]0+)?$", r"\1", regex=True)
-    patient = spelled.groupby(same).transform("first")
-    patient = patient.fillna(patient.groupby(rows.file).transform("first"))
+    patient = same.fillna(same.groupby(rows.file).transform("first"))
     if unknown := patient[rows.reason == ""].isna().sum():
         print(f"NOTE: {unknown:,} rows have no patient; each counts as a patient of its own.")
     return patient.fillna(rows.file)

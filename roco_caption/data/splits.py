@@ -18,8 +18,9 @@ SPLITS = {  # also in German
     "test": "test", "testing": "test", "testdaten": "test",
 }  # fmt: skip
 NEUTRAL = {  # words that may stand beside them
-    "", "bilder", "captions", "data", "dataset", "daten", "dicom", "files", "image", "images",
-    "img", "imgs", "jpg", "labels", "png", "radiology", "reports", "scans", "set", "split",
+    "", "bilder", "captions", "data", "dataset", "daten", "dicom", "files", "ids", "image",
+    "images", "img", "imgs", "jpg", "labels", "list", "png", "radiology", "reports", "scans", "set",
+    "split",
 }  # fmt: skip
 HELD_OUT = 0.1  # share of the images, where there is no test or validation split
 
@@ -37,6 +38,11 @@ def split_word(path: str, *, alone: bool = False) -> str:
             if len(splits) == 1 and (others is None or some - SPLITS.keys() <= others):
                 return splits.pop()
     return ""
+
+
+def without_splits(path: str) -> str:
+    """Return a path in small letters without the names of splits, "chest_.csv" of several."""
+    return re.sub(rf"(?<![a-z])(?:{'|'.join(SPLITS)})(?![a-z])", "", path.lower())
 
 
 def listed_splits(folder: Path, files: list[str]) -> tuple[dict[str, str], set[Path]]:
@@ -75,7 +81,8 @@ def complete_splits(rows: pd.DataFrame, seed: int, unit: str = "patient") -> pd.
     cases = train["case"] if "case" in used else cases_of(used.id.astype(str))[train.index]
     if "case" not in used and cases.nunique() <= len(missing):  # then they are no patients
         cases = train.id
-    unit = "image" if "case" not in used and cases.is_unique else unit
+    if "case" not in used and cases.is_unique:  # the files' names stay if others are added
+        unit, cases = "image", train.file
     sizes = cases.value_counts()
     if len(sizes) <= len(missing):
         raise UserError(

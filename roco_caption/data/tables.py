@@ -58,6 +58,7 @@ class Table:
     files: list[str] = field(default_factory=list)  # those that its names may mean
     more: list[Table] = field(default_factory=list)  # further parts of it, in `rows` as well
     named: frozenset[str] = frozenset()  # roles whose column a person named
+    merged: Path | None = None  # the table that its captions are from
 
     def __str__(self) -> str:
         used = {role: columns[0] for role, columns in self.roles.items() if columns}
@@ -84,7 +85,8 @@ def read_table(
 
     `sheet` is that of a workbook, "" for the one whose columns are recognised best.
     `columns` names columns as in "image=scan, caption=befund"; the others are found by `USUAL`.
-    Raises a UserError if the file is not such a table, or lacks a `required` column.
+    Raises a UserError if the file is not such a table, or lacks a `required` column, or one of
+    `columns` if any is required.
     """
     pairs = [pair.partition("=") for pair in columns.split(",") if pair.strip()]
     named = {role.strip().lower(): column.strip() for role, _, column in pairs}
@@ -108,7 +110,7 @@ def read_table(
             f"{path} is not a readable table ({first_line(error)}). Mend it, or save it as a CSV "
             "in UTF-8 or as .xlsx."
         ) from error
-    lacking = [role for role in (*required, *named) if not roles.get(role)]
+    lacking = [role for role in (*required, *named) if not roles.get(role)] if required else []
     if lacking or not valid:
         name = f" {named[lacking[0]]!r}" if lacking and lacking[0] in named else ""
         problem = f"but no {lacking[0]} column{name}" if valid else f"and COLUMNS is {columns!r}"
@@ -140,13 +142,13 @@ def _with_roles(
 
 
 def _with_text(rows: pd.DataFrame, columns: list[str]) -> list[str]:
-    """Return the first of the columns with half as many texts as the fullest, as a list."""
+    """Return the first of the columns that are not nearly empty beside the fullest, as a list."""
     counts = {}
     for column in columns:
         cells = rows.loc[:, rows.columns == column].iloc[:, 0]
         texts = cells.map(lambda cell: isinstance(cell, (list, np.ndarray)) or text_of(cell) != "")
         counts[column] = int(texts.sum())
-    return [column for column in columns if 2 * counts[column] >= max(counts.values())][:1]
+    return [column for column in columns if 10 * counts[column] >= max(counts.values())][:1]
 
 
 def _naming(rows: pd.DataFrame, columns: list[str], required: bool) -> list[str]:

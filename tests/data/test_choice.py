@@ -351,7 +351,9 @@ def test_parts_beside_a_complete_table_are_not_read_as_well(tmp_path):
     assert right(read(tmp_path)) == 12
 
 
-@pytest.mark.parametrize("sheet", ["excluded", "TODO", "Template", "old"])
+@pytest.mark.parametrize(
+    "sheet", ["excluded", "TODO", "Template", "old", "Ausgeschlossen", "Vorlage", "Do not use"]
+)
 def test_sheets_of_rows_that_are_not_meant_stay_out(tmp_path, sheet):
     make_folder(tmp_path, FILES, [], "notes.txt", "About")
     rows = [["image", "caption"], *([f, f"film {f[:-4]}"] for f in FILES)]
@@ -367,7 +369,6 @@ def test_in_a_joined_folder_a_missing_image_is_not_another_patients(tmp_path, ca
     rows = read(tmp_path)
     folders = rows.image.str.extract(r"/p(\d)/")[0]
     assert len(rows) == 13 and [c.split()[1] for c in rows.caption] == [*folders]
-    assert rows.groupby("case").split.nunique().eq(1).all() and rows["case"].nunique() == 6
     assert "p3/2.png" in capsys.readouterr().out
 
 
@@ -441,3 +442,93 @@ def test_columns_of_json_with_a_list_of_objects_are_columns(tmp_path):
     value = {"image": FILES, "caption": ["film"] * 12, "meta": [{"age": i} for i in range(12)]}
     (tmp_path / "r.json").write_text(json.dumps(value), "utf-8")
     assert len(read(tmp_path)) == 12
+
+
+def test_numbered_parts_are_read_as_one_and_other_names_are_not(tmp_path):
+    for k, name in enumerate(("part-0.csv", "part-1.csv", "part-2.csv")):
+        make_folder(tmp_path, FILES[k::3], [f"{f},Film {f[:-4]}" for f in FILES[k::3]], name)
+    assert len(read(tmp_path)) == right(read(tmp_path)) == 12
+    make_folder(tmp_path, ["13.png"], ["13.png,Film 13"], "draft.csv")
+    with pytest.raises(UserError, match="draft"):
+        read_dataset(tmp_path)
+
+
+def test_merged_tables_take_the_column_that_a_person_names(tmp_path, capsys):
+    names = [f"{i}_IM.png" for i in range(1, 13)]
+    make_folder(tmp_path, names, [f"{n[:-7]},{n}" for n in names], "views.csv", "uid,filename")
+    reports = [f"{i},CR,Findings {i}.,Film {i}_IM" for i in range(1, 13)]
+    make_folder(tmp_path, [], reports, "reports.csv", "uid,image,findings,impression")
+    assert right(read(tmp_path, columns="caption=impression")) == 12
+    assert "is not read" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("key", ["Sl No", "lfd. Nr.", "row_id", "Serial Number"])
+def test_a_counter_of_rows_is_no_key(tmp_path, key):
+    names = [f"im{i}.png" for i in range(12)]
+    make_folder(tmp_path, names, [f"{i},{n}" for i, n in enumerate(names)], "a.csv", f"{key},file")
+    make_folder(
+        tmp_path, [], [f"{11 - i},CR,Film." for i in range(12)], "b.csv", f"{key},image,text"
+    )
+    with pytest.raises(UserError, match=r"b\.csv"):
+        read_dataset(tmp_path)
+
+
+def test_captions_that_are_written_for_some_images_only_are_taken(tmp_path):
+    rows = [f"{f},{f'Film {f[:-4]}' if i < 5 else ''},CHEST PA" for i, f in enumerate(FILES)]
+    make_folder(tmp_path, FILES, rows, header="image,caption,description")
+    assert right(read(tmp_path)) == len(read(tmp_path)) == 5
+
+
+@pytest.mark.parametrize("text", ["", 'image,caption\na.png,"open\n', "image,label\na.png,x\n"])
+@pytest.mark.parametrize("form", ["csv", "xls"])
+def test_a_table_of_a_split_that_cannot_be_read_stops_whatever_else_is_in_its_name(
+    tmp_path, text, form
+):
+    for k, split in enumerate(("train", "val")):
+        rows = [f"{f},film" for f in FILES[k::3]]
+        make_folder(tmp_path, FILES[k::3], rows, f"chest_{split}.csv")
+    (tmp_path / f"chest_test.{form}").write_text(text, "utf-8")
+    with pytest.raises(UserError, match="named like the table of test images"):
+        read_dataset(tmp_path)
+
+
+def test_merged_cells_are_filled_within_a_sheet(tmp_path):
+    make_folder(tmp_path, FILES, [], "notes.txt", "About")
+    rows = [[f, "film", f"P{i // 2}" if i % 2 == 0 else ""] for i, f in enumerate(FILES)]
+    header = ["image", "caption", "patient"]
+    second = [header, [FILES[6], "film", ""], *rows[7:]]  # its first patient is not known
+    workbook(tmp_path / "c.xlsx", {"a": [header, *rows[:6]], "b": second})
+    rows = read(tmp_path).set_index("id")["case"]
+    assert rows["6"] == "p2" and rows["7"] not in set(rows.drop("7"))
+
+
+def test_a_test_image_stays_one_when_others_are_added_in_a_folder(tmp_path):
+    names = [f"batch1/IM{i:04}.png" for i in range(60)]
+    make_folder(tmp_path, names, [f"{n},film" for n in names])
+    before = read(tmp_path)
+    more = [f"batch2/IM{i:04}.png" for i in range(6)]
+    make_folder(tmp_path, more, [f"{n},film" for n in [*names, *more]])
+    after = read(tmp_path)
+    kept = {image for image, split in after[["image", "split"]].values if split == "test"}
+    tested = {image for image, split in before[["image", "split"]].values if split == "test"}
+    assert len(tested - kept) <= 2
+
+
+def test_a_patient_is_the_same_however_the_number_is_written(tmp_path):
+    names = [f"{i}.png" for i in range(60)]
+    splits = []
+    for form in ("{:03}", "{}", "{}.0"):
+        rows = [f"{n},film,{form.format(i // 3)}" for i, n in enumerate(names)]
+        make_folder(tmp_path, names, rows, header="image,caption,patient")
+        splits.append(dict(read(tmp_path)[["id", "split"]].values))
+    assert splits[0] == splits[1] == splits[2]
+
+
+def test_rocos_other_images_are_not_joined_with_the_radiology_ones(tmp_path):
+    for split in ("train", "test"):
+        for kind in ("radiology", "non-radiology"):
+            names = [f"{split}/{kind}/images/{split}_{kind}{i}.jpg" for i in range(4)]
+            rows = [f"{n.split('/')[-1]},{kind}" for n in names]
+            make_folder(tmp_path, names, rows, f"{split}/{kind}/{split}data.csv", "name,caption")
+    with pytest.raises(UserError, match="each name images"):
+        read_dataset(tmp_path)
