@@ -228,7 +228,7 @@ def _frames(rows: pd.DataFrame, limit: int) -> tuple[dict[str, pd.DataFrame], pd
     for split in TABLES:
         listed, frame = rows[rows.split == split], used.loc[used.split == split, columns]
         kept = frame[frame.id.isin(frame.id.unique()[: limit or None])].reset_index(drop=True)
-        counts[split] = {"listed": len(listed), "used": kept.id.nunique()}
+        counts[split] = {"rows" if several else "listed": len(listed), "used": kept.id.nunique()}
         counts[split] |= {"captions": len(kept)} if several else {}
         counts[split] |= listed.reason[listed.reason != ""].value_counts().to_dict()
         counts[split] |= {"over the limit": frame.id.nunique() - kept.id.nunique()} if limit else {}
