@@ -17,9 +17,7 @@ from roco_caption.data.columns import STUDIES, plain
 from roco_caption.data.images import is_image_file
 from roco_caption.data.names import match_files
 from roco_caption.data.splits import SPLITS, listed_splits, split_word
-from roco_caption.data.tables import (
-    Table,
-)
+from roco_caption.data.tables import Table
 
 QUOTES = "Put captions that contain the separator in quotes."
 
@@ -52,7 +50,8 @@ def list_rows(table: Table, folder: Path, files: list[str]) -> pd.DataFrame:
     """Return DataFrame[name, file, image, caption, reason], one row per row of a table.
 
     They are the name in the table; one of `files`, which are in `folder`, and its path; the caption
-    in one line; and why the row is left out, or "". And `case`, if a column names the patients.
+    in one line; and why the row is left out, or "". And `row`, where it is in the table, and
+    `case`, if a column names the patients.
     Raises a UserError if all rows are left out.
     """
     names = table.rows[table.roles["image"][0]]

@@ -14,12 +14,7 @@ from roco_caption.core.files import files_below
 from roco_caption.data.archive import TABLES, TREE
 from roco_caption.data.cases import folder_cases, row_cases
 from roco_caption.data.choice import tables_in
-from roco_caption.data.folder import (
-    list_rows,
-    print_left_out,
-    read_folder,
-    without_repeated,
-)
+from roco_caption.data.folder import list_rows, print_left_out, read_folder, without_repeated
 from roco_caption.data.images import is_image_file
 from roco_caption.data.kaggle import RECORD, download_roco, mounted_by_colab
 from roco_caption.data.names import image_ids, match_files
