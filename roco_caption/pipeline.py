@@ -70,7 +70,7 @@ def prepare_data(
         phantoms: synthetic images to train, validate and test on.
         limit: images per split, for a quick try; 0 takes all.
         columns: of your own table, such as "image=scan, caption=report"; the usual names are known.
-        options: of `locate_dataset`: as `source`, `platform`, `slow`, `copy`, `seed`.
+        options: of `locate_dataset`, such as `source`, `platform`, `slow`, `copy` and `seed`.
 
     Raises:
         UserError: there is no data set, the download failed, or a table cannot be read.

@@ -91,7 +91,8 @@ def _checked(name: str, value: Any) -> Any:
     there = f" Relative paths start at {os.getcwd()}." if name in PATHS and value else ""
     if os.name == "posix" and there and re.match(r"[A-Za-z]:[\\/]", str(value)):
         drive, rest = str(value)[0].lower(), str(value)[3:].replace("\\", "/")
-        there = f" In WSL it is /mnt/{drive}/{rest}."
+        there = f" That is a path of Windows. In WSL it is /mnt/{drive}/{rest}; in Colab or on "
+        there += "Kaggle, upload the folder."
     raise UserError(f"{name} must be {valid}, got {value!r}.{there}")
 
 

@@ -244,5 +244,5 @@ def test_a_whole_learning_rate_can_be_overridden_by_another(names, monkeypatch):
 
 
 def test_a_windows_path_is_translated_for_wsl(names):
-    with pytest.raises(UserError, match="In WSL it is /mnt/c/Daten/Bilder"):
+    with pytest.raises(UserError, match="In WSL it is /mnt/c/Daten/Bilder; in Colab"):
         read_settings(names | {"DATA_DIR": "C:\\Daten\\Bilder"})

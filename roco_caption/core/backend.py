@@ -12,7 +12,7 @@ from typing import Any
 # TensorFlow's messages at import, and about kernels for which it has a replacement.
 _CHATTER = re.compile(
     r"I\d{4} |WARNING: All log messages before absl|To enable the following"
-    r"|E\d{4} .*oneDNN supports \w+ only on"
+    r"|(?:E\d{4}|[\d-]+ [\d:.]+: E) .*oneDNN supports \w+ only on"
 )
 
 

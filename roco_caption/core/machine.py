@@ -252,10 +252,11 @@ def mount_drive(paths: Iterable[str]) -> None:
 
 
 def drive_folder(folder: str) -> Path | None:
-    """Make and return a folder; None if "". In Colab, warn of what goes with the session."""
+    """Make and return a folder; None if "". In Colab, warn of what is lost with the session."""
     if not folder and find_platform() == "colab":
-        print("NOTE: DRIVE_DIR is empty, so features, training and captions go with this session. "
-              f"To keep them: DRIVE_DIR = '{DRIVE / 'MyDrive' / 'roco'}'.")  # fmt: skip
+        drive = DRIVE / "MyDrive" / "roco"
+        print("NOTE: DRIVE_DIR is empty, so features, training and captions are lost when this "
+              f"session ends. To keep them: DRIVE_DIR = '{drive}'.")  # fmt: skip
     place = Path(folder).expanduser().absolute()
     real = place.resolve()
     mounted = any(map(os.path.ismount, (real, *real.parents[:-1])))  # Drive, or a bucket

@@ -17,9 +17,10 @@ MISSING = {
     "#n/a", "#name?", "#ref!", "#value!", "#null!", "#div/0!", "#num!",
 }  # fmt: skip
 _ATTRIBUTES = r"(?:\s+[\w-]+=(?:\"[^\"<>]*\"|'[^'<>]*'|[^\s<>]+))*\s*/?>"
-INLINE = rf"</?(?:a|b|em|font|i|span|strong|sub|sup|u){_ATTRIBUTES}"
-BLOCK = rf"</?(?:br|div|h[1-6]|li|ol|p|table|tbody|td|th|tr|ul){_ATTRIBUTES}"
-HTML = re.compile(rf"{INLINE}|{BLOCK}|&(?:[a-z]+|#\d+|#x[\da-f]+);", re.I)
+INLINE = re.compile(rf"</?(?:a|b|em|font|i|span|strong|sub|sup|u){_ATTRIBUTES}", re.I)
+BLOCK = re.compile(rf"</?(?:br|div|h[1-6]|li|ol|p|table|tbody|td|th|tr|ul){_ATTRIBUTES}", re.I)
+ENTITY = re.compile(r"&(?:[a-z]+|#\d+|#x[\da-f]+);", re.I)
+ESCAPE = re.compile(r"(?:\\r)?\\n(?!(?:u|e|eq|abla)\b)|\\[rt](?![a-z])")  # not LaTeX's \nu
 PLACE = "\0 place"  # a column: the number of the line or row in the file
 
 
@@ -33,13 +34,9 @@ def text_of(value: Any) -> str:
 
 
 def plain_text(text: str) -> str:
-    """Return a caption in one line, without HTML and the escapes of line breaks and tabs."""
-    if "\\" in text:
-        text = re.sub(r"(\\r)?\\n(?![a-z])|\\[rt](?![a-z])", " ", text)  # no LaTeX, as \nu
-    if HTML.search(text):
-        text = re.sub(BLOCK, " ", re.sub(INLINE, "", text, flags=re.I), flags=re.I)
-        text = html.unescape(text)
-    return " ".join(text.split())
+    """Return a caption in one line, without HTML and without written line breaks and tabs."""
+    text = BLOCK.sub(" ", INLINE.sub("", ESCAPE.sub(" ", text)))
+    return " ".join(ENTITY.sub(lambda found: html.unescape(found[0]), text).split())
 
 
 def holds_images(cells: pd.Series) -> bool:

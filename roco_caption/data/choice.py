@@ -33,21 +33,23 @@ def tables_in(folder: Path) -> list[Path]:
 def choose_tables(
     folder: Path, files: list[str], columns: str, lists: set[Path]
 ) -> tuple[list[Table], list[tuple[str, str]]]:
-    """Return the table that names most images, by the column that does, or one per split.
+    """Return the tables to read: the one that names most images, or one per split.
 
-    And for each that is not read the split that its path or sheet names, or "", and why; `lists`
-    are no tables.
+    And for each that is not read the split that its path or sheet names, or "", and why. Files in
+    `lists` are no tables.
     """
     beside = _texts_beside(folder, files)
     places = [path for path in tables_in(folder) if path not in lists and path not in beside]
-    tables, problems, unread, halves = _read_all(places, folder, files, columns)
+    tables, problems, unread, incomplete = _read_all(places, folder, files, columns)
     if not any(named for named, _ in tables):
-        halves += [table for _, table in tables]
-        tables = _texts_of(beside, folder) or _merged_tables(halves, folder, files) or tables
+        incomplete += [table for _, table in tables]
+        tables = _texts_of(beside, folder) or _merged_tables(incomplete, folder, files) or tables
         paths = tuple(f"{path} " for _, table in tables for path in (table.path, table.merged))
         unread = [(split, why) for split, why in unread if not why.startswith(paths)]
     if beside and not tables:
         problems.insert(0, "The text files beside its images have no captions.")
+    if incomplete and not tables:
+        problems = _without_key(incomplete) + problems
     if not tables:
         problems += [why for _, why in unread if why not in problems]
         raise UserError(f"{folder} has no table of images and captions. {' '.join(problems[:3])}")
@@ -65,14 +67,24 @@ def choose_tables(
     return chosen, unread
 
 
+def _without_key(incomplete: list[Table]) -> list[str]:
+    """Return what to do if one table names images and another has captions."""
+    if not all(any(table.roles[role] for table in incomplete) for role in ("image", "caption")):
+        return []
+    return [
+        "One table names images, another has captions. To be joined they need one column of the "
+        "same name, such as image_id, with a different value in each row of the captions."
+    ]
+
+
 def _read_all(
     places: list[Path], folder: Path, files: list[str], columns: str
 ) -> tuple[list[tuple[set[str], Table]], list[str], list[tuple[str, str]], list[Table]]:
-    """Return each table with the files that it names; problems; what is not read, and why.
+    """Return the tables with the files that each names; problems; what is not read, and why.
 
-    And tables without a column of captions or of images.
+    And those that lack a column of images or of captions.
     """
-    tables, problems, halves = [], [], list[Table]()
+    tables, problems, incomplete = [], [], list[Table]()
     failed: list[tuple[Path | None, str, str]] = []
     several = len({path.parent for path in places}) > 1
     for path, sheet in ((place, sheet) for place in places for sheet in sheets_of(place)):
@@ -89,9 +101,9 @@ def _read_all(
             failed.append((path, sheet, str(error)))
             if path.suffix.lower() != ".txt":
                 with suppress(UserError):
-                    halves.append(read_table(path, columns, sheet, required=()))
+                    incomplete.append(read_table(path, columns, sheet, required=()))
     unread = _with_splits(failed, [table for _, table in tables], folder)
-    return tables, problems, unread, halves
+    return tables, problems, unread, incomplete
 
 
 def _with_splits(
@@ -99,8 +111,8 @@ def _with_splits(
 ) -> list[tuple[str, str]]:
     """Return for each table that is not read its split, and why it is not.
 
-    It is a split's if no other word stands beside that, or a table that is read is called the same
-    but for the split, as "chest_train.csv" beside "chest_test.csv".
+    A table belongs to a split if its name has no other word, or if a table that is read has the
+    same name but for the split: "chest_train.csv", "chest_test.csv".
     """
     series = {(without_splits(table.path.stem), without_splits(table.sheet)) for table in tables}
     unread = []
@@ -167,12 +179,12 @@ def _of_files(
         if 2 * len(named) > names.nunique():
             return named, chosen
     split = split_of(table, folder)
-    of_split = [f for f in files if split and split == split_word(os.path.dirname(f))]
+    of_split = [f for f in files if split == split_word(os.path.dirname(f))] if split else []
     return _by_best_column(table, of_split or files)
 
 
 def _by_best_column(table: Table, files: list[str]) -> tuple[set[str], Table]:
-    """Return the files that a table names, by the column that names most; the others are dropped.
+    """Return the files that a table names, and the table with only the column that names most.
 
     A column of another name than usual counts only where the usual ones have numbers, which may
     match other files, or nothing that names a file. UserError if there are several such columns.
@@ -200,7 +212,7 @@ def _by_best_column(table: Table, files: list[str]) -> tuple[set[str], Table]:
                 f"{table.path} has file names in several columns, {better}. Choose one: COLUMNS = "
                 f"'image={better[0]}'."
             )
-        best = (*better, best)[0]
+        best = better[0] if better else best
     return images[best], replace(table, files=files, roles=table.roles | {"image": [best]})
 
 

@@ -48,7 +48,7 @@ def _detected(content: bytes) -> str:
     encoding = WINDOWS.get(encoding, encoding)
     foreign = sum(byte > 127 for byte in content) > 0.3 * len(content)  # no Latin letters
     if foreign and not _decodes(content, encoding):
-        raise ValueError(f"its encoding looks like {encoding}, but parts of it are not")
+        raise ValueError(f"its detected encoding, {encoding}, does not fit all of it")
     if foreign or (encoding in EASTERN and _decodes(content, encoding)):
         return encoding
     if torn := _torn(content, "cp1252"):  # as Polish and the texts of DOS are, read as this
@@ -73,5 +73,5 @@ def _decodes(content: bytes, encoding: str) -> bool:
 
 
 def _torn(content: bytes, encoding: str) -> int:
-    """Return how many signs that are no letters are in words, or stand for no character."""
+    """Return how many characters within words are no letters, plus those that do not decode."""
     return len(TORN.findall(content.decode(encoding, "replace")))

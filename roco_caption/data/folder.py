@@ -47,11 +47,11 @@ def read_folder(folder: Path, columns: str = "") -> pd.DataFrame:
 
 
 def list_rows(table: Table, folder: Path, files: list[str]) -> pd.DataFrame:
-    """Return DataFrame[name, file, image, caption, reason], one row per row of a table.
+    """Return DataFrame[name, file, image, caption, reason, row], one row per row of a table.
 
     They are the name in the table; one of `files`, which are in `folder`, and its path; the caption
-    in one line; and why the row is left out, or "". And `row`, where it is in the table, and
-    `case`, if a column names the patients.
+    in one line; why the row is left out, or ""; and its place in the table. And `case`, if a column
+    names the patients.
     Raises a UserError if all rows are left out.
     """
     names = table.rows[table.roles["image"][0]]
@@ -70,12 +70,13 @@ def list_rows(table: Table, folder: Path, files: list[str]) -> pd.DataFrame:
     }.items():
         rows.loc[applies, "reason"] = reason
     rows["name"] = names.where((table.misfits == 0) & (names.str.strip() != ""), table.places)
-    rows["row"] = table.places + f" of {table.sheet} {table.path.name}"
+    rows["row"] = f"{table.path.name} {table.sheet} " + table.places
     if (patients := _patients(table)) is not None:
         rows["case"] = patients
     if table.sheet and (empty := rows.reason == "no caption").mean() > 0.3:
-        print(f"NOTE: {empty.sum():,} rows of {table.path} have no caption. If its cells are "
-              "merged, repeat the caption in each row: only the first has it.")  # fmt: skip
+        print(f"NOTE: {empty.sum():,} rows of {table.path} have no caption. If that column's cells "
+              "are merged, write the caption into each row: of merged cells only the first has "
+              "it.")  # fmt: skip
     usable = rows[rows.reason == ""]
     if usable.empty:
         raise UserError(
@@ -109,7 +110,7 @@ def _advice(rows: pd.DataFrame, files: list[str]) -> str:
         return QUOTES
     return (
         "Check that its images are unpacked and that its table has captions; or name the columns, "
-        "as in COLUMNS = 'image=scan, caption=report'."
+        "as in COLUMNS = 'image=film, caption=diagnosis'."
     )
 
 
@@ -124,17 +125,17 @@ def _patients(table: Table) -> pd.Series | None:
             print(f"NOTE: column {column!r} of {table.path} names no patients and is ignored.")
             continue
         if len(texts) and texts.str.fullmatch(r"\d([.,]\d+)?E\+\d+").mean() > 0.5:
-            print(f"NOTE: the numbers in column {column!r} of {table.path} were shortened to "
-                  f"{texts.iloc[0]} and the like, so patients may count as one. Format it as "
-                  "text.")  # fmt: skip
+            print(f"NOTE: column {column!r} of {table.path} has shortened numbers such as "
+                  f"{texts.iloc[0]}, so several patients may count as one. Export the table again "
+                  "with this column formatted as text.")  # fmt: skip
         cases = patient.where(patient != "")
         if table.sheet and (gaps := cases.isna()).any():
             sheets = table.places.str.partition(" of ")[2]
             cases = cases.groupby(sheets).ffill()  # of merged cells only the first has the value
             print(f"NOTE: {gaps.sum():,} rows of {table.path} get the patient above them.")
-        if plain(column) in STUDIES:
-            print(f"NOTE: images stay together by {column!r}. If a patient has several, name the "
-                  "patients' column: COLUMNS = 'patient=…'.")  # fmt: skip
+        if plain(column) in STUDIES and "patient" not in table.named:
+            print(f"NOTE: images are kept together by {column!r}. If one patient may have several "
+                  "of these, name the column of patients: COLUMNS = 'patient=…'.")  # fmt: skip
         table.roles["patient"] = [column]
         return cases
     return None

@@ -14,7 +14,7 @@ from roco_caption.data.names import match_files
 from roco_caption.data.splits import split_word
 from roco_caption.data.tables import Table
 
-APART = re.compile(  # words of a sheet, or a path, whose rows are rather not meant
+APART = re.compile(  # words in the name of a sheet or file that is probably not meant
     r"exclu|reject|remov|discard|delet|dupli|to-?do|templat|exampl|draft|unclear|invalid|usable"
     r"|archiv|backup|ausschl|ausge?sch|aussort|vorlage|muster|beispiel|entwurf|unbrauch|unklar|papierk"
     r"|dublett|(?<![a-z])(?:old|not|non|bad|alt|offen)(?![a-z])", re.I
@@ -29,10 +29,10 @@ def split_of(table: Table, folder: Path) -> str:
 
 
 def joined(tables: list[tuple[set[str], Table]], folder: Path) -> list[tuple[set[str], Table]]:
-    """Return the tables, those as one that have the same columns and different images.
+    """Return the tables; those with the same columns and different images become one.
 
-    Such are sheets of a workbook, tables of one name in several folders, and numbered parts. All
-    stay as they are if one names whatever the others do.
+    These are sheets of a workbook, tables of one name in several folders, and numbered parts. All
+    stay as they are if one of them names every image that the others name.
     """
     whole = set().union(*(named for named, _ in tables))
     if any(named == whole for named, _ in tables):
@@ -55,7 +55,7 @@ def joined(tables: list[tuple[set[str], Table]], folder: Path) -> list[tuple[set
 
 
 def _as_one(parts: list[Table], folder: Path) -> Table:
-    """Return the rows of tables as one, whose names mean what they mean in each."""
+    """Return tables as one; each name still means the file that it meant in its own table."""
     own = [part.path.parent.relative_to(folder).as_posix() for part in parts]
     (image,), header = parts[0].roles["image"], {plain(name): name for name in parts[0].rows}
     rows, places = [], []
@@ -77,11 +77,11 @@ def _as_one(parts: list[Table], folder: Path) -> Table:
 
 
 def merged(names: Table, texts: Table) -> Table | None:
-    """Return the images that one table names with the captions of another, by a column of both.
+    """Return the images of one table with the captions of another, joined by a column of both.
 
-    None if no column, or more than one, has a number of its own for each row of `texts`.
+    None unless exactly one column of ids has a different value in each row of `texts`.
     """
-    (image,), (caption,) = names.roles["image"][:1], texts.roles["caption"][:1]
+    image, caption = names.roles["image"][0], texts.roles["caption"][0]
     known = texts.rows[texts.misfits == 0]
     both = [
         column for column in names.rows.columns.intersection(known.columns)
@@ -93,11 +93,8 @@ def merged(names: Table, texts: Table) -> Table | None:
         return None
     other = known.drop(columns=names.rows.columns.drop(both[0]), errors="ignore")
     rows = names.rows.merge(other, "left", on=both[0]).fillna("")
-    roles = {
-        role: [*dict.fromkeys(names.roles[role] + texts.roles[role])]
-        for role in ("split", "patient")
-    }
-    roles["patient"] = [*roles["patient"], *both]
-    how = f"{names.how}; captions of {texts.path}, by the column {both[0]!r} of both"
-    roles |= {"image": [image], "caption": [caption]}
+    roles = {"image": [image], "caption": [caption]}
+    for role, keys in (("split", []), ("patient", both)):
+        roles[role] = [*dict.fromkeys(names.roles[role] + texts.roles[role] + keys)]
+    how = f"{names.how}; captions of {texts.path}, joined by column {both[0]!r}"
     return replace(names, rows=rows, how=how, roles=roles, merged=texts.path)

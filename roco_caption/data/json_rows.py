@@ -8,19 +8,27 @@ from typing import Any
 
 import pandas as pd
 
+LAYOUTS = (
+    "its layout is not known: no list of rows, not COCO's, not {image: caption}; write a list of "
+    'rows, as in [{"image": "a.png", "caption": "Normal chest."}]'
+)
+
 
 def rows_of_json(text: str, are_columns: Callable) -> tuple[pd.DataFrame, str]:
-    """Return the rows of a JSON file, and its layout; `are_columns` says it of a list of names.
+    """Return the rows of a JSON file, and its layout.
 
-    A list of rows, one per split, a row per line, columns as pandas writes them, COCO's layout, or
-    captions or rows by image. Raises a ValueError for others.
+    `are_columns` says whether any of some names is a usual column. Layouts: a list of rows, one per
+    split, a row per line, columns as pandas writes them, COCO's, captions or rows by image. Raises
+    a ValueError for others.
     """
     try:
         value = json.loads(text)
     except ValueError as error:
         return _frame(_json_lines(text, error)), "JSON lines, encoding UTF-8"
-    if not isinstance(value, dict):
+    if isinstance(value, list) and (not value or _are_rows(value)):
         return _frame(value), "JSON list, encoding UTF-8"
+    if not isinstance(value, dict):
+        raise ValueError(LAYOUTS)
     if {"images", "annotations"} <= value.keys():
         return _of_coco(value), "JSON in COCO's layout"
     lists = {name: part for name, part in value.items() if _are_rows(part)}
@@ -36,10 +44,7 @@ def rows_of_json(text: str, are_columns: Callable) -> tuple[pd.DataFrame, str]:
     if value and all(isinstance(cell, str | list) for cell in value.values()):
         captions = {"image": [*value], "caption": [*value.values()]}
         return pd.DataFrame(captions, dtype=object), "JSON {image: caption}"
-    raise ValueError(
-        "it is no list of rows, not in COCO's layout, and not {image: caption}; write a list of "
-        'rows, as in [{"image": "a.png", "caption": "Normal chest."}]'
-    )
+    raise ValueError(LAYOUTS)
 
 
 def _frame(rows: Any) -> pd.DataFrame:
@@ -63,8 +68,10 @@ def _of_coco(value: dict[str, Any]) -> pd.DataFrame:
     try:
         files = {image["id"]: image["file_name"] for image in value["images"]}
         pairs = [(files.get(one["image_id"]), one["caption"]) for one in value["annotations"]]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"in COCO's layout, but without {error}") from error
+    except KeyError as error:
+        raise ValueError(f"it looks like COCO's layout, but lacks {error}") from error
+    except TypeError as error:
+        raise ValueError("its `images` and `annotations` are not lists of objects") from error
     return pd.DataFrame(pairs, columns=["file_name", "caption"], dtype=object)
 
 

@@ -26,7 +26,7 @@ from roco_caption.data.tables import READERS, read_table
 SOURCES = "auto", "kaggle", "phantoms"
 MANY = 10_000  # training images that take hours without an accelerator
 NO_GPU = (
-    "This machine has no GPU: features of ROCO's 82,000 images would take 5 hours or more. "
+    "This machine has no GPU: features of ROCO's 82,000 images would take hours. "
     "Choose a GPU ({}) and run all cells again. Without one: LIMIT = 500 takes a part of ROCO "
     "(after the same download), DATA_SOURCE = 'phantoms' a small synthetic set, and "
     "DATA_SOURCE = 'kaggle' all of ROCO."
@@ -76,7 +76,8 @@ def locate_dataset(
     `phantom_counts` images (training, validation, test), and "auto" is the attached data set on
     Kaggle, the download in Colab, and phantoms elsewhere. A mounted copy replaces the download.
     UserError if there is none, or if "auto" would be all of ROCO on a machine that is `slow`,
-    without an accelerator, and its features are neither in `folder` nor in its `copy`.
+    without an accelerator, and its features are neither in `folder`, nor in its `copy`, nor
+    attached.
     """
     if source not in SOURCES:
         raise UserError(f"DATA_SOURCE must be one of {', '.join(SOURCES)}, got {source!r}.")
@@ -104,10 +105,10 @@ def locate_dataset(
 
 
 def _has_features(folder: str | os.PathLike, copy: Path | None) -> bool:
-    """Return whether features of ROCO are kept in `folder`, in its copy or in an attached one."""
+    """Return whether features of ROCO are in `folder`, in its copy, or attached on Kaggle."""
     places = [Path(place) / "features" / "roco" for place in (folder, copy) if place]
     places += machine.attached("features/roco")
-    return any(path for place in places for path in place.glob("*.pkl"))
+    return any(any(place.glob("*.pkl")) for place in places)
 
 
 def _given(data_dir: str) -> Source:
@@ -141,10 +142,8 @@ def _has_images(place: Path, below: Path) -> bool:
 
 def _attached(slow: bool) -> Source:
     if root := _containing_all_data(machine.KAGGLE_INPUT):
-        if (
-            slow
-            and sum(1 for _ in os.scandir(root / TREE / "train" / "radiology" / "images")) > MANY
-        ):
+        images = root / TREE / "train" / "radiology" / "images"
+        if slow and images.is_dir() and len(os.listdir(images)) > MANY:
             raise UserError(NO_GPU.format("Settings, Accelerator"))
         return Source(root, "roco", f"Chosen because this notebook has it attached. {OTHERWISE}")
     raise UserError(

@@ -1,4 +1,4 @@
-"""Which split a name means; holds out images for test and validation where nothing says it."""
+"""Finds the split that a name means; holds out images for test and validation if none is given."""
 
 import hashlib
 import re
@@ -28,7 +28,7 @@ HELD_OUT = 0.1  # share of the images, where there is no test or validation spli
 def split_word(path: str, *, alone: bool = False) -> str:
     """Return the split that a path names, as "val/images", "val2017" and "val.csv" do, else "".
 
-    With `alone` only where no other word stands beside it, unlike "test_protocol.txt".
+    With `alone`, only if the name has no other word, unlike "test_protocol.txt".
     """
     parts = path.lower().removesuffix(PurePosixPath(path).suffix.lower()).split("/")[::-1]
     words = [set(re.split(r"[\W_\d]+", part)) for part in parts]
@@ -60,7 +60,10 @@ def listed_splits(folder: Path, files: list[str]) -> tuple[dict[str, str], set[P
             single = [one[0] for one in found if len(one) == 1]
             if len(single) > 0.9 * len(found):
                 if twice := {name for name in single if splits.get(name, split) != split}:
-                    raise UserError(f"{min(twice)} is in {path} and in another list. Keep one.")
+                    raise UserError(
+                        f"{min(twice)} is in {path.name}, and in the list of {splits[min(twice)]} "
+                        "images. Remove it from one."
+                    )
                 splits |= dict.fromkeys(single, split)
                 lists.add(path)
     whole = "train" in splits.values() and len(set(splits.values())) > 1
@@ -81,7 +84,9 @@ def complete_splits(rows: pd.DataFrame, seed: int, unit: str = "patient") -> pd.
     cases = train["case"] if "case" in used else cases_of(used.id.astype(str))[train.index]
     if "case" not in used and cases.nunique() <= len(missing):  # then they are no patients
         cases = train.id
-    if "case" not in used and cases.is_unique:  # the files' names stay if others are added
+    if (
+        "case" not in used and cases.is_unique
+    ):  # by path: an id changes if another folder gets a file of its name
         unit, cases = "image", train.file
     sizes = cases.value_counts()
     if len(sizes) <= len(missing):

@@ -65,8 +65,7 @@ class Table:
         roles = ", ".join(f"{role} = {column!r}" for role, column in used.items())
         parts = [f"{part.sheet or part.path} ({part.how})" for part in self.more[:2]]
         parts += ["…"] if self.more[2:] else []
-        more = f". NOTE: {len(self.more) + 1} tables are read as one, also {', '.join(parts)}"
-        more = more if parts else ""
+        more = f". NOTE: read as one with it: {', '.join(parts)}" if parts else ""
         return f"{self.path}: {len(self.rows):,} rows; {roles}; {self.how}{more}"
 
 

@@ -91,9 +91,9 @@ class FeatureCache:
         return features
 
     def remember(self, features: Features) -> None:
-        """Write the pickle of `load` again if image files got another time, or do without.
+        """Write the pickle of `load` again if image files have new times, or do without.
 
-        It keeps its own time, so that a copy on a drive is not replaced for that.
+        The pickle keeps its own time, so that a copy on a drive is not replaced.
         """
         if self._mark(features):
             with suppress(UserError, OSError):  # a full disk, or one that cannot be written

@@ -98,7 +98,7 @@ def _extract(
         if missing:
             _encode({name: images[name] for name in missing}, cache, build, batch_size)
         new = {name: cache.files.pop(name) for name in missing if name in cache.files}
-        features = cache.join()  # parts know the marks of their own images
+        features = cache.join()  # parts have the marks of their own images
         missing = [*features.untried(images), *_of_other_files(features, new)]
         if not missing:
             return features
@@ -109,7 +109,7 @@ def _extract(
 
 
 def _of_other_files(features: Features, marks: Mapping[str, FileMark]) -> list[str]:
-    """Return the ids of images whose features are of files with other marks than these."""
+    """Return the ids of images whose features were made from another version of their file."""
     known = [name for name in marks if name in features]
     made = features.files[features.places(known)].tolist()
     return [name for name, mark in zip(known, made, strict=True) if mark != [*marks[name]]]

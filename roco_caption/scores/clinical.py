@@ -191,7 +191,8 @@ def slips(references: Sequence[str | Sequence[str]], hypotheses: Sequence[str]) 
     "modality": both captions name one, but not the same. "side": one says only left, the other only
     right. "negation": the hypothesis asserts a word that the reference only rules out. "number": it
     has a number that no reference has. One reference that supports the hypothesis is enough.
-    NaN unless `are_english`, except for numbers, and where no reference names a modality or a side.
+    All but "number" are NaN unless `are_english`, "modality" and "side" also if no reference names
+    one.
     """
     rows = [_slips_of(*pair) for pair in zip(references, hypotheses, strict=True)]
     shares = pd.DataFrame(rows).mean().rename("slips")

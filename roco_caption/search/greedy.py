@@ -116,10 +116,8 @@ def likeliest(
     wanted = (min if isinstance(hidden, int) else ops.minimum)(count + hidden, k * each)
     _, chosen = ops.top_k(ops.reshape(best, (m, k * each)), wanted)
     chosen = ops.cast(chosen, "int32")[:, :, None]
-    tokens, origins = (
-        chosen % each * WORD_BLOCK + ops.arange(WORD_BLOCK, dtype="int32"),
-        chosen // each,
-    )
+    origins = chosen // each
+    tokens = chosen % each * WORD_BLOCK + ops.arange(WORD_BLOCK, dtype="int32")
     words = picked(blocks, chosen[:, :, 0])
     words = words - picked(total, origins[:, :, 0]) + picked(log_p[:, :, None], origins[:, :, 0])
     allowed = tokens > UNKNOWN

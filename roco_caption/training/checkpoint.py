@@ -133,7 +133,7 @@ def load_best(model: keras.Model, folder: Path, progress: Progress) -> None:
     except UserError as error:
         print(f"{error} {remedy}")
     save_best(model, folder, progress)
-    if progress.finished:  # else the model has not the variables of its last step
+    if progress.finished:  # else the model does not have the variables of its last step
         save_state(model, folder, progress)
 
 

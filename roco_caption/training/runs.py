@@ -41,7 +41,7 @@ COMMON = (
     RECORD, HISTORY, "captions.csv", "scores.csv", "tokenizer.json", "consensus.npz",
     "model_card.md", "decoder.keras",
 )  # fmt: skip
-SHOWN = "batch_size", "learning_rate", "seed", "units", "embedding_size"
+SHOWN = "batch_size", "learning_rate", "seed", "units", "embedding_size"  # what users change most
 COLUMNS = ["epochs", "val_loss", "CIDEr", "finished"]  # of `list_runs`
 
 
@@ -169,8 +169,8 @@ def list_runs(parent: str | os.PathLike, copy: Path | None = None) -> pd.DataFra
 
     Returns:
         One row per run, by its folder's name: `epochs` done, lowest `val_loss` in nats per word,
-        `CIDEr` on the test split, when its captioner was `finished`, empty where unknown; and the
-        settings in which the runs differ.
+        `CIDEr` on the test split, when its captioner was `finished`, empty where unknown; and those
+        of `SHOWN` in which the runs differ.
     """
     places = [*attached("checkpoints"), *([copy / "checkpoints"] if copy else []), Path(parent)]
     found = (path.parent for place in places for path in place.glob(f"*/{RECORD}"))
@@ -186,7 +186,7 @@ def list_runs(parent: str | os.PathLike, copy: Path | None = None) -> pd.DataFra
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """Return the settings of a run that users change most, as far as its record has them."""
+    """Return the settings `SHOWN` of a run, those that its record has."""
     with contextlib.suppress(UserError, LookupError, TypeError):  # damaged, or of another program
         record = read_json(folder / RECORD)
         known = record["trainings"][0] | record.get("decoder", {})

@@ -433,6 +433,6 @@ def test_a_folder_that_is_not_on_drive_is_pointed_out(drive, tmp_path, monkeypat
 
 def test_colab_without_a_drive_says_what_is_lost(drive, capsys, monkeypatch):
     assert drive_folder("") is None
-    assert "go with this session" in capsys.readouterr().out
+    assert "are lost when this session ends" in capsys.readouterr().out
     monkeypatch.setattr(machine, "find_platform", lambda: "local")
     assert drive_folder("") is None and capsys.readouterr().out == ""

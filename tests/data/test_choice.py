@@ -80,7 +80,7 @@ def test_tables_with_the_same_columns_and_other_images_are_read_as_one(tmp_path,
     assert len(rows) == right(rows) == 16
     assert [c.split()[1] for c in rows.caption] == [id[1] for id in rows.id]
     said = capsys.readouterr().out
-    assert "4 tables are read as one" in said and "Split by image" in said
+    assert "read as one with it: " in said and "Split by image" in said
 
 
 def test_sheets_with_other_columns_or_splits_stay_apart(tmp_path):
@@ -104,7 +104,7 @@ def test_captions_and_names_of_two_tables_are_joined_by_their_common_column(tmp_
     assert len(rows) == 16 and rows.groupby("case").split.nunique().eq(1).all()
     assert all(f"/{row.caption.split()[1][:-1]}_" in row.image for row in rows.itertuples())
     said = capsys.readouterr().out
-    assert "by the column 'uid' of both" in said and "not read" not in said
+    assert "joined by column 'uid'" in said and "not read" not in said
 
 
 def test_without_a_common_column_tables_are_not_joined(tmp_path):
@@ -276,7 +276,7 @@ def test_a_study_may_be_one_of_several_of_a_patient(tmp_path, capsys):
         header="image,caption,study_id",
     )
     read_dataset(tmp_path)
-    assert "If a patient has several" in capsys.readouterr().out
+    assert "If one patient may have several" in capsys.readouterr().out
 
 
 def test_images_are_counted_where_they_have_several_captions(tmp_path):
@@ -292,7 +292,7 @@ def test_patients_numbers_that_a_spreadsheet_shortened_are_pointed_out(tmp_path,
     rows = [f"{name};film;1,23E+{i // 4 + 10}" for i, name in enumerate(names)]
     make_folder(tmp_path, names, rows, header="image;caption;patient_id")
     assert read(tmp_path)["case"].nunique() == 3  # rather too few patients than one in two splits
-    assert "were shortened to 1,23E+10" in capsys.readouterr().out
+    assert "shortened numbers such as 1,23E+10" in capsys.readouterr().out
 
 
 def test_a_column_that_a_person_named_is_always_the_patients(tmp_path):
@@ -423,7 +423,7 @@ def test_an_image_in_two_lists_is_refused(tmp_path):
     make_folder(tmp_path, FILES, [f"{f},film" for f in FILES])
     for split, names in (("train", FILES[:8]), ("val", FILES[8:]), ("test", FILES[8:])):
         (tmp_path / f"{split}.txt").write_text("\n".join(names), "utf-8")
-    with pytest.raises(UserError, match=r"another list"):
+    with pytest.raises(UserError, match=r"in the list of test images"):
         read_dataset(tmp_path)
 
 

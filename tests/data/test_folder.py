@@ -562,7 +562,7 @@ def test_sheets_of_other_images_are_read_and_all_others_named(tmp_path, capsys, 
             read_dataset(tmp_path)
     else:
         assert set(together(read_dataset(tmp_path)[0]).caption) == {*sheets}
-        assert f"2 tables are read as one, also {sheets[1]} (" in capsys.readouterr().out
+        assert f"read as one with it: {sheets[1]} (" in capsys.readouterr().out
         parts[sheets[1]][1] = ["0.png", "again"]  # then the larger one is read
         workbook(tmp_path / "captions.xlsx", parts)
         assert set(together(read_dataset(tmp_path)[0]).caption) == {sheets[0]}
