@@ -13,6 +13,7 @@ import pandas as pd
 from roco_caption.core.errors import UserError
 from roco_caption.core.files import HIDDEN
 from roco_caption.data.cells import text_of
+from roco_caption.data.columns import FILES
 from roco_caption.data.encodings import decode
 from roco_caption.data.joined import joined, merged, split_of
 from roco_caption.data.names import match_files, without_extension
@@ -207,10 +208,15 @@ def _by_best_column(table: Table, files: list[str]) -> tuple[set[str], Table]:
             if images[name] and len(images[name]) >= most
             and not (images[best] and images[best].isdisjoint(images[name]))
         ]  # fmt: skip
-        if better[1:]:
+        doubtful = most and better and not FILES.search(better[0])  # perhaps earlier images
+        doubtful = doubtful and not match_files(table.rows[best], files).equals(
+            match_files(table.rows[better[0]], files)
+        )
+        if better[1:] or doubtful:
+            several = [best, *better] if doubtful else better
             raise UserError(
-                f"{table.path} has file names in several columns, {better}. Choose one: COLUMNS = "
-                f"'image={better[0]}'."
+                f"{table.path} has names of images in several columns, {several}. Choose one: "
+                f"COLUMNS = 'image={several[0]}'."
             )
         best = better[0] if better else best
     return images[best], replace(table, files=files, roles=table.roles | {"image": [best]})

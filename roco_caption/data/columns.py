@@ -27,9 +27,13 @@ USUAL = {
 }
 STUDIES = {"fallnummer", "fallnr", "fallid", "caseid", "case", "studyid", "study"}  # of patients
 BESIDE = re.compile(  # names of columns of files that belong to the images
-    r"mask|thumb|heat|seg|label|annot|overlay|ground|truth|saliency|contour|crop|prior|prev|before"
-    r"|contra|compar|url|(?<![a-z])(?:roi|gt|cam|gradcam|bbox|box)(?![a-z])", re.I
+    r"mas[kq]|m[aá]sc|thumb|heat|seg|label|annot|overlay|ground|truth|saliency|contour|crop|prior"
+    r"|prev|before|contra|compar|baseline|url|anterior|pr[eé]c[eé]d|vorauf|vorbild|vorher|vorunt"
+    r"|(?<![a-z])(?:roi|gt|cam|gradcam|bbox|box)(?![a-z])", re.I
 )  # fmt: skip
+FILES = re.compile(
+    r"im[aá]?ge|img|imagen|immag|bild|file|fich|datei|path|pfad|[pf]h?oto|scan", re.I
+)
 
 
 def remedy_for(rows: pd.DataFrame, required: Sequence[str]) -> str:
@@ -42,7 +46,8 @@ def remedy_for(rows: pd.DataFrame, required: Sequence[str]) -> str:
         return roles  # these are no names of columns
     usual = find_columns(header, {})
     files = rows.map(lambda text: EXTENSION.search(text) is not None).mean()
-    image = (*usual["image"], *files.index[files > 0.5], header[0])[0]
+    named = [column for column in files.index[files > 0.5] if not BESIDE.search(column)]
+    image = (*usual["image"], *named, header[0])[0]
     others = rows.drop(columns=[image, *usual["split"], *usual["patient"]])
     words = others.map(lambda text: len(text.split())).mean()
     if not usual["caption"] and (words.empty or rows.empty):

@@ -119,7 +119,8 @@ def _patients(table: Table) -> pd.Series | None:
     for column in table.roles["patient"]:
         patient = table.rows[column].str.strip()
         texts = patient[patient != ""]
-        numbered = len(texts) > 0 and texts.str.contains(r"\d").mean() > 0.5
+        # "P17" and "Case A", but not "CT ABDOMEN"
+        numbered = len(texts) > 0 and texts.str.contains(r"\d|\b[A-Z]$").mean() > 0.5
         many = len(patient) > IMAGES_PER_CASE * patient.nunique()
         if "patient" not in table.named and not numbered and (many or plain(column) in STUDIES):
             print(f"NOTE: column {column!r} of {table.path} names no patients and is ignored.")

@@ -10,12 +10,15 @@ from roco_caption.core.errors import UserError
 from roco_caption.data.cases import cases_of
 from roco_caption.data.names import match_files
 
-SPLITS = {  # also in German
-    "train": "train", "training": "train", "trainings": "train", "trainingsdaten": "train",
-    "val": "validation", "valid": "validation", "validation": "validation",
-    "validate": "validation", "validierung": "validation", "validierungs": "validation",
-    "validierungsdaten": "validation", "dev": "validation",
-    "test": "test", "testing": "test", "testdaten": "test",
+SPLITS = {  # also in German, French, Spanish, Italian and Portuguese
+    **dict.fromkeys((
+        "train", "training", "trainings", "trainingsdaten", "entrainement", "entraînement",
+        "entrenamiento", "addestramento", "treino", "treinamento"), "train"),
+    **dict.fromkeys((
+        "val", "valid", "validation", "validate", "dev", "validierung", "validierungs",
+        "validierungsdaten", "validación", "validacion", "validazione", "validação", "validacao"),
+        "validation"),
+    **dict.fromkeys(("test", "testing", "testdaten", "prueba", "teste"), "test"),
 }  # fmt: skip
 NEUTRAL = {  # words that may stand beside them
     "", "bilder", "captions", "data", "dataset", "daten", "dicom", "files", "ids", "image",

@@ -57,9 +57,7 @@ def test_several_columns_of_files_are_named_for_a_choice(tmp_path):
         read_dataset(tmp_path)
     rows = [f"{i},l{i}.png,f{i}.png,Film l{i}" for i in range(8)]
     make_folder(tmp_path, [], rows, header="id,lat,fro,caption")
-    with pytest.raises(
-        UserError, match=r"several columns, \['lat', 'fro'\].*COLUMNS = 'image=lat'"
-    ):
+    with pytest.raises(UserError, match=r"several columns, \[.*'lat'.*COLUMNS = 'image="):
         read_dataset(tmp_path)
     rows = read(tmp_path, columns="image=lat")
     assert len(rows) == right(rows) == 8
@@ -531,3 +529,49 @@ def test_rocos_other_images_are_not_joined_with_the_radiology_ones(tmp_path):
             make_folder(tmp_path, names, rows, f"{split}/{kind}/{split}data.csv", "name,caption")
     with pytest.raises(UserError, match="each name images"):
         read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("column", ["voraufnahme", "précédente", "baseline", "other_view"])
+def test_earlier_images_are_not_taken_for_the_images(tmp_path, column):
+    rows = [f"{i},Film {i},{i - 1}.png" for i in range(2, 13)]
+    make_folder(tmp_path, FILES, rows, header=f"id,caption,{column}")
+    if column == "other_view":  # nothing tells what it is
+        with pytest.raises(UserError, match=r"\['id', 'other_view'\].*COLUMNS = 'image=id'"):
+            read_dataset(tmp_path)
+    rows = read(tmp_path, columns="image=id")
+    assert len(rows) == right(rows) == 11
+
+
+@pytest.mark.parametrize("column", ["masque", "máscara", "maschera", "Maske"])
+def test_masks_in_other_languages_are_no_images(tmp_path, column):
+    names = [f"{i:03}.png" for i in range(12)] + [f"{i:03}_m.png" for i in range(12)]
+    rows = [f"{i:03},Film {i:03},{i:03}_m.png" for i in range(12)]
+    make_folder(tmp_path, names, rows, header=f"imagen,caption,{column}")
+    with pytest.raises(UserError, match="no image column") as error:
+        read_dataset(tmp_path)
+    assert f"image={column}" not in str(error.value)
+
+
+def test_cases_with_letters_are_cases(tmp_path):
+    rows = [f"{i}.png,film,Case {'ABCDEFGHIJ'[i // 4]}" for i in range(40)]
+    make_folder(tmp_path, [f"{i}.png" for i in range(40)], rows, header="image,caption,case")
+    assert read(tmp_path)["case"].nunique() == 10
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("entrenamiento", "validación", "prueba"), ("treino", "validação", "teste"),
+     ("entraînement", "validation", "test"), ("addestramento", "validazione", "test")],
+)  # fmt: skip
+def test_splits_in_other_languages_are_known(tmp_path, words):
+    make_folder(tmp_path, FILES, [], "notes.txt", "About")
+    rows = [[f, f"film {f[:-4]}"] for f in FILES]
+    parts = dict(zip(words, (rows[:6], rows[6:9], rows[9:]), strict=True))
+    workbook(tmp_path / "r.xlsx", {word: [["image", "caption"], *parts[word]] for word in words})
+    assert read_dataset(tmp_path)[1].used.tolist() == [6, 3, 3]
+
+
+def test_a_number_and_a_file_that_agree_need_no_choice(tmp_path):
+    rows = [f"{i},{i}.png,Film {i}" for i in range(1, 13)]
+    make_folder(tmp_path, FILES, rows, header="id,frontal,caption")
+    assert right(read(tmp_path)) == 12
