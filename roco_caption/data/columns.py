@@ -31,9 +31,8 @@ BESIDE = re.compile(  # names of columns of files that belong to the images
     r"|prev|before|contra|compar|baseline|url|anterior|pr[eé]c[eé]d|vorauf|vorbild|vorher|vorunt"
     r"|(?<![a-z])(?:roi|gt|cam|gradcam|bbox|box)(?![a-z])", re.I
 )  # fmt: skip
-FILES = re.compile(
-    r"im[aá]?ge|img|imagen|immag|bild|file|fich|datei|path|pfad|[pf]h?oto|scan", re.I
-)
+# words in names of columns of the images themselves
+FILES = re.compile(r"im[aá]?ge|img|immag|bild|file|fich|datei|path|pfad|[pf]h?oto|scan", re.I)
 
 
 def remedy_for(rows: pd.DataFrame, required: Sequence[str]) -> str:

@@ -77,8 +77,7 @@ def list_rows(table: Table, folder: Path, files: list[str]) -> pd.DataFrame:
         print(f"NOTE: {empty.sum():,} rows of {table.path} have no caption. If that column's cells "
               "are merged, write the caption into each row: of merged cells only the first has "
               "it.")  # fmt: skip
-    usable = rows[rows.reason == ""]
-    if usable.empty:
+    if (rows.reason != "").all():
         raise UserError(
             f"No image of {folder} can be used ({rows.reason.value_counts().to_dict()}). "
             f"{_advice(rows, files)} {table}. "

@@ -57,10 +57,11 @@ def joined(tables: list[tuple[set[str], Table]], folder: Path) -> list[tuple[set
 def _as_one(parts: list[Table], folder: Path) -> Table:
     """Return tables as one; each name still means the file that it meant in its own table."""
     own = [part.path.parent.relative_to(folder).as_posix() for part in parts]
-    (image,), header = parts[0].roles["image"], {plain(name): name for name in parts[0].rows}
+    (image,), header = parts[0].roles["image"], sorted(parts[0].rows, key=plain)
     rows, places = [], []
     for part, place in zip(parts, own, strict=True):
-        renamed = part.rows.rename(columns=lambda name: header[plain(name)])
+        same = dict(zip(sorted(part.rows, key=plain), header, strict=True))
+        renamed = part.rows.rename(columns=same)
         if len(set(own)) > 1:  # the same name may mean another file
             found = match_files(renamed[image], part.files)
             written = renamed[image] if place == "." else f"{place}/" + renamed[image]

@@ -575,3 +575,16 @@ def test_a_number_and_a_file_that_agree_need_no_choice(tmp_path):
     rows = [f"{i},{i}.png,Film {i}" for i in range(1, 13)]
     make_folder(tmp_path, FILES, rows, header="id,frontal,caption")
     assert right(read(tmp_path)) == 12
+
+
+def test_parts_may_write_their_columns_otherwise_and_have_two_alike(tmp_path):
+    header = ["Image", "Caption", "Age", "age_"]
+    parts = [(FILES[:6], header), (FILES[6:], ["CAPTION", "image", "age", "AGE"])]
+    make_folder(tmp_path, FILES, [], "notes.txt", "About")
+    sheets = {}
+    for k, (files, columns) in enumerate(parts):
+        cells = [[f, f"film {f[:-4]}", k, k] for f in files]
+        rows = cells if k == 0 else [[text, f, *ages] for f, text, *ages in cells]
+        sheets[f"part {k}"] = [columns, *rows]
+    workbook(tmp_path / "c.xlsx", sheets)
+    assert len(read(tmp_path)) == right(read(tmp_path)) == 12
