@@ -12,11 +12,10 @@ import pandas as pd
 
 from roco_caption.core.errors import UserError
 from roco_caption.core.files import HIDDEN
-from roco_caption.data.cells import text_of
 from roco_caption.data.columns import FILES
-from roco_caption.data.encodings import decode
 from roco_caption.data.joined import joined, merged, split_of
 from roco_caption.data.names import match_files, without_extension
+from roco_caption.data.reports import table_of_texts, texts_of_images
 from roco_caption.data.splits import split_word, without_splits
 from roco_caption.data.tables import READERS, UNREAD, Table, read_table, sheets_of
 
@@ -32,23 +31,27 @@ def tables_in(folder: Path) -> list[Path]:
 
 
 def choose_tables(
-    folder: Path, files: list[str], columns: str, lists: set[Path]
+    folder: Path, files: list[str], texts: list[str], columns: str, lists: set[Path]
 ) -> tuple[list[Table], list[tuple[str, str]]]:
     """Return the tables to read: the one that names most images, or one per split.
 
-    And for each that is not read the split that its path or sheet names, or "", and why. Files in
-    `lists` are no tables.
+    And for each that is not read the split that its path or sheet names, or "", and why. Images and
+    `texts` are relative paths; files in `lists` are no tables.
     """
-    beside = _texts_beside(folder, files)
-    places = [path for path in tables_in(folder) if path not in lists and path not in beside]
+    texts = [text for text in texts if folder / text not in lists]
+    reports = texts_of_images(files, texts)
+    others = {*lists, *(folder / text for text in reports.values())}
+    places = [path for path in tables_in(folder) if path not in others]
     tables, problems, unread, incomplete = _read_all(places, folder, files, columns)
     if not any(named for named, _ in tables):
         incomplete += [table for _, table in tables]
-        tables = _texts_of(beside, folder) or _merged_tables(incomplete, folder, files) or tables
+        reports = reports or texts_of_images(files, texts, by_folder=True)
+        of_texts = table_of_texts(reports, folder)
+        tables = of_texts or _merged_tables(incomplete, folder, files) or tables
         paths = tuple(f"{path} " for _, table in tables for path in (table.path, table.merged))
         unread = [(split, why) for split, why in unread if not why.startswith(paths)]
-    if beside and not tables:
-        problems.insert(0, "The text files beside its images have no captions.")
+    if reports and not tables:
+        problems.insert(0, "Its text files have no captions.")
     if incomplete and not tables:
         problems = _without_key(incomplete) + problems
     if not tables:
@@ -125,29 +128,6 @@ def _with_splits(
         if split or not (sheet or name.lower().endswith(".txt")):  # not a legend or README
             unread.append((split, why))
     return unread
-
-
-def _texts_beside(folder: Path, files: list[str]) -> dict[Path, str]:
-    """Return the text files named like the images beside them, if most images have one."""
-    texts = {(folder / file).with_suffix(".txt"): file for file in files}
-    texts = {path: file for path, file in texts.items() if path.is_file()}
-    return texts if len(texts) > max(1, len(files) / 2) else {}
-
-
-def _texts_of(beside: dict[Path, str], folder: Path) -> list[tuple[set[str], Table]]:
-    """Return the captions in text files beside images as a table, unless they are labels."""
-    texts = {}
-    for path, file in beside.items():
-        with suppress(ValueError):  # no text
-            texts[file] = text_of(decode(path)[0])
-    words = " ".join(texts.values()).split()
-    if 2 * sum(any(map(str.isalpha, word)) for word in words) <= len(words):
-        return []  # such as boxes, "0 0.5 0.5 0.1 0.1"
-    rows = pd.DataFrame({"image": [*texts], "caption": [*texts.values()]})
-    roles = {"image": ["image"], "caption": ["caption"], "split": [], "patient": []}
-    places, misfits = rows.image.map(lambda name: f"file {name}"), pd.Series(0, rows.index)
-    how, files = "a text file beside each image", [*texts]
-    return [({*texts}, Table(folder, how, rows, roles, misfits, places, files=files))]
 
 
 def _merged_tables(

@@ -28,7 +28,8 @@ def read_folder(folder: Path, columns: str = "") -> pd.DataFrame:
     files = [name for name in sorted(paths) if is_image_file(paths[name])]
     parts = []
     listed, lists = listed_splits(folder, files)
-    tables, unread = choose_tables(folder, files, columns, lists)
+    texts = [name for name in paths if name.lower().endswith(".txt")]
+    tables, unread = choose_tables(folder, files, texts, columns, lists)
     for table in tables:
         print(table)
         part = list_rows(table, folder, table.files)

@@ -6,6 +6,7 @@ import pytest
 from data.test_folder import make_folder, together, workbook
 
 from roco_caption.core.errors import UserError
+from roco_caption.data.reports import shown_section
 from roco_caption.data.roco import read_dataset
 
 ORDER = [5, 3, 8, 1, 7, 2, 6, 4, 12, 11, 9, 10]
@@ -588,3 +589,108 @@ def test_parts_may_write_their_columns_otherwise_and_have_two_alike(tmp_path):
         sheets[f"part {k}"] = [columns, *rows]
     workbook(tmp_path / "c.xlsx", sheets)
     assert len(read(tmp_path)) == right(read(tmp_path)) == 12
+
+
+REPORT = """                                 FINAL REPORT
+ EXAMINATION:  CHEST (PA AND LAT)
+
+ INDICATION:  History: fever.  // pneumonia?
+
+ FINDINGS:
+
+ Film {}. There is no focal consolidation:
+ the lungs are clear.
+
+ IMPRESSION:
+
+ No acute process.
+"""
+
+
+def make_reports(root, names, files):
+    make_folder(root, names, [], "notes.md")
+    for path, text in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text, "utf-8")
+
+
+@pytest.mark.parametrize("where", ["{0}.txt", "{0}/report.txt", "texts/{1}.txt", "../r/{0}/x.txt"])
+def test_a_report_per_folder_is_the_caption_of_its_images(tmp_path, capsys, where):
+    patients = [f"p{k // 4}/p{k}/s{k}" for k in range(24)]
+    names = [f"files/{place}/{view}.png" for place in patients for view in "ab"]
+    texts = {
+        "files/" + where.format(place, place.split("/")[-1]): REPORT.format(k)
+        for k, place in enumerate(patients)
+    }
+    make_reports(tmp_path, names, texts)
+    if ".." in where:  # neither named like the folder nor in it
+        with pytest.raises(UserError, match="no table"):
+            read_dataset(tmp_path)
+        return
+    rows = read(tmp_path)
+    assert len(rows) == 48
+    for row in rows.itertuples():
+        number = row.image.split("/s")[-1].split("/")[0]
+        assert (
+            row.caption == f"Film {number}. There is no focal consolidation: the lungs are clear."
+        )
+    assert rows.groupby("caption").split.nunique().eq(1).all()
+
+
+@pytest.mark.parametrize("folders", [1, 8])
+def test_few_folders_with_one_text_each_are_kept_together(tmp_path, folders):
+    names = [f"case{k}/{i}.jpg" for k in range(folders) for i in range(4)]
+    make_reports(
+        tmp_path, names, {f"case{k}/text.txt": f"Film of case {k}." for k in range(folders)}
+    )
+    if folders == 1:  # one text is no report of an examination
+        with pytest.raises(UserError):
+            read_dataset(tmp_path)
+        return
+    rows = read(tmp_path)
+    assert rows.groupby("caption").split.nunique().eq(1).all() and len(rows) == 32
+
+
+def test_reports_in_a_folder_of_their_own_have_the_images_names(tmp_path):
+    make_reports(
+        tmp_path,
+        [f"images/{i}.jpg" for i in range(12)],
+        {f"reports/{i}.txt": f"Normal film {i}" for i in range(12)},
+    )
+    rows = read(tmp_path)
+    assert len(rows) == 12
+    for row in rows.itertuples():
+        assert row.image.endswith(f"/{row.caption.split()[-1]}.jpg")
+
+
+def test_a_text_in_each_class_folder_is_no_report(tmp_path):
+    names = [f"{kind}/{i}.jpg" for kind in ("chest", "abdomen") for i in range(30)]
+    make_reports(tmp_path, names, {f"{k}/readme.txt": "About them" for k in ("chest", "abdomen")})
+    with pytest.raises(UserError, match="no table"):
+        read_dataset(tmp_path)
+
+
+def test_a_table_goes_before_texts_in_folders(tmp_path):
+    names = [f"s{k}/a.jpg" for k in range(12)]
+    make_reports(tmp_path, names, {f"s{k}/info.txt": "Siemens" for k in range(12)})
+    (tmp_path / "t.csv").write_text(
+        "image,caption\n" + "".join(f"{n},Film {n[1:-6]}\n" for n in names), "utf-8"
+    )
+    assert read(tmp_path).caption.str.startswith("Film").all()
+
+
+@pytest.mark.parametrize(
+    "report, section",
+    [
+        ("Normal film.", "Normal film."),
+        ("IMPRESSION: Clear.", " Clear."),
+        ("Findings and Impression: Clear.", " Clear."),
+        ("FINDINGS:\nIMPRESSION: Clear.\nDr. X", " Clear.\nDr. X"),
+        ("INDICATION: Pain\nBeurteilung: Frei.\nBefund: Klar.\n", " Klar.\n"),
+        ("There are findings: a mass.", "There are findings: a mass."),
+        ("Heart: normal\nLungs: clear", "Heart: normal\nLungs: clear"),
+        ("FINDINGS:\nHeart: normal.\nLungs: clear.", "\nHeart: normal.\nLungs: clear."),
+    ],
+)
+def test_what_a_report_shows_is_its_findings_or_else_its_impression(report, section):
+    assert shown_section(report) == section
