@@ -23,9 +23,8 @@ quiet_tensorflow()
 
 import keras
 import numpy as np
-import pandas as pd
 
-from benchmarks import classic
+from benchmarks import captions_of, classic
 from roco_caption.data.images import image_batches
 from roco_caption.data.phantoms.dataset import make_phantoms
 from roco_caption.data.roco import read_dataset
@@ -202,16 +201,14 @@ def main() -> None:
         counts = {"train": 600, "validation": 48, "test": 150}
         captions, paths = [], []
         if CAPTIONS_FILE:
-            captions = list(
-                pd.read_csv(CAPTIONS_FILE, sep="\t", header=None, quoting=3).iloc[:, -1]
-            )
+            captions = captions_of(CAPTIONS_FILE)
         if not captions or "extraction" in STAGES:
             root = DATA_DIR or make_phantoms(folder, **counts, progress=False)
             frame = read_dataset(root)[0]["train"]
             captions, paths = captions or list(frame.caption), list(map(Path, frame.image))
         if "extraction" in STAGES:
             extraction(paths)
-        if "training" not in STAGES:
+        if not {"training", "decoding"} & {*STAGES}:
             return
         max_words = MAX_WORDS or max(len(clean(caption)) for caption in captions)
         tokenizer = CaptionTokenizer.fit(captions, max_words=max_words)

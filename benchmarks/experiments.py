@@ -16,7 +16,6 @@ import logging
 import math
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,16 +109,12 @@ def fitted(
     inputs: Inputs, words: pipeline.Words, variant: dict, seed: int, folder: Path
 ) -> Captioner:
     """Train a variant and make its captioner as the notebook does, with `MEMBERS` members."""
-    members = []
-    for k in range(MEMBERS):
-        learnt = replace(words, texts=None) if k % 2 else words  # as `pipeline.train_decoder` does
-        schedule = {"seed": seed + k} | variant.get("train", {})
-        decoder = pipeline.make_decoder(inputs, learnt, seed=seed + k, **variant.get("build", {}))
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            place = pipeline.run_folder(folder, "trained", decoder, inputs, learnt, **schedule)
-            pipeline.train_decoder(decoder, inputs, learnt, place, precision=PRECISION, **schedule)
-        members.append(decoder)
-    return pipeline.make_captioner(combine(members), inputs, words, **variant.get("search", {}))
+    sizes = variant.get("build", {})
+    decoder = pipeline.make_decoder(inputs, words, members=MEMBERS, seed=seed, **sizes)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        place = pipeline.run_folder(folder, "trained", decoder, inputs, words, seed=seed)
+        pipeline.train_decoder(decoder, inputs, words, place, precision=PRECISION, seed=seed)
+    return pipeline.make_captioner(decoder, inputs, words, **variant.get("search", {}))
 
 
 def texts(captioner: Captioner, features: Any) -> list[str]:
@@ -129,8 +124,7 @@ def texts(captioner: Captioner, features: Any) -> list[str]:
 
 def shuffled(runs: list[list[str]], cases: pd.Series) -> list[list[str]]:
     """Return each run's captions under other cases' images, five times."""
-    orders = [baselines.shuffled(len(cases), seed, cases) for seed in range(5)]
-    return [[run[i] for i in order] for run in runs for order in orders]
+    return [other for run in runs for other in baselines.shuffled_captions(run, cases)]
 
 
 def choose(data: pipeline.Data, frames: pipeline.Frames, features: Features, folder: Path) -> Any:
@@ -169,9 +163,8 @@ def final(data: pipeline.Data, features: Features, name: str, folder: Path) -> p
     attention = variant.get("attention", False)
     inputs = select_inputs(data.frames, features, attention=attention)
     words, test = indexed(data, inputs, variant), inputs.features["test"]
-    captioners = [
-        fitted(inputs, words, variant, seed, folder / "final") for seed in range(1, SEEDS + 1)
-    ]
+    seeds = range(1, 1 + SEEDS * MEMBERS, MEMBERS)  # no member is in two ensembles
+    captioners = [fitted(inputs, words, variant, seed, folder / "final") for seed in seeds]
     print(
         f"{name}: perplexity", round(np.mean([perplexity(c, inputs, words) for c in captioners]), 1)
     )

@@ -24,8 +24,8 @@ quiet_tensorflow()
 
 import keras
 import numpy as np
-import pandas as pd
 
+from benchmarks import captions_of
 from benchmarks.__main__ import rate
 from roco_caption.data.images import image_batches
 from roco_caption.data.phantoms.dataset import make_phantoms
@@ -55,8 +55,7 @@ def write_data(folder: Path, name: str) -> Path:
     _, batch_size, vocab_size = STAGES[name]
     if captions_file := setting("CAPTIONS_FILE", ""):
         paths = []
-        rows = pd.read_csv(captions_file, sep="\t", header=None, quoting=3)
-        captions = list(rows.iloc[:MAX_CAPTIONS, -1])
+        captions = captions_of(captions_file)[:MAX_CAPTIONS]
     else:
         root = setting("DATA_DIR", "")
         counts = {"train": 600, "validation": 8, "test": 8}
@@ -164,4 +163,5 @@ if __name__ == "__main__":
         stage, path, precision, limit = sys.argv[1:]
         with np.load(path) as file:
             given = {name: file[name] for name in file.files}
-        print(rate(globals()[stage](given, precision), float(limit)))
+        loop = {"training": training, "extraction": extraction, "decoding": decoding}[stage]
+        print(rate(loop(given, precision), float(limit)))

@@ -24,6 +24,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import pandas as pd
 
+from benchmarks import captions_of
 from roco_caption.core.machine import detect, setting
 
 # ROCO's radiology images that can be decoded
@@ -36,7 +37,7 @@ def known_captions() -> list[str]:
     """Return the captions of `ROCO_CAPTIONS_FILE`, or phantoms'."""
     path = setting("CAPTIONS_FILE", "")
     if path:
-        return list(pd.read_csv(path, sep="\t", header=None, quoting=3).iloc[:, -1])
+        return captions_of(path)
     from roco_caption.data.phantoms.dataset import make_phantoms
     from roco_caption.data.roco import read_dataset
 

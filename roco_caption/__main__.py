@@ -94,9 +94,9 @@ def _caption(options: argparse.Namespace) -> int:
         captioner.search = replace(captioner.search, beams=options.beams)
     make_folder(table.out.parent)
     try:
-        # batch by batch, so that an interruption loses no rows
-        for rows in caption_files(captioner, new) if captioner else ():
-            table.add(rows)
+        if captioner is not None:
+            for rows in caption_files(captioner, new):
+                table.add(rows)  # batch by batch, so that an interruption loses none
         table.complete()
     except OSError as error:
         raise cannot_write(table.out, error) from error

@@ -61,7 +61,7 @@ class Words:
 
 def prepare_data(
     cache_dir: str | os.PathLike, *, phantoms: str = "768,48,300", limit: int = 0,
-    columns: str = "", **options: Any,
+    columns: str = "", seed: int = 1, **options: Any,
 ) -> Data:  # fmt: skip
     """Find the data set, download or draw it if necessary, and read its captions.
 
@@ -70,13 +70,13 @@ def prepare_data(
         phantoms: synthetic images to train, validate and test on.
         limit: images per split, for a quick try; 0 takes all.
         columns: of your own table, such as "image=scan, caption=report"; the usual names are known.
-        options: of `locate_dataset`, such as `source`, `platform`, `slow`, `copy` and `seed`.
+        seed, options: of `locate_dataset`, such as `source`, `platform`, `slow` and `copy`.
 
     Raises:
         UserError: there is no data set, the download failed, or a table cannot be read.
     """
-    seed, counts = options.setdefault("seed", 1), parse_counts(phantoms)
-    source = locate_dataset(cache_dir, phantom_counts=counts, limit=limit, **options)
+    options |= {"phantom_counts": parse_counts(phantoms), "limit": limit, "seed": seed}
+    source = locate_dataset(cache_dir, **options)
     print(source)
     return Data(source, *read_dataset(source.root, limit, columns=columns, seed=seed))
 
@@ -142,8 +142,8 @@ def index_words(
     Raises:
         UserError: no word is that frequent.
     """
-    options = {"min_frequency": min_frequency, "max_words": max_words}
-    tokenizer = CaptionTokenizer.fit(list(frames["train"].caption), **options)
+    captions = list(frames["train"].caption)
+    tokenizer = CaptionTokenizer.fit(captions, min_frequency=min_frequency, max_words=max_words)
     tokens = {split: tokenizer.encode(list(frame.caption)) for split, frame in frames.items()}
     encoded = tokenizer.encode(texts) if texts else None
     return Words(tokenizer, tokens, encoded, captions_digest(frames))

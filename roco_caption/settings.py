@@ -25,12 +25,7 @@ PATHS = (
     "DATA_DIR", "CACHE_DIR", "DRIVE_DIR", "ENCODER_WEIGHTS", "FEATURES_FILE", "GRID_FILE",
     "CHECKPOINT_DIR", "IMAGE", "TEXT_FILE",
 )  # fmt: skip
-# Read elsewhere: by the package, by `make`, and by its benchmarks and campaigns.
-OTHER_NAMES = (
-    "PROGRESS", "WEIGHTS_SERVER", "REPOSITORY", "CAPTIONS_FILE", "COPIES", "EXAMPLES", "FAULTS",
-    "FINAL", "FOLDS", "FUZZ_SECONDS", "IMAGES", "KILLS", "PEER", "PRECISION", "RESTARTS", "ROUNDS",
-    "SECONDS", "SEEDS", "SHARD_SIZE", "STAGES", "VARIANTS", "WORKERS",
-)  # fmt: skip
+OTHER_NAMES = "PROGRESS", "REPOSITORY", "WEIGHTS_SERVER"  # not settings, but read by the notebook
 
 
 def read_settings(names: dict[str, Any]) -> None:
@@ -55,20 +50,20 @@ def read_settings(names: dict[str, Any]) -> None:
                 print(f"{name} = {names[name]!r}, from ROCO_{name}")
     for variable in sorted(os.environ):
         name = variable.removeprefix("ROCO_")
-        if name not in (variable, *settings, *OTHER_NAMES):
+        if variable.startswith("ROCO_") and name not in (*settings, *OTHER_NAMES):
             close = difflib.get_close_matches(name, settings, n=1)
             hint = f" Did you mean ROCO_{close[0]}?" if close else ""
             print(f"WARNING: {variable} is ignored: there is no setting {name}.{hint}")
     run = "" if "CHECKPOINT_DIR" in problems else names.get("CHECKPOINT_DIR", "")
-    for name in ("CACHE_DIR", "DATA_DIR", "DRIVE_DIR") if run else ():
-        place = name not in problems and names.get(name)
-        if place and _is_mixed(run, name, place):
+    for name in ("CACHE_DIR", "DATA_DIR", "DRIVE_DIR"):
+        place = "" if name in problems else names.get(name, "")
+        if run and place and _is_mixed(run, name, place):
             problems[f"{name} apart"] = (
                 f"CHECKPOINT_DIR must be a folder apart from {name} ({place}), got {run!r}: "
                 "otherwise the run's files mix with those there. Choose an empty folder elsewhere."
             )
-    given = [name for name in ("FEATURES_FILE", "GRID_FILE") if names.get(name)]
-    given = given if names.get("ATTENTION") else given[: "FEATURES_FILE" in given]
+    used = ("FEATURES_FILE", "GRID_FILE") if names.get("ATTENTION") else ("FEATURES_FILE",)
+    given = [name for name in used if names.get(name)]
     if names.get("IMAGE") and given:
         problems["IMAGE"] = (
             f"IMAGE needs an encoder, and with {given[0]} there is none. Set IMAGE to ''."

@@ -129,7 +129,10 @@ def _replace(source: Path, target: Path) -> None:
     try:
         with contextlib.suppress(FileNotFoundError), atomic_path(target) as aside:
             try:
-                shutil.copy2(source, aside)  # FileNotFoundError: it was removed meanwhile
+                status = source.stat()  # FileNotFoundError: it was removed meanwhile
+                shutil.copy2(source, aside)
+                # the time of what was copied, even if the file was replaced meanwhile
+                os.utime(aside, ns=(status.st_atime_ns, status.st_mtime_ns))
                 if target.exists():
                     target.rename(replaced)
             except BaseException:

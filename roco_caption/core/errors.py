@@ -40,7 +40,8 @@ def at_least(least: float, **values: Any) -> None:
 def shown(names: Iterable[object], most: int = 20) -> str:
     """Return the first of some names as a list, for a message."""
     listed = [f"{str(name)!r:.80}" for name in names]
-    return f"[{', '.join(listed[:most])}{', …' * (len(listed) > most)}]"
+    more = ", …" if len(listed) > most else ""
+    return f"[{', '.join(listed[:most])}{more}]"
 
 
 def first_line(error: Exception) -> str:

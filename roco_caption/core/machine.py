@@ -253,14 +253,17 @@ def mount_drive(paths: Iterable[str]) -> None:
 
 def drive_folder(folder: str) -> Path | None:
     """Make and return a folder; None if "". In Colab, warn of what is lost with the session."""
-    if not folder and find_platform() == "colab":
-        drive = DRIVE / "MyDrive" / "roco"
-        print("NOTE: DRIVE_DIR is empty, so features, training and captions are lost when this "
-              f"session ends. To keep them: DRIVE_DIR = '{drive}'.")  # fmt: skip
+    in_colab = find_platform() == "colab"
+    if not folder:
+        if in_colab:
+            drive = DRIVE / "MyDrive" / "roco"
+            print("NOTE: DRIVE_DIR is empty, so features, training and captions are lost when this "
+                  f"session ends. To keep them: DRIVE_DIR = '{drive}'.")  # fmt: skip
+        return None
     place = Path(folder).expanduser().absolute()
     real = place.resolve()
     mounted = any(map(os.path.ismount, (real, *real.parents[:-1])))  # Drive, or a bucket
-    if folder and find_platform() == "colab" and not mounted:
+    if in_colab and not mounted:
         print(f"WARNING: DRIVE_DIR ({place}) is not on Google Drive, so its files go when this "
               f"session ends. Choose a folder in {DRIVE / 'MyDrive'}.")  # fmt: skip
-    return make_folder(place) if folder else None
+    return make_folder(place)

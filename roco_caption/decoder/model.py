@@ -85,7 +85,7 @@ class Decoder:
     @property
     def rated_size(self) -> int:
         """Numbers per image that `rate` returns."""
-        return self.sizes["components"] + self.rates_cells * self.sizes["concepts"]
+        return self.sizes["components"] + (self.sizes["concepts"] if self.rates_cells else 0)
 
     def rate(self, features: Any) -> Any:
         """Return what the constant layers make of images: ratings of words, float32 (n, k)."""

@@ -73,7 +73,8 @@ def imagenet_weights(name: str) -> str:
     """Return the path of an encoder's ImageNet weights, after downloading them if needed."""
     architecture = ENCODERS[name]
     file, digest = architecture.file, architecture.digest
-    for path in attached(file) if digest else ():  # a data set attached on Kaggle works offline
+    offline = attached(file) if digest else []  # a data set attached on Kaggle works offline
+    for path in offline:
         if checksum(path, architecture.algorithm) == digest:
             return str(path)
         print(f"{path} is ignored: its checksum differs from that of Keras' file.")

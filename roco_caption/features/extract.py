@@ -119,9 +119,12 @@ def _most_complete(
     caches: list[FeatureCache], images: dict[str, Path]
 ) -> tuple[FeatureCache, Features]:
     """Return the first cache in which all images were tried, else the first; print which."""
-    loaded = ((cache, cache.load()) for cache in caches)
-    first, features = next(loaded)
-    for cache, made in loaded if features.untried(images) else ():
+    first = caches[0]
+    features = first.load()
+    if not features.untried(images):
+        return first, features
+    for cache in caches[1:]:
+        made = cache.load()
         if not made.untried(images):
             own, other = first.header["precision"], cache.header["precision"]
             print(f"NOTE: All features were made in {other}: they are used, not made in {own}.")

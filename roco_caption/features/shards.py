@@ -92,7 +92,8 @@ def _opened(fs: Any, path: str, mend: bool) -> Features | None:
             table = pa.ipc.open_file(source, options=options).read_all()
         notes = json.loads(table.schema.metadata[KEY])
         arrays: dict[str, Any] = {}
-        for column, shape in zip(COLUMNS, notes["shapes"] if local else (), strict=False):
+        shapes = notes["shapes"] if local else []
+        for column, shape in zip(COLUMNS, shapes, strict=False):
             flat = [part.flatten().to_numpy(zero_copy_only=True) for part in table[column].chunks]
             arrays[column] = flat[0].reshape(-1, *shape) if flat else np.empty((0, *shape), "f2")
         ids, matrix, grid = table["id"].to_pylist(), arrays.get("features"), arrays.get("grid")

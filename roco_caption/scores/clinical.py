@@ -28,7 +28,7 @@ _OTHER = re.compile(
 )  # fmt: skip
 
 
-def _text(captions: str | Sequence[str]) -> str:
+def unambiguous(captions: str | Sequence[str]) -> str:
     """Return captions in lower case, without words that only look like abbreviations."""
     caption = captions if isinstance(captions, str) else " \n".join(captions)
     shouted = caption.isupper()
@@ -41,7 +41,7 @@ def _text(captions: str | Sequence[str]) -> str:
     return _OTHER.sub("-", _AMBIGUOUS.sub(kept, caption)).lower()
 
 
-def _table(text: str) -> dict[str, re.Pattern[str]]:
+def word_patterns(text: str) -> dict[str, re.Pattern[str]]:
     """Return the pattern of each label's terms, as whole words.
 
     "*" matches any letters; a space matches a space, a hyphen, or nothing.
@@ -54,7 +54,7 @@ def _table(text: str) -> dict[str, re.Pattern[str]]:
     return patterns
 
 
-_MODALITIES = _table("""
+MODALITIES = word_patterns("""
     CT: ct, cts, cta, cect, ncct, hrct, cbct, tdm, scanner, *computed * tomogra*, computeri*
         tomogra*, computer tomogra*, cat scan, cone beam, ct angio*, tomogram, tomography,
         tomodensitom*, mdct, msct
@@ -78,9 +78,9 @@ _MODALITIES = _table("""
         colonoscop*, laparoscop*, intraoperative view
 """)
 
-_MODALITY = re.compile("|".join(f"(?P<{name}>{p.pattern})" for name, p in _MODALITIES.items()))
+_MODALITY = re.compile("|".join(f"(?P<{name}>{p.pattern})" for name, p in MODALITIES.items()))
 
-_REGIONS = _table("""
+REGIONS = word_patterns("""
     head: brain, head, *cranial, *cranium, skull, *cereb*, frontal lobe, temporal, parietal,
         occipital, *ventricles, lateral ventricle, hippocamp*, pituitary, thalam*, pons, basal
         ganglia, white matter, sella*, *orbit*, eye, ocular, retina*, sinus*, nasal, ear, petrous,
@@ -115,14 +115,14 @@ _REGIONS = _table("""
 
 def modality_of(caption: str | Sequence[str]) -> str:
     """Return the imaging modality that an image's captions name first, or ""."""
-    match = _MODALITY.search(_text(caption))
+    match = _MODALITY.search(unambiguous(caption))
     return str(match.lastgroup) if match else ""
 
 
 def region_of(caption: str | Sequence[str]) -> str:
     """Return the body region with the most words in captions (ties: the first named), or ""."""
-    text = _text(caption)
-    starts = {name: [m.start() for m in p.finditer(text)] for name, p in _REGIONS.items()}
+    text = unambiguous(caption)
+    starts = {name: [m.start() for m in p.finditer(text)] for name, p in REGIONS.items()}
     ranked = [(-len(at), at[0], name) for name, at in starts.items() if at]
     return min(ranked)[2] if ranked else ""
 

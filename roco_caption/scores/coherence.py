@@ -11,9 +11,15 @@ from itertools import chain, combinations, pairwise
 import pandas as pd
 import regex as re
 
-from roco_caption.scores.clinical import _MODALITIES, _REGIONS, _table, _text, are_english
+from roco_caption.scores.clinical import (
+    MODALITIES,
+    REGIONS,
+    are_english,
+    unambiguous,
+    word_patterns,
+)
 
-_AMBIGUOUS = _table("""
+_AMBIGUOUS = word_patterns("""
     words: ventricle, ventricular, *ventricles, lobe, cord, *orbit*, head, *cranial, crani*, neck,
         parietal, basilar, mening*, carotid artery, root, roots, implant, panoramic, apical, disc,
         condyle, canine*, cervical, *septal, left main, thorac*, trans*, pneumo*, *peritoneal,
@@ -54,7 +60,7 @@ class Coherence:
             return cls(None)
         named = [_named(text) for text in known[:: 1 + len(known) // 10_000]]  # enough to count in
         count = Counter(chain.from_iterable(named))
-        pairs = chain(combinations(_REGIONS, 2), combinations(_MODALITIES, 2))
+        pairs = chain(combinations(REGIONS, 2), combinations(MODALITIES, 2))
         return cls(tuple(
             (a, b) for a, b in pairs
             if (chance := count[a] * count[b] / len(named)) >= 3
@@ -96,8 +102,10 @@ def _is_fragment(caption: str) -> bool:
 @lru_cache(1 << 16)
 def _named(caption: str) -> set[str]:
     """Return the regions and modalities that a caption names for certain."""
-    text = re.sub(r"\b(?:after|before|than|by|seen on) (?:the )?(?:ct|mri?)\b", "", _text(caption))
+    text = re.sub(
+        r"\b(?:after|before|than|by|seen on) (?:the )?(?:ct|mri?)\b", "", unambiguous(caption)
+    )
     return {
-        name for name, pattern in (_REGIONS | _MODALITIES).items()
+        name for name, pattern in (REGIONS | MODALITIES).items()
         if any(not _AMBIGUOUS.fullmatch(match[0]) for match in pattern.finditer(text))
     }  # fmt: skip

@@ -61,7 +61,7 @@ def labels(groups: Sequence | None, n: int) -> np.ndarray:
 
 
 def bleu(sums: pd.DataFrame) -> pd.DataFrame:
-    """Return BLEU-1 … BLEU-4 of summed `bleu_counts` (Papineni et al., 2002, ACL P02-1040)."""
+    """Return BLEU-1 … BLEU-4 of summed `image_counts` (Papineni et al., 2002, ACL P02-1040)."""
     precision = sums[CORRECT].to_numpy() / np.maximum(sums[GUESS].to_numpy(), 1)
     ratio = sums["reflen"].to_numpy() / np.maximum(sums["testlen"].to_numpy(), 1e-9)
     brevity = np.exp(np.minimum(0, 1 - ratio))

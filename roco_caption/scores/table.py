@@ -142,12 +142,12 @@ def gain_in_words(table: pd.DataFrame, other: str) -> str:
 
 def caption_scores(references: metrics.References, hypotheses: Sequence[str]) -> np.ndarray:
     """Return each caption's own CIDEr, 0 to 10, idf from all the references, float64 (n,)."""
-    return metrics.image_counts(*_words(references, hypotheses))["CIDEr"].to_numpy(float)
+    return _counts(references, hypotheses)["CIDEr"].to_numpy(float)
 
 
-def _words(references: metrics.References, hypotheses: Sequence[str]) -> tuple[list, list]:
-    [hypotheses] = _runs("hypotheses", hypotheses, len(references))
-    return _references(references), hypotheses
+def _counts(references: metrics.References, hypotheses: Sequence[str]) -> pd.DataFrame:
+    [run] = _runs("hypotheses", hypotheses, len(references))
+    return metrics.image_counts(_references(references), run)
 
 
 def breakdown(
@@ -155,13 +155,18 @@ def breakdown(
 ) -> pd.DataFrame:
     """Score one system separately for each kind of image, one row per label.
 
-    `groups` are n labels; "" is shown as "not stated". Columns: "images", CIDEr (idf from all the
-    references), ROUGE-L, BLEU-1. The most frequent label is first, unless they are a Categorical.
+    `groups` are n labels; missing ones and "" are shown as "not stated". Columns: "images", CIDEr
+    (idf from all the references), ROUGE-L, BLEU-1. The most frequent label is first, unless they
+    are a Categorical.
     """
     metrics.labels(groups, len(references))  # checks their number
     ordered = isinstance(groups, pd.Categorical)
-    labels = groups if ordered else [label if label != "" else "not stated" for label in groups]
-    counts = metrics.image_counts(*_words(references, hypotheses))
+    labels = (
+        groups
+        if ordered
+        else ["not stated" if pd.isna(label) or label == "" else label for label in groups]
+    )
+    counts = _counts(references, hypotheses)
     sums = counts.groupby(pd.Series(labels, name="group"), observed=True).sum()
     table = metrics.scores(sums)[["CIDEr", "ROUGE-L", "BLEU-1"]]
     table.insert(0, "images", sums["images"].astype(int))

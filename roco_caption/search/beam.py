@@ -34,7 +34,6 @@ class Search:
     """
 
     beams: int = 3
-    length_power: float = 1.0  # see `_score`; 0 ranks captions by log-probability alone
     no_repeat: int = 2  # no run of so many words comes twice, see `_repetitions`; 0: allowed
     end_penalty: float = 0.0  # nats taken from an end, at least 0: beams prefer short captions
     neighbours: int = 0  # captions of similar images that rerank, see `Consensus`; 0 is off
@@ -79,14 +78,16 @@ def beam_candidates(
     needed: int,
     measures: np.ndarray | None = None,
 ) -> tuple[Any, Any]:
-    """Extend the most probable beginnings word by word; return the best captions, by `_score`.
+    """Extend the most probable beginnings word by word; return the best captions.
+
+    Captions are ranked by log-probability per word, the end counted.
 
     Args:
         step: `(tokens int (m, beams), state, image) → (logits (m, beams, vocab_size), state)`.
         state, image: nests of arrays (rows, ...), for the step (m, beams, ...) and (m, ...).
         n: number of captions, an int or an array (): of the first rows, as the rest is padding.
         max_words: captions are truncated at this length; those rank behind all that end.
-        search: its beams, length_power, no_repeat and end_penalty, which may be an array (), count.
+        search: its beams, no_repeat and end_penalty, which may be an array (), count.
         needed: how many captions per image must be final before its search stops.
         measures: of the tokenizer. Near a number a run of words may come twice, and near a number
             and "×" three times.
@@ -116,14 +117,9 @@ def beam_candidates(
     start = (ops.zeros((), "int32"), (words, impossible), narrowed(rows < n, active, at=1.0))
     length, finished, active = ops.while_loop(more, add_word, start)
     truncated = ops.logical_and(possible(active.log_p), ops.equal(length, max_words))
-    score = _score(active.log_p, float(max_words), search.length_power) - TRUNCATED
+    score = active.log_p / float(max_words) - TRUNCATED
     active = _with_finished(active, active.words, active.log_p, score, truncated)
     return _collected(finished, active)
-
-
-def _score(log_p: Any, length: Any, power: float) -> Any:
-    """Return log-probability / length ** power, the end counted (arXiv:1609.08144, section 7)."""
-    return log_p / length**power
 
 
 def _advanced(
@@ -137,11 +133,11 @@ def _advanced(
     origins, tokens = picked(origins, best), picked(tokens, best)
     words = with_word(picked(active.words, origins), length, tokens)
     ends, length = ops.equal(tokens, END), ops.cast(length + 1, "float32")
-    score = _score(log_p, length, search.length_power)
+    score = log_p / length
     active = _with_finished(active, words, log_p + search.end_penalty, score, ends)
     log_p, best = ops.top_k(ops.where(ends, IMPOSSIBLE, log_p), beams)
     reach = ops.minimum(length + SURE_WORDS, float(words.shape[2]))
-    hope = _score(log_p[:, :1], reach, search.length_power)
+    hope = log_p[:, :1] / reach
     log_p = ops.where(hope > active.done_score[:, needed - 1 : needed], log_p, IMPOSSIBLE)
     words, origins = picked(words, best), picked(origins, best)
     state = keras.tree.map_structure(lambda array: picked(array, origins), state)

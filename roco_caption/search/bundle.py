@@ -80,7 +80,8 @@ def read_bundle(folder: Path) -> tuple[Any, ...]:
     tokenizer = CaptionTokenizer.load(folder / VOCABULARY)
     try:
         sizes, encoder = dict(bundle["sizes"]), dict(bundle["encoder"])
-        search = Search(**bundle["search"])
+        options = {k: v for k, v in bundle["search"].items() if k != "length_power"}  # of old files
+        search = Search(**options)
         members = [build_decoder(**sizes) for _ in range(bundle.get("members", 1))]
     except Exception as error:  # Keras raises many kinds for invalid sizes
         raise UserError(

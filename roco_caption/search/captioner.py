@@ -129,6 +129,8 @@ class Captioner:
 
     def encode_readable(self, images: Sequence[Any]) -> tuple[Any, dict[int, str]]:
         """Return the features of images that can be decoded, and {position: reason} for others."""
+        if not len(images):
+            raise UserError("There are no images to encode.")
         reasons: dict[int, str] = {}
         blocks, models = [], [self.encoder_model]
         named = {
@@ -219,7 +221,7 @@ class Captioner:
                 "Reranking needs training images: give the captioner consensus=Consensus.fit(...), "
                 "or search with neighbours=0."
             )
-        rows = self._decode(features, search, ranked=True)
+        rows = self._decode(features, search, all_beams=True)
         tokens, log_p = map(np.stack, zip(*rows, strict=True))
         agreement = np.zeros_like(log_p)
         if search.neighbours and self.consensus is not None:
@@ -228,16 +230,16 @@ class Captioner:
         return Candidates(tokens, log_p, agreement)
 
     def _decode(
-        self, features: Any, search: Search, ranked: bool = False
+        self, features: Any, search: Search, all_beams: bool = False
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield each image's tokens and log-probability, or with `ranked` those of all beams."""
+        """Yield each image's tokens and log-probability, or with `all_beams` those of all beams."""
         if self._weights_now() != self._weights:
             raise UserError(
                 "The decoder was trained again after this captioner was made. Run part 8 "
                 "(`make_captioner`) again, and the cells after it."
             )
         # penalties and reranking leave the compiled search as it is
-        key = replace(search, end_penalty=0.0, neighbours=0, word_bonus=0.0), ranked
+        key = replace(search, end_penalty=0.0, neighbours=0, word_bonus=0.0), all_beams
         if key not in self._searches:
             self._searches[key] = compiled(self._search_function(*key))
         count = _images_at_once(search.beams, self.tokenizer.vocab_size)
@@ -254,17 +256,17 @@ class Captioner:
                 tokens, log_p = map(np.asarray, self._searches[key](block, n, penalty))
             yield from zip(tokens[:n], log_p[:n], strict=True)
 
-    def _search_function(self, search: Search, ranked: bool) -> Callable:
+    def _search_function(self, search: Search, all_beams: bool) -> Callable:
         def decode(features: Any, n: Any, end_penalty: Any) -> tuple[Any, Any]:
             if NARROWS:
                 features = tuple(array[:n] for array in features)
             start = self.decoder.start(features)
             sizes = {"n": n, "max_words": max(self.tokenizer.max_words, 2)}  # a word and an end
-            if search.beams == 1 and not search.no_repeat and not ranked:
+            if search.beams == 1 and not search.no_repeat and not all_beams:
                 return greedy_search(*start, **sizes)
             options = sizes | {"search": replace(search, end_penalty=end_penalty)}
             options["measures"] = self.tokenizer.measures
-            if not ranked:
+            if not all_beams:
                 return beam_search(*start, **options)
             return beam_candidates(*start, **options, needed=search.beams)
 

@@ -41,7 +41,8 @@ def image_files(*places: str | os.PathLike) -> list[Path]:
             raise UserError(f"{cannot_read(place, error)} {remedy}") from error
         if place.is_file():
             images.add(place)
-        for path in files_below(place, closed) if place.is_dir() else ():
+        inside = files_below(place, closed) if place.is_dir() else []
+        for path in inside:
             if path.name.lower() in SYSTEM:
                 continue
             if is_image_file(path):

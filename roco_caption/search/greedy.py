@@ -111,9 +111,10 @@ def likeliest(
     ends = logits[:, :, END] - total[:, :, 0] - end_penalty + log_p
     # the best words are in the blocks of the best ones, so most words are never compared; what may
     # not follow may hide them: a special token in one block of a beginning, a barred word in one
-    hidden = k * (1 + (0 if barred is None else ops.shape(barred)[2]))
+    hidden = k if barred is None else k * (1 + ops.shape(barred)[2])
     best = best - total + log_p[:, :, None]
-    wanted = (min if isinstance(hidden, int) else ops.minimum)(count + hidden, k * each)
+    smaller = min if isinstance(hidden, int) else ops.minimum  # only TensorFlow takes a tensor
+    wanted = smaller(count + hidden, k * each)
     _, chosen = ops.top_k(ops.reshape(best, (m, k * each)), wanted)
     chosen = ops.cast(chosen, "int32")[:, :, None]
     origins = chosen // each

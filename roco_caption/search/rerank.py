@@ -68,6 +68,7 @@ class Consensus:
     mean: np.ndarray  # float32 (d,)
     tokens: np.ndarray  # the captions, int32 (n, t)
     decoder: str = ""  # its `fingerprint`
+    rows: np.ndarray | None = None  # these images' rows in the training split; not saved
 
     def __post_init__(self) -> None:
         captions, caption_of = np.unique(self.tokens, axis=0, return_inverse=True)
@@ -91,7 +92,11 @@ class Consensus:
         vectors = image_vectors(decoder, features, rows)
         mean = vectors.mean(axis=0)
         tokens = np.asarray(tokens[rows], np.int32)
-        return cls(to_float16(vectors - mean), mean, tokens, fingerprint(decoder))
+        return cls(to_float16(vectors - mean), mean, tokens, fingerprint(decoder), rows)
+
+    def nearest(self, vectors: np.ndarray, k: int) -> np.ndarray:
+        """Return the k nearest images to each of `image_vectors`, nearest first, int64 (n, k)."""
+        return neighbours(self.vectors, vectors - self.mean, k)
 
     def agreement(self, vectors: np.ndarray, tokens: np.ndarray, count: int) -> np.ndarray:
         """Return candidates' mean similarity to `count` captions of the nearest training images.
@@ -100,7 +105,7 @@ class Consensus:
         """
         n, b = tokens.shape[:2]
         candidates = self._ngrams.vectors(*_words_of(tokens.reshape(n * b, -1)))
-        nearest = neighbours(self.vectors, vectors - self.mean, TWINS * count)
+        nearest = self.nearest(vectors, TWINS * count)
         agreement = np.empty((n, b), np.float32)
         for i, repeated in enumerate(self._caption_of[nearest]):
             captions = np.array(list(dict.fromkeys(repeated))[:count])

@@ -31,7 +31,7 @@ def load_gradio() -> Any:
 
 
 def demo(
-    captioner: Any, train: Any = None, train_features: Any = None, *, synthetic: bool = False,
+    captioner: Any, train: Any = None, *, synthetic: bool = False,
     port: int | None = None, share: bool = False,
 ) -> Any:  # fmt: skip
     """Start a page that shows what `explain` returns of uploads; return it, a `gradio.Blocks`.
@@ -47,7 +47,7 @@ def demo(
     def show(upload: str) -> Iterator[tuple[str, None]]:
         try:
             yield "", None  # also clears what was shown before
-            shown = explain(captioner, train, train_features, upload, synthetic=synthetic)
+            shown = explain(captioner, train, upload, synthetic=synthetic)
             maps = [part for part in shown[1:] if isinstance(part, DescribedFigure)]
             places = shown[:1], [part for part in shown[1:] if part not in maps], maps
             yield LAYOUT.format(*("".join(p._repr_html_() for p in ps) for ps in places)), None

@@ -72,7 +72,7 @@ def write_model_card(
         "## Scores on the test split",
         "Each with its 95 % bootstrap interval; `p` tests CIDEr against this model's.",
         _markdown(table),
-        USE + SYNTHETIC_LIMIT * synthetic,
+        USE + SYNTHETIC_LIMIT if synthetic else USE,
     ]
     write_text(folder / "model_card.md", "\n\n".join(parts) + "\n")
     return folder / "model_card.md"

@@ -19,8 +19,6 @@ from roco_caption.core.machine import find_platform
 from roco_caption.core.progress import is_unattended
 from roco_caption.data.images import ImageError, read_with_note
 from roco_caption.decoder.word_maps import PIXELS, word_maps
-from roco_caption.features.table import arrays_of
-from roco_caption.scores.baselines import neighbours
 from roco_caption.search.captioner import Caption, Captioner
 from roco_caption.search.rerank import image_vectors
 from roco_caption.show.figures import styled
@@ -31,20 +29,19 @@ from roco_caption.text.tokenizer import END
 def explain(
     captioner: Captioner,
     train: pd.DataFrame | None,
-    train_features: np.ndarray | None,
     image: str | os.PathLike,
     *,
     features: Any = None,
     reference: str = "",
     synthetic: bool = False,
 ) -> tuple[Any, ...]:
-    """Caption an image and find the training images with the nearest features.
+    """Caption an image and find the nearest training images of those that rerank its captions.
 
-    `train` is a DataFrame[id, image, caption], `train_features` float (len(train), d), `features`
-    those of this image, computed by default. Returns a figure of the image beside the three nearest
-    training images; with attention, heat maps for the best caption's words; and a styled table of
-    the three best captions. If `train` is None, a table of captions replaces the
-    nearest images, for a captioner that reranks. Raises as `Captioner.encode` does.
+    `train` is a DataFrame[id, image, caption], `features` those of this image, computed by default.
+    Returns a figure of the image beside the three nearest training images; with attention, heat
+    maps for the best caption's words; and a styled table of the three best captions. Without
+    `train`, or for a captioner that was loaded, a table of captions replaces the nearest images.
+    Raises as `Captioner.encode` does.
     """
     image = os.path.expanduser(image)
     pixels: Any
@@ -57,11 +54,10 @@ def explain(
     features = captioner.encode([image]) if features is None else features
     (captions,) = captioner.best_captions(features, 3)
     best = captions[0].text
-    nearest, note = pd.DataFrame(), ""
-    if train is not None and train_features is not None:
-        most = 3 * int(train.id.value_counts().max())  # a row for each caption of an image
-        nearest = train.iloc[neighbours(train_features, arrays_of(features)[0], most)[0]]
-        nearest = nearest[~nearest.id.duplicated()][:3]
+    nearest, note, known = pd.DataFrame(), "", captioner.consensus
+    near = known.nearest(image_vectors(captioner.decoder, features), 3)[0] if known else []
+    if train is not None and known and known.rows is not None:
+        nearest = train.iloc[known.rows[near]]
         images = "images" if reference else "training images"  # a reference: from the same data set
         note = f"Synthetic {images}, drawn by this notebook" if synthetic else ""
     shown = [image_beside(pixels, best, reference, rendering, nearest, note)]
@@ -70,10 +66,8 @@ def explain(
         note = "The parts of the image that support each word"
         shown.append(word_map_figure(pixels, words, weights, note))
     shown.append(_caption_table(captioner, captions, synthetic))
-    if train is None and (known := captioner.consensus):
-        vectors = image_vectors(captioner.decoder, features) - known.mean
-        rows = known.tokens[neighbours(known.vectors, vectors, 3)[0]]
-        texts = [captioner.tokenizer.decode(row) for row in rows]
+    if known and not len(nearest):
+        texts = [captioner.tokenizer.decode(row) for row in known.tokens[near]]
         shown.append(_texts(pd.DataFrame({"captions of the nearest training images": texts}), ""))
     return tuple(shown)
 

@@ -94,7 +94,7 @@ def image_beside(
     cells = [(image, [*lines, *([(rendering, GREY)] if rendering else [])])]
     for rank, row in enumerate(nearest.itertuples(), 1):
         cells.append((row.image, [(f"training image, nearest {rank}", GREY), (row.caption, INK)]))
-    beside = ", beside the nearest training images" * (len(cells) > 1)
+    beside = ", beside the nearest training images" if len(nearest) else ""
     return _image_grid(f"An image with its generated caption{beside}.", cells, note, 5.0, columns=2)
 
 
@@ -137,7 +137,7 @@ def training_curves(history: pd.DataFrame) -> DescribedFigure:
     axis.legend(frameon=False)
     first, last = history.iloc[0], history.iloc[-1]
     figure.alt = (
-        f"Loss in nats per word over {len(history)} epoch{'s' * (len(history) > 1)}. "
+        f"Loss in nats per word over {len(history)} epoch{'s' if len(history) > 1 else ''}. "
         f"Training: from {first.loss:.3f} to {last.loss:.3f}. "
         f"Validation: from {first.val_loss:.3f} to {last.val_loss:.3f}. "
         f"The weights of epoch {best} were kept, validation loss {lowest:.3f}."

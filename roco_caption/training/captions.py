@@ -35,17 +35,6 @@ class CaptionData:
     ratings: Ratings | None = None
     texts: np.ndarray | None = None
 
-    def __post_init__(self) -> None:
-        known = self.ratings
-        if known and (
-            known.rows.max(initial=0) >= len(self.tokens)
-            or not np.array_equal(known.tokens, self.tokens[known.rows])
-        ):
-            raise UserError(
-                "The images or the words have changed since the decoder was made. Run the cell "
-                "that makes it (`make_decoder`) again."
-            )
-
     def digest(self) -> str:
         """Return a SHA-256 of features, cases, tokens and texts, in hexadecimal."""
         digest = hashlib.sha256(self.ratings.source.encode() if self.ratings else b"")

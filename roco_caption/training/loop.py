@@ -190,8 +190,9 @@ class _Run:
             memory_for(f"training (batch size {batch_size})", remedy),
             progress_bar(total=sum(steps), initial=done, unit="step") as bar,
         ):
-            for row in progress.history if self.replicas.chief else ():
-                self._notify(row)
+            if self.replicas.chief:
+                for row in progress.history:
+                    self._notify(row)
             while not progress.finished:
                 bar.set_description(f"epoch {progress.epoch + 1}/{epochs}")
                 self._run_epoch(progress, bar)
@@ -247,8 +248,8 @@ class _Run:
             progress.waited += 1
         progress.epoch, progress.step = progress.epoch + 1, 0
         progress.loss, progress.words = 0.0, 0
-        progress.finished = progress.epoch == settings["epochs"] or progress.waited >= max(
-            1, settings["patience"]
+        progress.finished = (
+            progress.epoch == settings["epochs"] or progress.waited >= settings["patience"]
         )
         if self.replicas.chief:
             # last, so that after a kill no file is older than the state says

@@ -57,10 +57,10 @@ class Schedule:
     seed: int = 0  # of the batches' order
 
     def __post_init__(self) -> None:
-        at_least(1, epochs=self.epochs)
+        at_least(1, epochs=self.epochs, patience=self.patience)
         if self.batch_size != "auto":
             at_least(1, batch_size=self.batch_size)
-        at_least(0, patience=self.patience, seed=self.seed)
+        at_least(0, seed=self.seed)
         at_least(0.0, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
 
     def for_captions(self, count: int) -> Schedule:
@@ -126,8 +126,9 @@ def run_folder(
             print(f"{folder} holds a training with other settings, which is kept.")
             folder /= name
     earlier = [copy / "checkpoints" / folder.name] if copy else []
-    for place in (folder, *earlier) if checkpoint_dir else ():
-        _refuse_others(place)
+    if checkpoint_dir:
+        for place in (folder, *earlier):
+            _refuse_others(place)
     for place in [*earlier, *(attached(f"checkpoints/{name}") if folder.name == name else [])]:
         bring_back(place, folder)
     commits = [*commits_of(folder), project_commit(Path(__file__).parents[2])]
@@ -195,17 +196,17 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 
 def _summary(folder: Path) -> list[Any]:
-    history, scores = (_column(folder, *names) for names in
-                       (("history.csv", "val_loss"), ("scores.csv", "CIDEr")))  # fmt: skip
+    history = _column(folder / HISTORY, "val_loss")
+    scores = _column(folder / "scores.csv", "CIDEr")
     bundle = folder / BUNDLE
     when = f"{datetime.fromtimestamp(bundle.stat().st_mtime):%F %T}" if bundle.exists() else ""
     best = f"{min(history):.3f}" if history else ""
     return [len(history), best, f"{scores[0]:.3f}" if scores else "", when]
 
 
-def _column(folder: Path, name: str, column: str) -> Sequence[float]:
+def _column(path: Path, name: str) -> Sequence[float]:
     try:
-        return list(pd.read_csv(folder / name)[column])
+        return list(pd.read_csv(path)[name])
     except (OSError, ValueError, KeyError):  # not there yet, or damaged
         return []
 

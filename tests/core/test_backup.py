@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import threading
 
 import pytest
@@ -185,6 +186,26 @@ def test_a_file_that_is_being_replaced_stays_in_the_copy(places, monkeypatch):
     monkeypatch.setattr(backup, "_files", lambda place: files(place) if place == copy else {})
     backup._update(folder, copy, known)
     assert (copy / "state").read_text() == "old"
+
+
+def test_a_file_that_is_replaced_while_it_is_copied_is_copied_again(places, monkeypatch):
+    folder, copy = places
+    (folder / "weights").write_text("old")
+    os.utime(folder / "weights", (1000, 1000))
+    copy2 = shutil.copy2
+
+    def copy_slowly(source, target):
+        copy2(source, target)  # the bytes are the older file's, as big as the newer one's,
+        (folder / "new").write_text("new")
+        os.replace(folder / "new", source)
+        shutil.copystat(source, target)  # and its time would be the newer one's
+
+    monkeypatch.setattr(backup.shutil, "copy2", copy_slowly)
+    backup._update(folder, copy, known := set())
+    monkeypatch.setattr(backup.shutil, "copy2", copy2)
+    assert (copy / "weights").read_text() == "old" and not is_copied(folder, copy)
+    backup._update(folder, copy, known)
+    assert (copy / "weights").read_text() == "new" and is_copied(folder, copy)
 
 
 def test_what_is_gone_at_a_blocks_end_is_gone_from_the_copy(places):

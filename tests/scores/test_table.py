@@ -171,9 +171,10 @@ def test_invalid_input_is_refused(references, systems, settings, says):
         table(systems, references, **settings)
 
 
-def test_breakdown_scores_each_group_apart():
+@pytest.mark.parametrize("missing", ["", None, float("nan")])
+def test_breakdown_scores_each_group_apart(missing):
     hypotheses = [REFERENCES[0], REFERENCES[1], "nothing alike", ""]
-    parts = breakdown(REFERENCES, hypotheses, ["a", "", "b", "b"])
+    parts = breakdown(REFERENCES, hypotheses, ["a", missing, "b", "b"])
     assert parts.index.tolist() == ["b", "a", "not stated"]
     assert parts["images"].tolist() == [2, 1, 1]
     assert parts["CIDEr"].tolist() == pytest.approx([0, 10, 10])

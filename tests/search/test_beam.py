@@ -67,13 +67,13 @@ def ends(caption) -> bool:
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize(("power", "run"), [(0.0, 0), (1.0, 0), (1.0, 2), (0.7, 1)])
-def test_wide_beam_finds_what_brute_force_finds(seed, power, run):
+@pytest.mark.parametrize("run", [0, 1, 2])
+def test_wide_beam_finds_what_brute_force_finds(seed, run):
     step, table = fake_step(3, seed)
     max_words = 4
     allowed = [c for c in all_captions(3, max_words) if not (run and repeats(c, run))]
-    best = max(allowed, key=lambda c: (ends(c), log_probability(table, c) / len(c) ** power))
-    search = Search(beams=60, length_power=power, no_repeat=run)
+    best = max(allowed, key=lambda c: (ends(c), log_probability(table, c) / len(c)))
+    search = Search(beams=60, no_repeat=run)
     tokens, log_p = beam_search(step, *start_state(1), n=1, max_words=max_words, search=search)
     assert tuple(np.trim_zeros(np.asarray(tokens)[0])) == best
     assert np.asarray(log_p)[0] == pytest.approx(log_probability(table, best), abs=1e-4)
@@ -158,7 +158,7 @@ def test_with_fewer_captions_than_beams_the_rest_is_impossible():
     assert {tuple(row) for row in np.asarray(tokens)[0, :3]} == {(END, 0), (4, END), (4, 4)}
 
 
-def reference_beam(table, max_words, beams, power):
+def reference_beam(table, max_words, beams):
     alive, done = [((), 0.0)], []
     for _ in range(max_words):
         grown = [
@@ -170,7 +170,7 @@ def reference_beam(table, max_words, beams, power):
         grown = sorted(grown, key=lambda c: -c[1])[: 2 * beams]
         done += [c for c in grown if c[0][-1] == END]
         alive = [c for c in grown if c[0][-1] != END][:beams]
-    return max(done or alive, key=lambda c: c[1] / len(c[0]) ** power)[0]
+    return max(done or alive, key=lambda c: c[1] / len(c[0]))[0]
 
 
 def test_narrow_beam_is_textbook_beam_search_and_compiles():
@@ -182,12 +182,12 @@ def test_narrow_beam_is_textbook_beam_search_and_compiles():
                 *start,
                 n=3,
                 max_words=7,
-                search=Search(beams=2, length_power=0.9, no_repeat=0),
+                search=Search(beams=2, no_repeat=0),
             )
         )
         tokens, _ = search(start_state(3))
         for row in np.asarray(tokens):
-            assert tuple(np.trim_zeros(row)) == reference_beam(table, 7, 2, 0.9)
+            assert tuple(np.trim_zeros(row)) == reference_beam(table, 7, 2)
 
 
 @pytest.mark.parametrize("seed", range(5))

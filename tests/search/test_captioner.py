@@ -140,6 +140,8 @@ def test_the_features_of_images_are_the_encoders(saved, images):
     rows = saved[0].encode(images)
     assert rows.shape == (2, 3)
     np.testing.assert_allclose(rows[0] / 5, [10 / 255, 245 / 255, 90 / 255], atol=0.02)
+    with pytest.raises(UserError, match="no images"):
+        saved[0].encode([])
 
 
 def test_a_dicom_file_is_captioned(saved, tmp_path):
@@ -155,7 +157,7 @@ def test_the_readable_file_alone_rebuilds_the_decoder(saved):
     sizes = captioner.decoder.sizes
     assert bundle["sizes"] == sizes | {"grid_size": list(sizes["grid_size"])}
     assert bundle["encoder"] == ENCODER
-    search = {"beams": 2, "length_power": 1.0, "no_repeat": 2, "end_penalty": 0.0}
+    search = {"beams": 2, "no_repeat": 2, "end_penalty": 0.0}
     assert bundle["search"] == search | {"neighbours": 0, "word_bonus": 0.0}
 
 

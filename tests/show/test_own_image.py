@@ -17,7 +17,9 @@ from pydicom.data import get_testdata_file
 
 from roco_caption.core.errors import UserError
 from roco_caption.data.images import ImageError, read_image
+from roco_caption.features.table import arrays_of
 from roco_caption.search.captioner import Caption
+from roco_caption.search.rerank import Consensus
 from roco_caption.show import own_image
 from roco_caption.show.own_image import explain, upload_button
 from roco_caption.text.tokenizer import CaptionTokenizer
@@ -41,24 +43,39 @@ class FakeCaptioner:
         ][:count]
 
 
+COLOURS = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (240, 20, 0), (200, 90, 0)]
+
+
 @pytest.fixture
 def train(tmp_path):
-    colours = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (240, 20, 0), (200, 90, 0)]
-    for i, colour in enumerate(colours):
+    for i, colour in enumerate(COLOURS):
         Image.new("RGB", (20, 20), colour).save(tmp_path / f"{i}.png")
     paths = [str(tmp_path / f"{i}.png") for i in range(5)]
     frame = pd.DataFrame({"id": list("abcde"), "image": paths})
     frame["caption"] = [f"caption {i}" for i in range(5)]
-    return frame, np.array(colours, np.float16)
+    return frame
+
+
+@pytest.fixture
+def captioner(monkeypatch):
+    """Return a captioner that reranks by `train`: an image's features are its vector."""
+    monkeypatch.setattr(
+        own_image, "image_vectors", lambda decoder, features: arrays_of(features)[0]
+    )
+    captioner = FakeCaptioner()
+    tokens = captioner.tokenizer.encode(["film"] * 5)
+    vectors, mean = np.array(COLOURS, np.float16), np.zeros(3, np.float32)
+    captioner.consensus = Consensus(vectors, mean, tokens, rows=np.arange(5))
+    return captioner
 
 
 def texts(figure) -> list[str]:
     return [text.get_text() for axis in figure.axes for text in axis.texts]
 
 
-def test_the_image_is_shown_with_captions_and_nearest_images(train, tmp_path):
+def test_the_image_is_shown_with_captions_and_nearest_images(captioner, train, tmp_path):
     Image.new("RGB", (20, 20), (255, 0, 0)).save(tmp_path / "mine.png")
-    figure, table = explain(FakeCaptioner(), *train, tmp_path / "mine.png", reference="the truth")
+    figure, table = explain(captioner, train, tmp_path / "mine.png", reference="the truth")
     assert texts(figure)[:3] == ["this image", "axial ct", "reference: the truth"]
     nearest = [text for text in texts(figure) if text.startswith("caption ")]
     assert nearest == ["caption 0", "caption 3", "caption 4"]
@@ -70,7 +87,7 @@ def test_the_image_is_shown_with_captions_and_nearest_images(train, tmp_path):
     assert "Not for clinical use" in html and "synthetic" not in html and "<b>" not in html
 
 
-def test_with_attention_the_words_have_heat_maps(train, tmp_path, monkeypatch):
+def test_with_attention_the_words_have_heat_maps(captioner, train, tmp_path, monkeypatch):
     calls = []
 
     def fake_word_maps(*args):
@@ -79,9 +96,8 @@ def test_with_attention_the_words_have_heat_maps(train, tmp_path, monkeypatch):
 
     monkeypatch.setattr(own_image, "word_maps", fake_word_maps)
     known = np.array([[0, 0, 9]], np.float16), np.zeros((1, 9, 2), np.float16)
-    captioner = FakeCaptioner()
     captioner.decoder = SimpleNamespace(rates_cells=True)
-    _, maps, table = explain(captioner, *train, tmp_path / "0.png", features=known)
+    _, maps, table = explain(captioner, train, tmp_path / "0.png", features=known)
     assert calls == [(captioner.decoder, captioner.tokenizer, known, ["axial ct"])]
     assert "no mass" in table.to_html()
     assert [axis.get_title() for axis in maps.axes if axis.images] == ["the image", "axial", "ct"]
@@ -95,30 +111,30 @@ def test_without_training_images_the_nearest_captions_are_those_of_the_consensus
     Image.new("RGB", (20, 20), (255, 0, 0)).save(tmp_path / "red.png")
     captioner = FakeCaptioner()
     words = ("axial", "ct", "no", "mass", "chest")
-    captioner.consensus = SimpleNamespace(
-        vectors=np.array([[0, 9], [1, 0], [2, 1], [9, 1], [-1, 0]], np.float16)[:rows],
-        mean=np.array([250, 1], np.float32),
-        tokens=captioner.tokenizer.encode(words)[:rows],
+    captioner.consensus = Consensus(
+        np.array([[0, 9], [1, 0], [2, 1], [9, 1], [-1, 0]], np.float16)[:rows],
+        np.array([250, 1], np.float32),
+        captioner.tokenizer.encode(words)[:rows],
     )
     monkeypatch.setattr(own_image, "image_vectors", lambda decoder, features: features[:, :2] + 1)
-    figure, captions, nearest = explain(captioner, None, None, tmp_path / "red.png", synthetic=True)
+    figure, captions, nearest = explain(captioner, None, tmp_path / "red.png", synthetic=True)
     assert texts(figure) == ["this image", "axial ct"] and not figure.get_suptitle()
     assert "training images" not in figure.alt and "synthetic" in captions.to_html()
     # (256, 1) - (250, 1) = (6, 0) is nearest to (1, 0), (9, 1) and (2, 1)
     assert [*nearest.data.iloc[:, 0]] == expected
 
 
-def test_given_features_are_used_and_synthetic_training_is_stated(train, tmp_path):
-    captioner, known = FakeCaptioner(), np.array([[0, 0, 9]], np.float16)
-    figure, table = explain(captioner, *train, tmp_path / "0.png", features=known, synthetic=True)
+def test_given_features_are_used_and_synthetic_training_is_stated(captioner, train, tmp_path):
+    known = np.array([[0, 0, 9]], np.float16)
+    figure, table = explain(captioner, train, tmp_path / "0.png", features=known, synthetic=True)
     assert captioner.seen is known and "caption 2" in texts(figure)
     assert figure.get_suptitle() == "Synthetic training images, drawn by this notebook"
     assert "synthetic" in table.to_html() and "Not for clinical use" in table.to_html()
 
 
-def test_a_dicom_files_patient_is_not_shown(train, tmp_path, capfd):
+def test_a_dicom_files_patient_is_not_shown(captioner, train, tmp_path, capfd):
     path = write_dicom(tmp_path / "scan", np.arange(256).reshape(2, 8, 16) * 9)
-    figure, table = explain(FakeCaptioner(), *train, path)
+    figure, table = explain(captioner, train, path)
     assert "DICOM CT, frame 2 of 2, its full range of" in " ".join(texts(figure))
     everything = " ".join([*texts(figure), table.to_html(), *capfd.readouterr()])
     assert SECRET not in everything
@@ -178,8 +194,8 @@ def test_an_invalid_image_is_reported_without_the_temporary_path(shown, capsys):
     assert "broken" in capsys.readouterr().out
 
 
-def test_a_real_dicom_file_can_be_uploaded(shown, train):
-    box = upload_button(lambda path: explain(FakeCaptioner(), *train, path))
+def test_a_real_dicom_file_can_be_uploaded(captioner, shown, train):
+    box = upload_button(lambda path: explain(captioner, train, path))
     upload(box, Path(get_testdata_file("CT_small.dcm", download=False)).read_bytes())
     figure, table = shown
     assert "DICOM CT, its full range of values" in texts(figure) and "axial ct" in table.to_html()
@@ -277,12 +293,12 @@ def test_a_captioner_without_an_encoder_raises_its_error(train, tmp_path):
             raise UserError("its encoder is not known")
 
     with pytest.raises(UserError, match="not known"):
-        explain(Without(), *train, tmp_path / "0.png")
+        explain(Without(), train, tmp_path / "0.png")
 
 
-def test_a_home_folder_is_expanded(train, tmp_path, monkeypatch):
+def test_a_home_folder_is_expanded(captioner, train, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert "axial ct" in texts(explain(FakeCaptioner(), *train, "~/0.png")[0])
+    assert "axial ct" in texts(explain(captioner, train, "~/0.png")[0])
 
 
 @pytest.mark.parametrize("name", ["../../evil.png", "/etc/evil.png", "..", "a\0b.png", ""])
@@ -295,22 +311,22 @@ def test_the_name_of_an_upload_is_never_a_path(shown, tmp_path, monkeypatch, nam
 
 
 @pytest.mark.parametrize("content", [b"", b"rubbish", b"\x89PNG\r\n\x1a\n truncated"])
-def test_an_image_that_cannot_be_decoded_is_named(train, tmp_path, content):
+def test_an_image_that_cannot_be_decoded_is_named(captioner, train, tmp_path, content):
     (tmp_path / "mine.png").write_bytes(content)
     with pytest.raises(ImageError, match=r"mine\.png"):
-        explain(FakeCaptioner(), *train, tmp_path / "mine.png")
+        explain(captioner, train, tmp_path / "mine.png")
 
 
-def test_with_features_it_is_captioned_all_the_same(train, tmp_path):
+def test_with_features_it_is_captioned_all_the_same(captioner, train, tmp_path):
     (tmp_path / "mine.png").write_bytes(b"rubbish")
     features = np.array([[255, 0, 0]], np.float32)
-    figure, _ = explain(FakeCaptioner(), *train, tmp_path / "mine.png", features=features)
+    figure, _ = explain(captioner, train, tmp_path / "mine.png", features=features)
     assert "cannot be decoded" in texts(figure) and "axial ct" in texts(figure)
 
 
-def test_the_nearest_images_of_several_captions_each_are_three_images(train, tmp_path):
-    frame, features = train
-    rows = np.repeat(np.arange(5), 4)
-    figure, _ = explain(FakeCaptioner(), frame.iloc[rows], features[rows], tmp_path / "0.png")
+def test_the_nearest_images_of_several_captions_each_are_three_images(captioner, train, tmp_path):
+    frame = train.iloc[np.repeat(np.arange(5), 4)]
+    captioner.consensus.rows = np.arange(5) * 4  # the first row of each image
+    figure, _ = explain(captioner, frame, tmp_path / "0.png")
     nearest = [text for text in texts(figure) if text.startswith("caption ")]
     assert nearest == ["caption 0", "caption 3", "caption 4"]

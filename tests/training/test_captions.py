@@ -135,10 +135,3 @@ def test_texts_need_tensorflow(data, monkeypatch):
     monkeypatch.setattr(captions.keras.backend, "backend", lambda: "jax")
     with pytest.raises(UserError, match="TEXT_FILE"):
         data.rated(None)
-
-
-def test_a_decoder_made_for_other_words_is_not_trained(data):
-    renumbered = np.where(data.tokens > 3, data.tokens + 1, data.tokens)
-    for tokens in (renumbered, data.tokens[:-1]):
-        with pytest.raises(UserError, match="make_decoder"):
-            CaptionData(data.features[: len(tokens)], tokens, data.ratings)

@@ -236,17 +236,17 @@ def test_a_kill_while_a_run_is_replaced_loses_nothing(given, tmp_path, monkeypat
     assert run(given)[0].equals(expected) and not (given / RETRAINING).exists()
 
 
-@pytest.mark.parametrize("patience", [0, 2])
+@pytest.mark.parametrize("patience", [1, 2])
 def test_training_stops_after_epochs_without_improvement_alone(tmp_path, monkeypatch, patience):
     losses = iter([5.0, 4.0, 4.5, 4.4, 4.3])
     monkeypatch.setattr(loop, "_mean_loss", lambda *a, **o: next(losses))
     history, _ = run(tmp_path, epochs=5, patience=patience)
-    assert len(history) == 2 + max(1, patience)
+    assert len(history) == 2 + patience
 
 
 @pytest.mark.parametrize(
     "invalid",
-    [{"epochs": 0}, {"batch_size": 0}, {"epochs": 2.5}, {"patience": -1}, {"learning_rate": -1},
+    [{"epochs": 0}, {"batch_size": 0}, {"epochs": 2.5}, {"patience": 0}, {"learning_rate": -1},
      {"learning_rate": float("nan")}, {"epochs": "30"}, {"seed": -1}],
 )  # fmt: skip
 def test_an_invalid_schedule_is_named(invalid):
