@@ -21,6 +21,8 @@ INLINE = re.compile(rf"</?(?:a|b|em|font|i|span|strong|sub|sup|u){_ATTRIBUTES}",
 BLOCK = re.compile(rf"</?(?:br|div|h[1-6]|li|ol|p|table|tbody|td|th|tr|ul){_ATTRIBUTES}", re.I)
 ENTITY = re.compile(r"&(?:[a-z]+|#\d+|#x[\da-f]+);", re.I)
 ESCAPE = re.compile(r"(?:\\r)?\\n(?!(?:u|e|eq|abla)\b)|\\[rt](?![a-z])")  # not LaTeX's \nu
+LIST = re.compile(r"""\[\s*(['"]).*(\1|null|None)\s*\]""", re.S)
+GLUED = re.compile(r"""['"]\s+['"]""")  # in the text of an array, which has no commas
 PLACE = "\0 place"  # a column: the number of the line or row in the file
 
 
@@ -34,9 +36,9 @@ def text_of(value: Any) -> str:
 
 
 def plain_text(text: str) -> str:
-    """Return a caption in one line, without HTML and without written line breaks and tabs."""
-    text = BLOCK.sub(" ", INLINE.sub("", ESCAPE.sub(" ", text)))
-    return " ".join(ENTITY.sub(lambda found: html.unescape(found[0]), text).split())
+    """Return a caption without HTML, with line breaks for written ones, tabs and HTML's."""
+    text = BLOCK.sub("\n", INLINE.sub("", ESCAPE.sub("\n", text)))
+    return ENTITY.sub(lambda found: html.unescape(found[0]), text)
 
 
 def holds_images(cells: pd.Series) -> bool:
@@ -62,17 +64,11 @@ def _listed(cell: Any) -> Any:
     """Return the texts of a list, also of one written as "['Chest.', 'No effusion.']"."""
     if isinstance(cell, np.ndarray):
         return [*cell]
-    glued = isinstance(cell, str) and re.search(r"""['"]\s+['"]""", cell)  # an array's text
-    if (
-        isinstance(cell, str)
-        and not glued
-        and re.fullmatch(r"""\[\s*(['"]).*(\1|null|None)\s*\]""", cell.strip(), re.S)
-    ):
+    if not isinstance(cell, str) or not LIST.fullmatch(cell.strip()) or GLUED.search(cell):
+        return cell
+    for parse in (json.loads, ast.literal_eval):
         with suppress(ValueError, SyntaxError):
-            try:
-                texts = json.loads(cell)
-            except ValueError:
-                texts = ast.literal_eval(cell.strip())
+            texts = parse(cell.strip())
             return texts if all(isinstance(text, str | None) for text in texts) else cell
     return cell
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from bisect import bisect_left
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +12,8 @@ import pandas as pd
 
 from roco_caption.core.errors import UserError
 from roco_caption.core.files import HIDDEN
-from roco_caption.data.columns import FILES
-from roco_caption.data.joined import joined, merged, split_of
+from roco_caption.data.columns import FILES, file_columns
+from roco_caption.data.joined import joined, merged
 from roco_caption.data.names import match_files, without_extension
 from roco_caption.data.reports import table_of_texts, texts_of_images
 from roco_caption.data.splits import split_word, without_splits
@@ -42,33 +42,44 @@ def choose_tables(
     reports = texts_of_images(files, texts)
     others = {*lists, *(folder / text for text in reports.values())}
     places = [path for path in tables_in(folder) if path not in others]
-    tables, problems, unread, incomplete = _read_all(places, folder, files, columns)
-    if not any(named for named, _ in tables):
-        incomplete += [table for _, table in tables]
+    tables, incomplete, failed = _read_all(places, folder, files, columns)
+    made = [table for table in tables if _is_made(table)]
+    tables = [table for table in tables if table not in made]
+    if not any(table.images for table in tables):
+        incomplete += tables
         reports = reports or texts_of_images(files, texts, by_folder=True)
         of_texts = table_of_texts(reports, folder)
         tables = of_texts or _merged_tables(incomplete, folder, files) or tables
-        paths = tuple(f"{path} " for _, table in tables for path in (table.path, table.merged))
-        unread = [(split, why) for split, why in unread if not why.startswith(paths)]
-    if reports and not tables:
-        problems.insert(0, "Its text files have no captions.")
-    if incomplete and not tables:
-        problems = _without_key(incomplete) + problems
+        used = {path for table in tables for path in (table.path, table.texts)}
+        failed = [one for one in failed if one[0] not in used]
+    unread = [
+        ("", f"{table.path} has captions that a captioner made, so it is not read. If a person "
+             "corrected them, remove its column log_probability.")
+        for table in made
+    ]  # fmt: skip
     if not tables:
-        problems += [why for _, why in unread if why not in problems]
+        problems = ["Its text files have no captions."] if reports else []
+        problems += _without_key(incomplete)
+        problems += [why for *_, why in failed] + [why for _, why in unread]
         raise UserError(f"{folder} has no table of images and captions. {' '.join(problems[:3])}")
-    usual = [pair for pair in tables if not pair[1].how.startswith("JSON {")]  # may be labels
-    tables = usual if any(named for named, _ in usual) else tables
-    tables = joined(tables, folder)
-    splits = dict.fromkeys(split_of(table, folder) for named, table in tables if named)
-    groups = [[pair for pair in tables if split_of(pair[1], folder) == s] for s in splits if s]
+    unread += _with_splits(failed, tables, folder)
+    maps = [table for table in tables if table.how.startswith("JSON {")]
+    usual = {table.split for table in tables if table.images and table not in maps}
+    labels = [table for table in maps if table.split in usual]  # probably
+    tables = joined([table for table in tables if table not in labels], folder)
+    splits = dict.fromkeys(table.split for table in tables if table.images)
+    groups = [[table for table in tables if table.split == split] for split in splits if split]
     whole = len(groups) < 2 or ("" in splits and "train" not in splits)
     chosen = [_largest(group, folder) for group in ([tables] if whole else groups)]
-    for named, table in tables:
-        if not any(table is one for one in chosen):
-            why = f"{table} ({len(named):,} of the images) is not read."
-            unread.append((split_of(table, folder), why))
+    for table in (*tables, *labels):
+        if table not in chosen:
+            why = f"{table} ({len(table.images):,} of the images) is not read."
+            unread.append((table.split, why))
     return chosen, unread
+
+
+def _is_made(table: Table) -> bool:
+    return table.roles["caption"] == ["caption"] and MADE.issubset(table.rows.columns)
 
 
 def _without_key(incomplete: list[Table]) -> list[str]:
@@ -83,35 +94,24 @@ def _without_key(incomplete: list[Table]) -> list[str]:
 
 def _read_all(
     places: list[Path], folder: Path, files: list[str], columns: str
-) -> tuple[list[tuple[set[str], Table]], list[str], list[tuple[str, str]], list[Table]]:
-    """Return the tables with the files that each names; problems; what is not read, and why.
-
-    And those that lack a column of images or of captions.
-    """
-    tables, problems, incomplete = [], [], list[Table]()
-    failed: list[tuple[Path | None, str, str]] = []
+) -> tuple[list[Table], list[Table], list[tuple[Path, str, str]]]:
+    """Return the tables; those without a column of images or captions; and (path, sheet, why)."""
+    tables, incomplete, failed = list[Table](), list[Table](), list[tuple[Path, str, str]]()
     several = len({path.parent for path in places}) > 1
     for path, sheet in ((place, sheet) for place in places for sheet in sheets_of(place)):
         try:
             table = read_table(path, columns, sheet)
-            if table.roles["caption"] == ["caption"] and MADE.issubset(table.rows.columns):
-                why = f"{path} has captions that a captioner made, so it is not read. If a person "
-                why += "corrected them, remove its column log_probability."
-                failed.append((None, "", why))
-            else:
-                tables.append(_of_files(table, folder, files, several))
+            tables.append(_of_files(table, folder, files, several))
         except UserError as error:
-            problems.append(str(error))
             failed.append((path, sheet, str(error)))
             if path.suffix.lower() != ".txt":
                 with suppress(UserError):
                     incomplete.append(read_table(path, columns, sheet, required=()))
-    unread = _with_splits(failed, [table for _, table in tables], folder)
-    return tables, problems, unread, incomplete
+    return tables, incomplete, failed
 
 
 def _with_splits(
-    failed: list[tuple[Path | None, str, str]], tables: list[Table], folder: Path
+    failed: list[tuple[Path, str, str]], tables: list[Table], folder: Path
 ) -> list[tuple[str, str]]:
     """Return for each table that is not read its split, and why it is not.
 
@@ -121,85 +121,98 @@ def _with_splits(
     series = {(without_splits(table.path.stem), without_splits(table.sheet)) for table in tables}
     unread = []
     for path, sheet, why in failed:
-        name = path.relative_to(folder).as_posix() if path else ""
-        split = split_word(sheet, alone=True) or split_word(name, alone=True)
-        if path and (without_splits(path.stem), without_splits(sheet)) in series:
-            split = split or split_word(sheet) or split_word(name)
+        name = path.relative_to(folder).as_posix()
+        alone = (without_splits(path.stem), without_splits(sheet)) not in series
+        split = split_word(sheet, alone=alone) or split_word(name, alone=alone)
         if split or not (sheet or name.lower().endswith(".txt")):  # not a legend or README
             unread.append((split, why))
     return unread
 
 
-def _merged_tables(
-    tables: list[Table], folder: Path, files: list[str]
-) -> list[tuple[set[str], Table]]:
+def _merged_tables(tables: list[Table], folder: Path, files: list[str]) -> list[Table]:
     """Return tables of captions merged with one that names the images, by a column of both."""
-    with_names = [table for table in tables if table.roles["image"]]
-    pairs = (_of_files(table, folder, files, several=False) for table in with_names)
-    both = [
-        (named, merged(names, texts))
-        for named, names in pairs if named
-        for texts in tables if texts.roles["caption"] and texts.path != names.path
+    named = [
+        (table, _of_files(table, folder, files, several=False))
+        for table in tables if table.roles["image"]
     ]  # fmt: skip
-    return [(named, table) for named, table in both if table]
+    both = [
+        merged(names, texts)
+        for origin, names in named if names.images
+        for texts in tables if texts.roles["caption"] and texts is not origin
+    ]  # fmt: skip
+    return [table for table in both if table]
 
 
-def _of_files(
-    table: Table, folder: Path, files: list[str], several: bool
-) -> tuple[set[str], Table]:
-    """Return the files that a table names, and the table with the `files` that it may name.
+def _of_files(table: Table, folder: Path, files: list[str], several: bool) -> Table:
+    """Return the table with its split, the `files` that it may name, and the images that it names.
 
-    They are those below its own folder if it names most of these by bare names, and `several`
-    folders have tables; else those of its split; else all.
+    The files are those below its own folder if it names most of these, by their paths, or by bare
+    names if `several` folders have tables; else those of its split; else all.
     """
-    own = table.path.parent.relative_to(folder).as_posix()
-    names = table.rows[table.roles["image"][0]]
-    below = files[bisect_left(files, f"{own}/") : bisect_left(files, f"{own}0")]  # "0" follows "/"
-    if several and below and names.str.contains(r"[\\/]").mean() < 0.5:
-        named, chosen = _by_best_column(table, below)
-        if 2 * len(named) > names.nunique():
-            return named, chosen
-    split = split_of(table, folder)
-    of_split = [f for f in files if split == split_word(os.path.dirname(f))] if split else []
-    return _by_best_column(table, of_split or files)
+    place = table.path.relative_to(folder)
+    table = replace(table, split=split_word(table.sheet) or split_word(place.as_posix()))
+    own = f"{place.parent.as_posix()}/"
+    below = [file for file in files if file.startswith(own)]
+    names = table.rows[table.roles["image"][0]].str.replace("\\", "/")
+    here = names.isin(below) | (own + names).isin(below)
+    if below and (here | (several & ~names.str.contains("/"))).mean() > 0.5:
+        chosen = _by_best_column(table, below)
+        if 2 * len(chosen.images) > names.nunique():
+            return chosen
+    if table.split:
+        of_split = [file for file in files if split_word(os.path.dirname(file)) == table.split]
+        files = of_split or files
+    return _by_best_column(table, files)
 
 
-def _by_best_column(table: Table, files: list[str]) -> tuple[set[str], Table]:
-    """Return the files that a table names, and the table with only the column that names most.
+def _by_best_column(table: Table, files: list[str]) -> Table:
+    """Return the table with only the column of images that names most of the files.
 
     A column of another name than usual counts only where the usual ones have numbers, which may
     match other files, or nothing that names a file. UserError if there are several such columns.
     """
-
-    def named_by(column: str) -> set[str]:
-        found = match_files(table.rows[column], files)
-        return {one[0] for one in found if len(one) == 1}
-
-    images = {name: named_by(name) for name in table.roles["image"]}
+    found = {name: match_files(table.rows[name], files) for name in table.roles["image"]}
+    images = {name: _single(found[name]) for name in found}
     most = max(map(len, images.values()))
-    paths = [name for name in images if _are_paths(table.rows[name])]
+    paths = [name for name in found if _are_paths(table.rows[name])]
     likely = [name for name in paths if 2 * len(images[name]) >= most]
-    best = max(likely or images, key=lambda name: len(images[name]))
+    best = max(likely or found, key=lambda name: len(images[name]))
     numbered = table.rows[best].str.fullmatch(r"\s*\d{1,9}\s*").all()
-    if numbered or not (most or paths):
-        images |= {name: named_by(name) for name in table.further}
-        better = [
-            name for name in table.further
-            if images[name] and len(images[name]) >= most
-            and not (images[best] and images[best].isdisjoint(images[name]))
-        ]  # fmt: skip
-        doubtful = most and better and not FILES.search(better[0])  # perhaps earlier images
-        doubtful = doubtful and not match_files(table.rows[best], files).equals(
-            match_files(table.rows[better[0]], files)
+    if "image" not in table.fixed and (numbered or not (most or paths)):
+        best, found[best] = _by_other_column(table, files, best, found[best], most)
+    roles = table.roles | {"image": [best]}
+    return replace(table, files=files, images=_single(found[best]), roles=roles)
+
+
+def _by_other_column(
+    table: Table, files: list[str], usual: str, found: pd.Series, most: int
+) -> tuple[str, pd.Series]:
+    """Return a column of another name with image files that names as many files, else `usual`.
+
+    And the files that it names. Columns of other images, such as masks, name none of the same.
+    """
+    better = {}
+    for name in file_columns(table.rows, itertools.chain(*table.roles.values())):
+        files_of = match_files(table.rows[name], files)
+        images, known = _single(files_of), _single(found)
+        if images and len(images) >= most and not (known and known.isdisjoint(images)):
+            better[name] = files_of
+    if not better:
+        return usual, found
+    first = next(iter(better))
+    earlier = most and not FILES.search(first) and not found.equals(better[first])  # perhaps
+    several = [usual, *better] if earlier else [*better]
+    if len(several) > 1:
+        raise UserError(
+            f"{table.path} has names of images in several columns, {several}. Choose one: "
+            f"COLUMNS = 'image={several[0]}'."
         )
-        if better[1:] or doubtful:
-            several = [best, *better] if doubtful else better
-            raise UserError(
-                f"{table.path} has names of images in several columns, {several}. Choose one: "
-                f"COLUMNS = 'image={several[0]}'."
-            )
-        best = better[0] if better else best
-    return images[best], replace(table, files=files, roles=table.roles | {"image": [best]})
+    return first, better[first]
+
+
+def _single(found: pd.Series) -> set[str]:
+    """Return the files that are the only ones of a name."""
+    return {files[0] for files in found if len(files) == 1}
 
 
 def _are_paths(names: pd.Series) -> bool:
@@ -207,14 +220,15 @@ def _are_paths(names: pd.Series) -> bool:
     return (names.str.contains(r"[\\/]") | (names.map(without_extension) != names)).mean() > 0.5
 
 
-def _largest(tables: list[tuple[set[str], Table]], folder: Path) -> Table:
-    most, best = max(tables, key=lambda pair: len(pair[0]))
-    rivals = [table for named, table in tables if named and not named < most]
-    if len({table.path for table in rivals}) < 2:  # sheets of one workbook are no rivals
+def _largest(tables: list[Table], folder: Path) -> Table:
+    best = max(tables, key=lambda table: len(table.images))
+    rivals = [table for table in tables if table.images and not table.images < best.images]
+    places = [table.texts or table.path for table in rivals]
+    if len(set(places)) < 2:  # sheets of one workbook are no rivals
         return best
+    more = ", …" if len(places) > 3 else ""
     raise UserError(
-        f"{' and '.join(str(table.path) for table in rivals[:3])}{', …' * bool(rivals[3:])} each "
-        f"name images of {folder}. Keep "
+        f"{' and '.join(map(str, places[:3]))}{more} each name images of {folder}. Keep "
         "one table there, with all images; a column `split` may say train, validation or test. Or "
         "keep one readable table per split, such as train.csv, val.csv and test.csv."
     )
@@ -229,5 +243,6 @@ def report_unread(unread: list[tuple[str, str]], splits: set[str]) -> None:
                 "Correct it, or move it to another folder: images are then held out at random."
             )
     if unread:
-        print("NOTE:", *[why for _, why in unread[:3]], "…" * (len(unread) > 3), "To read another "
-              "table, move the others away, or set DATA_DIR to a folder of its own.")  # fmt: skip
+        reasons = [why for _, why in unread[:3]] + ["…"] * (len(unread) > 3)
+        print("NOTE:", *reasons, "To read another table, move the others away, or set DATA_DIR to "
+              "a folder of its own.")  # fmt: skip

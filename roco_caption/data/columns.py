@@ -10,7 +10,7 @@ import pandas as pd
 from roco_caption.data.names import EXTENSION
 
 # Usual names of columns, the best first, without case, spaces, `_` and `-`
-USUAL = {
+USUAL = {role: names.split() for role, names in {
     "image": "name image images img imagefile imgfile imagepath imgpath imagename imgname"
     " imagefilename filename file filepath path fname picture scan bild bildname bilddatei bildpfad"
     " datei dateiname dateipfad"
@@ -24,7 +24,7 @@ USUAL = {
     "patient": "patientid patientenid patientnummer patientennummer patientnr patientennr patnr"
     " patientnumber patientno patientuid patientkey patid mrn deidpatientid anonpatientid"
     " patient subjectid subject person pid fallnummer fallnr fallid caseid case studyid study",
-}
+}.items()}  # fmt: skip
 STUDIES = {"fallnummer", "fallnr", "fallid", "caseid", "case", "studyid", "study"}  # of patients
 BESIDE = re.compile(  # names of columns of files that belong to the images
     r"mas[kq]|m[aá]sc|thumb|heat|seg|label|annot|overlay|ground|truth|saliency|contour|crop|prior"
@@ -57,9 +57,10 @@ def remedy_for(rows: pd.DataFrame, required: Sequence[str]) -> str:
 
 def unused(header: Sequence[str], used: str, chosen: bool) -> str:
     """Return a note on columns that may have captions as well, for `Table.how`."""
-    names = {plain(used)} if chosen else {*USUAL["caption"].split()}
-    columns = [name for name in header if plain(re.sub(r"\.\d+$", "", name)) in names]
-    columns.remove(used)
+    names = {plain(used)} if chosen else {*USUAL["caption"]}
+    others = [*header]
+    others.remove(used)
+    columns = [name for name in others if plain(re.sub(r"\.\d+$", "", name)) in names]
     return f". NOTE: {used!r} has the captions; not used: {columns}" if columns else ""
 
 
@@ -69,7 +70,7 @@ def find_columns(header: Sequence[str], named: dict[str, str]) -> dict[str, list
     taken = set(map(plain, named.values()))
     roles = {}
     for role, usual in USUAL.items():
-        free = [name for name in usual.split() if name not in taken]
+        free = [name for name in usual if name not in taken]
         names = [plain(named[role])] if role in named else free
         roles[role] = [columns[name] for name in names if name in columns]
     return roles

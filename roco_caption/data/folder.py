@@ -12,10 +12,11 @@ from roco_caption.core.errors import UserError, shown
 from roco_caption.core.files import files_below
 from roco_caption.data.cases import IMAGES_PER_CASE
 from roco_caption.data.cells import plain_text
-from roco_caption.data.choice import choose_tables, report_unread, split_of
+from roco_caption.data.choice import choose_tables, report_unread
 from roco_caption.data.columns import STUDIES, plain
 from roco_caption.data.images import is_image_file
 from roco_caption.data.names import match_files
+from roco_caption.data.reports import shown_sections
 from roco_caption.data.splits import SPLITS, listed_splits, split_word
 from roco_caption.data.tables import Table
 
@@ -31,13 +32,12 @@ def read_folder(folder: Path, columns: str = "") -> pd.DataFrame:
     texts = [name for name in paths if name.lower().endswith(".txt")]
     tables, unread = choose_tables(folder, files, texts, columns, lists)
     for table in tables:
-        print(table)
         part = list_rows(table, folder, table.files)
-        split = split_of(table, folder) if tables[1:] else _known_splits(table, part, listed)
+        split = table.split if tables[1:] else _known_splits(table, part, listed)
+        print(table)
         parts.append(part.assign(split=split))
     rows = without_repeated(pd.concat(parts, ignore_index=True))
-    named = {split_of(table, folder) for table in tables}
-    report_unread(unread, named | set(rows.split[rows.reason == ""]))
+    report_unread(unread, {table.split for table in tables} | set(rows.split[rows.reason == ""]))
     if unlisted := len(set(files) - set(rows.file)):
         print(f"{unlisted:,} of the {len(files):,} images have no row in the table.")
     count = rows[rows.reason == ""].groupby("file").split.nunique()
@@ -57,13 +57,16 @@ def list_rows(table: Table, folder: Path, files: list[str]) -> pd.DataFrame:
     """
     names = table.rows[table.roles["image"][0]]
     found = match_files(names, files)
-    rows = pd.DataFrame({"name": names, "file": found.map(lambda files: (files or [""])[0])})
+    rows = pd.DataFrame({"name": names, "file": found.map(lambda one: one[0] if one else "")})
     rows["image"] = [str(folder / name) for name in rows.file]
-    rows["caption"] = table.rows[table.roles["caption"][0]].map(plain_text)
+    captions = shown_sections(table.rows[table.roles["caption"][0]].map(plain_text))
+    rows["caption"] = captions.map(lambda text: " ".join(text.split()))
     rows["reason"] = ""
+    lost = rows.file == ""
+    unknown = [name for name in names[lost].unique() if os.path.isfile(folder / name)]
     for reason, applies in {
-        "format not supported": (rows.file == "") & names.map(lambda n: os.path.isfile(folder / n)),
-        "image file missing": rows.file == "",
+        "format not supported": lost & names.isin(unknown),
+        "image file missing": lost,
         "several files of this name": found.map(len) > 1,
         "several names for this file": _clashing(rows),
         "no caption": ~rows.caption.str.contains(r"\w"),
@@ -71,7 +74,7 @@ def list_rows(table: Table, folder: Path, files: list[str]) -> pd.DataFrame:
     }.items():
         rows.loc[applies, "reason"] = reason
     rows["name"] = names.where((table.misfits == 0) & (names.str.strip() != ""), table.places)
-    rows["row"] = f"{table.path.name} {table.sheet} " + table.places
+    rows["row"] = table.places
     if (patients := _patients(table)) is not None:
         rows["case"] = patients
     if table.sheet and (empty := rows.reason == "no caption").mean() > 0.3:
@@ -122,7 +125,7 @@ def _patients(table: Table) -> pd.Series | None:
         # "P17" and "Case A", but not "CT ABDOMEN"
         numbered = len(texts) > 0 and texts.str.contains(r"\d|\b[A-Z]$").mean() > 0.5
         many = len(patient) > IMAGES_PER_CASE * patient.nunique()
-        if "patient" not in table.named and not numbered and (many or plain(column) in STUDIES):
+        if "patient" not in table.fixed and not numbered and (many or plain(column) in STUDIES):
             print(f"NOTE: column {column!r} of {table.path} names no patients and is ignored.")
             continue
         if len(texts) and texts.str.fullmatch(r"\d([.,]\d+)?E\+\d+").mean() > 0.5:
@@ -134,11 +137,12 @@ def _patients(table: Table) -> pd.Series | None:
             sheets = table.places.str.partition(" of ")[2]
             cases = cases.groupby(sheets).ffill()  # of merged cells only the first has the value
             print(f"NOTE: {gaps.sum():,} rows of {table.path} get the patient above them.")
-        if plain(column) in STUDIES and "patient" not in table.named:
+        if plain(column) in STUDIES and "patient" not in table.fixed:
             print(f"NOTE: images are kept together by {column!r}. If one patient may have several "
                   "of these, name the column of patients: COLUMNS = 'patient=…'.")  # fmt: skip
         table.roles["patient"] = [column]
         return cases
+    table.roles["patient"] = []
     return None
 
 
@@ -157,7 +161,7 @@ def print_left_out(rows: pd.DataFrame) -> None:
     """Print the names of the first rows that are left out, and why."""
     left_out = rows[rows.reason != ""]
     if len(left_out):
-        first = [f"{plain!r} ({why})" for plain, why in left_out[["name", "reason"]].values[:5]]
+        first = [f"{name!r} ({why})" for name, why in left_out[["name", "reason"]].values[:5]]
         more = ", …" if len(left_out) > 5 else "."
         rows_are = "1 row is" if len(left_out) == 1 else f"{len(left_out):,} rows are"
         print(f"NOTE: {rows_are} left out: {', '.join(first)}{more}")
@@ -170,29 +174,36 @@ def _known_splits(table: Table, rows: pd.DataFrame, listed: dict[str, str]) -> p
 
     It is "" where none says.
     """
-    split = rows.file.map(lambda file: listed.get(file, ""))
-    if not listed:
-        split = rows.file.map(lambda file: split_word(os.path.dirname(file)))
-    if "train" not in set(split):  # such folders mean something else
-        split = pd.Series("", rows.index)
-    for column in table.roles["split"]:
-        words = table.rows[column].str.strip().str.lower()
-        by_column = words.map(split_word)
-        unknown = [word for word in words[by_column == ""].unique() if word]
-        if unknown and by_column.any():
-            print(f"NOTE: column {column!r} of {table.path} has the words {unknown[:5]}, which "
-                  f"name no split. Known are {', '.join(SPLITS)}.")  # fmt: skip
-        if by_column.any():
-            split, table.roles["split"] = by_column, [column]
-            break
+    split = _by_column(table)
+    if split is None:
+        if listed:
+            split = rows.file.map(lambda file: listed.get(file, ""))
         else:
-            print(f"NOTE: column {column!r} of {table.path} names no split and is ignored.")
+            split = rows.file.map(lambda file: split_word(os.path.dirname(file)))
+        if "train" not in set(split):  # such folders mean something else
+            split = pd.Series("", rows.index)
     if not split.any() and (found := _column_of_splits(table.rows)):
         print(f"NOTE: column {found!r} of {table.path} has only names of splits, so it is used.")
-        split = table.rows[found].map(split_word)
+        split, table.roles["split"] = table.rows[found].map(split_word), [found]
     if split.any():
         rows.loc[(split == "") & (rows.reason == ""), "reason"] = "no known split"
     return split
+
+
+def _by_column(table: Table) -> pd.Series | None:
+    """Return each row's split by the first usual column that names any, or None."""
+    for column in table.roles["split"]:
+        words = table.rows[column].str.strip().str.lower()
+        split = words.map(split_word)
+        if split.any():
+            if unknown := [word for word in words[split == ""].unique() if word]:
+                print(f"NOTE: column {column!r} of {table.path} has the words {unknown[:5]}, which "
+                      f"name no split. Known are {', '.join(SPLITS)}.")  # fmt: skip
+            table.roles["split"] = [column]
+            return split
+        print(f"NOTE: column {column!r} of {table.path} names no split and is ignored.")
+    table.roles["split"] = []
+    return None
 
 
 def _column_of_splits(rows: pd.DataFrame) -> str | None:

@@ -11,7 +11,6 @@ import pandas as pd
 
 from roco_caption.data.columns import plain
 from roco_caption.data.names import match_files
-from roco_caption.data.splits import split_word
 from roco_caption.data.tables import Table
 
 APART = re.compile(  # words in the name of a sheet or file that is probably not meant
@@ -23,35 +22,26 @@ KEY = re.compile(r".+(?:id|no|nr|number)|accession")  # the plain name of a colu
 COUNTER = re.compile(r"(?:sl|sr|serial|lfd|lauf\w*|row|line|index|record)(?:id|no|nr|number)")
 
 
-def split_of(table: Table, folder: Path) -> str:
-    """Return the split that a table's sheet or path names, or ""."""
-    return split_word(table.sheet) or split_word(table.path.relative_to(folder).as_posix())
-
-
-def joined(tables: list[tuple[set[str], Table]], folder: Path) -> list[tuple[set[str], Table]]:
+def joined(tables: list[Table], folder: Path) -> list[Table]:
     """Return the tables; those with the same columns and different images become one.
 
     These are sheets of a workbook, tables of one name in several folders, and numbered parts. All
     stay as they are if one of them names every image that the others name.
     """
-    whole = set().union(*(named for named, _ in tables))
-    if any(named == whole for named, _ in tables):
+    whole = set().union(*(table.images for table in tables))
+    if any(table.images == whole for table in tables):
         return tables
     groups: dict[Any, list[Table]] = {}
-    taken: dict[Any, set[str]] = {}
-    for k, (named, table) in enumerate(tables):
+    for k, table in enumerate(tables):
         series = table.path if table.sheet else re.sub(r"\d+", "", table.path.name)
         roles = tuple(plain((*columns, "")[0]) for columns in table.roles.values())
-        key: Any = (series, split_of(table, folder), roles, *sorted(map(plain, table.rows)))
+        key: Any = (series, table.split, roles, *sorted(map(plain, table.rows)))
+        other = all(table.images.isdisjoint(part.images) for part in groups.get(key, []))
         where = table.sheet or table.path.relative_to(folder).as_posix()
-        if not named or APART.search(where) or taken.get(key, set()) & named:
-            key = (*key, k)
+        if not table.images or not other or APART.search(where):
+            key = k
         groups.setdefault(key, []).append(table)
-        taken[key] = taken.get(key, set()) | named
-    return [
-        (taken[key], _as_one(parts, folder) if parts[1:] else parts[0])
-        for key, parts in groups.items()
-    ]
+    return [_as_one(parts, folder) if len(parts) > 1 else parts[0] for parts in groups.values()]
 
 
 def _as_one(parts: list[Table], folder: Path) -> Table:
@@ -69,9 +59,13 @@ def _as_one(parts: list[Table], folder: Path) -> Table:
             renamed = renamed.assign(**{image: single.fillna(written)})
         rows.append(renamed)
         places.append(part.places + f" of {part.sheet or part.path.relative_to(folder)}")
-    files = [*dict.fromkeys(file for part in parts for file in part.files)]
+    others = [f"{part.sheet or part.path} ({part.how})" for part in parts[1:3]]
+    others += ["…"] if len(parts) > 3 else []
     return replace(
-        parts[0], rows=pd.concat(rows, ignore_index=True), files=files, more=parts[1:],
+        parts[0], how=f"{parts[0].how}. NOTE: read as one with it: {', '.join(others)}",
+        rows=pd.concat(rows, ignore_index=True),
+        files=[*dict.fromkeys(file for part in parts for file in part.files)],
+        images=set().union(*(part.images for part in parts)),
         places=pd.concat(places, ignore_index=True),
         misfits=pd.concat([part.misfits for part in parts], ignore_index=True),
     )  # fmt: skip
@@ -98,4 +92,4 @@ def merged(names: Table, texts: Table) -> Table | None:
     for role, keys in (("split", []), ("patient", both)):
         roles[role] = [*dict.fromkeys(names.roles[role] + texts.roles[role] + keys)]
     how = f"{names.how}; captions of {texts.path}, joined by column {both[0]!r}"
-    return replace(names, rows=rows, how=how, roles=roles, merged=texts.path)
+    return replace(names, rows=rows, how=how, roles=roles, texts=texts.path)

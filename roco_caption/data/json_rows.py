@@ -14,10 +14,10 @@ LAYOUTS = (
 )
 
 
-def rows_of_json(text: str, are_columns: Callable) -> tuple[pd.DataFrame, str]:
+def rows_of_json(text: str, is_column: Callable[[str], bool]) -> tuple[pd.DataFrame, str]:
     """Return the rows of a JSON file, and its layout.
 
-    `are_columns` says whether any of some names is a usual column. Layouts: a list of rows, one per
+    `is_column` says whether a name is that of a usual column. Layouts: a list of rows, one per
     split, a row per line, columns as pandas writes them, COCO's, captions or rows by image. Raises
     a ValueError for others.
     """
@@ -32,10 +32,10 @@ def rows_of_json(text: str, are_columns: Callable) -> tuple[pd.DataFrame, str]:
     if {"images", "annotations"} <= value.keys():
         return _of_coco(value), "JSON in COCO's layout"
     lists = {name: part for name, part in value.items() if _are_rows(part)}
-    columns = sum(are_columns([name]) for name in value) > 1
-    if lists and not columns:
+    columns = [name for name in value if is_column(name)]
+    if lists and len(columns) < 2:
         return _of_lists(lists), f"JSON lists {', '.join(lists)}"
-    if are_columns([*value]):
+    if columns:
         if all(isinstance(cell, dict | list) for cell in value.values()):
             return pd.DataFrame(value, dtype=object).reset_index(drop=True), "JSON columns"
         return _frame([value]), "JSON list, encoding UTF-8"

@@ -29,7 +29,9 @@ def match_files(names: pd.Series, files: Sequence[str]) -> pd.Series:
     in front, `\\` for `/`, another case, or be numbers without leading zeros.
     """
     known, index = set(files), defaultdict(set)
-    for file in [] if names.isin(known).all() else files:  # seconds for ROCO
+    if names.isin(known).all():
+        return names.map(lambda name: [name])
+    for file in files:  # seconds for ROCO
         whole, *ends = _ends(file)
         for tail in (f"/{whole}", *ends):
             stem = without_extension(tail)

@@ -50,16 +50,15 @@ def texts_of_images(
     return found if few and len(found) > max(1, len(files) / 2) else {}
 
 
-def table_of_texts(of_images: dict[str, str], folder: Path) -> list[tuple[set[str], Table]]:
+def table_of_texts(of_images: dict[str, str], folder: Path) -> list[Table]:
     """Return captions in text files, as `texts_of_images` finds them, as a table.
 
-    None if they are labels, such as boxes: "0 0.5 0.5 0.1 0.1".
+    Empty if they are labels, such as boxes: "0 0.5 0.5 0.1 0.1".
     """
     captions = {}
     for text in {*of_images.values()}:
         with suppress(ValueError):  # it is no text
-            captions[text] = decode(folder / text)[0]
-    captions = {text: text_of(shown_section(report)) for text, report in captions.items()}
+            captions[text] = text_of(decode(folder / text)[0])
     images = [image for image, text in of_images.items() if text in captions]
     words = " ".join(captions.values()).split()
     if 2 * sum(any(map(str.isalpha, word)) for word in words) <= len(words):
@@ -68,8 +67,24 @@ def table_of_texts(of_images: dict[str, str], folder: Path) -> list[tuple[set[st
     rows = pd.DataFrame({"image": images, "caption": texts.map(captions)})
     roles = {"image": ["image"], "caption": ["caption"], "split": [], "patient": []}
     misfits = pd.Series(0, rows.index)
-    table = Table(folder, "text files", rows, roles, misfits, "file " + texts, files=images)
-    return [({*images}, table)]
+    how, places = "text files", "file " + texts
+    return [Table(folder, how, rows, roles, misfits, places, files=images, images={*images})]
+
+
+def shown_sections(captions: pd.Series) -> pd.Series:
+    """Return captions (str), or of reports, if most have headings, only `shown_section`."""
+    have_headings = captions.map(lambda text: HEADING.search(text) is not None)
+    if 2 * have_headings.sum() <= len(captions):
+        return captions
+    print("NOTE: captions are reports with headings. The findings of each are used, or else the "
+          "impression.")  # fmt: skip
+    return captions.map(shown_section)
+
+
+def is_report(text: str) -> bool:
+    """Return whether a text is one report: it has several headings, each once."""
+    names = [heading[1].lower() for heading in HEADING.finditer(text)]
+    return len(names) == len(set(names)) > 1
 
 
 def shown_section(report: str) -> str:

@@ -2,13 +2,13 @@
 
 import hashlib
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pandas as pd
 
 from roco_caption.core.errors import UserError
 from roco_caption.data.cases import cases_of
-from roco_caption.data.names import match_files
+from roco_caption.data.names import match_files, without_extension
 
 SPLITS = {  # also in German, French, Spanish, Italian and Portuguese
     **dict.fromkeys((
@@ -24,6 +24,9 @@ NEUTRAL = {  # words that may stand beside them
     "", "bilder", "captions", "data", "dataset", "daten", "dicom", "files", "ids", "image",
     "images", "img", "imgs", "jpg", "labels", "list", "png", "radiology", "reports", "scans", "set",
     "split",
+    # and extensions of tables
+    "csv", "json", "jsonl", "ndjson", "numbers", "ods", "parquet", "psv", "tab", "tsv", "txt",
+    "xls", "xlsb", "xlsm", "xlsx",
 }  # fmt: skip
 HELD_OUT = 0.1  # share of the images, where there is no test or validation split
 
@@ -33,8 +36,7 @@ def split_word(path: str, *, alone: bool = False) -> str:
 
     With `alone`, only if the name has no other word, unlike "test_protocol.txt".
     """
-    parts = path.lower().removesuffix(PurePosixPath(path).suffix.lower()).split("/")[::-1]
-    words = [set(re.split(r"[\W_\d]+", part)) for part in parts]
+    words = [set(re.split(r"[\W_\d]+", part)) for part in path.lower().split("/")[::-1]]
     for others in (NEUTRAL,) if alone else (NEUTRAL, None):  # "stress test" may be below "train"
         for some in words:
             splits = {SPLITS[word] for word in some & SPLITS.keys()}
@@ -54,12 +56,13 @@ def listed_splits(folder: Path, files: list[str]) -> tuple[dict[str, str], set[P
     Empty unless there is one for training, and another.
     """
     splits, lists = dict[str, str](), set()
-    for path in sorted(folder.glob("*.txt")):
-        if split := split_word(path.name, alone=True):
-            names = pd.Series(
-                path.read_text("utf-8", "replace").splitlines(), dtype=str
-            ).str.strip()
-            found = match_files(names[names != ""], files)
+    images = {without_extension(file) for file in files}
+    for path in sorted([*folder.glob("*.txt"), *folder.glob("*/*.txt")]):
+        split = split_word(path.name, alone=True)
+        if split and path.relative_to(folder).with_suffix("").as_posix() not in images:
+            lines = path.read_text("utf-8", "replace").splitlines()
+            names = pd.Series([line.strip() for line in lines if line.strip()], dtype=str)
+            found = match_files(names, files)
             single = [one[0] for one in found if len(one) == 1]
             if len(single) > 0.9 * len(found):
                 if twice := {name for name in single if splits.get(name, split) != split}:
@@ -85,12 +88,8 @@ def complete_splits(rows: pd.DataFrame, seed: int, unit: str = "patient") -> pd.
     missing = [name for name in ("test", "validation") if name not in set(split[used.index])]
     train = used[split[used.index] == "train"]
     cases = train["case"] if "case" in used else cases_of(used.id.astype(str))[train.index]
-    if "case" not in used and cases.nunique() <= len(missing):  # then they are no patients
-        cases = train.id
-    if (
-        "case" not in used and cases.is_unique
-    ):  # by path: an id changes if another folder gets a file of its name
-        unit, cases = "image", train.file
+    if "case" not in used and (cases.is_unique or cases.nunique() <= len(missing)):
+        unit, cases = "image", train.file  # an id changes if another folder gets a file of its name
     sizes = cases.value_counts()
     if len(sizes) <= len(missing):
         raise UserError(

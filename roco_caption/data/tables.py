@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import functools
 import io
 import itertools
 import re
@@ -43,7 +42,7 @@ BELOW = ". NOTE: row {} names the columns; those above it are not read"
 MISFIT = "\0 misfit"  # a column: the number of a line that has more fields than the header, else 0
 
 
-@dataclass
+@dataclass(eq=False)  # compared by identity
 class Table:
     """A table of texts, and what its columns are taken for."""
 
@@ -54,19 +53,16 @@ class Table:
     misfits: pd.Series  # int, as in MISFIT
     places: pd.Series  # str, such as "line 7"
     sheet: str = ""  # of a workbook
-    further: list[str] = field(default_factory=list)  # columns of image files, of other names
+    fixed: frozenset[str] = frozenset()  # roles whose column a person named
+    split: str = ""  # that its sheet or path names
     files: list[str] = field(default_factory=list)  # those that its names may mean
-    more: list[Table] = field(default_factory=list)  # further parts of it, in `rows` as well
-    named: frozenset[str] = frozenset()  # roles whose column a person named
-    merged: Path | None = None  # the table that its captions are from
+    images: set[str] = field(default_factory=set)  # those of them that they mean
+    texts: Path | None = None  # the table that its captions are from, if that is another
 
     def __str__(self) -> str:
         used = {role: columns[0] for role, columns in self.roles.items() if columns}
         roles = ", ".join(f"{role} = {column!r}" for role, column in used.items())
-        parts = [f"{part.sheet or part.path} ({part.how})" for part in self.more[:2]]
-        parts += ["…"] if self.more[2:] else []
-        more = f". NOTE: read as one with it: {', '.join(parts)}" if parts else ""
-        return f"{self.path}: {len(self.rows):,} rows; {roles}; {self.how}{more}"
+        return f"{self.path}: {len(self.rows):,} rows; {roles}; {self.how}"
 
 
 def sheets_of(path: Path) -> list[str]:
@@ -94,12 +90,12 @@ def read_table(
         if path.suffix.lower() in UNREAD:
             raise ValueError(f"the format {path.suffix} is not supported")
         reader = READERS[path.suffix.lower()]
-        reader = functools.partial(_read_excel, sheet=sheet) if sheet else reader
+        reader = partial(_read_excel, sheet=sheet) if sheet else reader
         rows, how = reader(path, named if valid else {})
         rows.columns = [str(column).strip() for column in rows.columns]
         if PLACE not in rows:
             rows[PLACE] = np.arange(1, len(rows) + 1)
-        rows, note, roles, further = _with_roles(rows, named if valid else {}, required)
+        rows, note, roles = _with_roles(rows, named if valid else {}, required)
         how += note
         places = ("line " if MISFIT in rows else "row ") + rows.pop(PLACE).astype(str)
         misfits = rows.pop(MISFIT) if MISFIT in rows else pd.Series(0, rows.index)
@@ -117,36 +113,36 @@ def read_table(
             f"{path} has the columns {shown(rows.columns)} ({how}), {problem}. The first row must "
             f"name the columns. {remedy_for(rows, required)}."
         )
-    return Table(path, how, rows, roles, misfits, places, sheet, further, named=frozenset(named))
+    return Table(path, how, rows, roles, misfits, places, sheet, frozenset(named))
 
 
 def _with_roles(
     rows: pd.DataFrame, named: dict[str, str], required: Sequence[str]
-) -> tuple[pd.DataFrame, str, dict[str, list[str]], list[str]]:
-    """Return a row per image and caption, a note, the columns' roles, and `Table.further`."""
-    roles, notes = find_columns(rows.columns, named), ""
-    roles["caption"] = _with_text(rows, roles["caption"])
-    for column in roles["caption"]:
-        notes = unused(rows.columns, column, "caption" in named)
-        rows, note = captions_of(rows.loc[:, ~rows.columns.duplicated()], column)
-        notes += note
+) -> tuple[pd.DataFrame, str, dict[str, list[str]]]:
+    """Return a row per image and caption, a note, and the columns' roles."""
+    header, note = [*rows.columns], ""
     rows = rows.loc[:, ~rows.columns.duplicated()]
-    further = file_columns(rows, [*itertools.chain(*roles.values()), PLACE, MISFIT])
-    further = [] if "image" in named else further
-    roles["image"] = roles["image"] or further[:1] * (len(further) == 1)
+    roles = find_columns(header, named)
+    roles["caption"] = _with_text(rows, roles["caption"])
+    if roles["caption"]:
+        caption = roles["caption"][0]
+        rows, odd = captions_of(rows, caption)
+        note = unused(header, caption, "caption" in named) + odd
+    if not roles["image"] and "image" not in named:
+        files = file_columns(rows, itertools.chain(*roles.values()))
+        roles["image"] = files if len(files) == 1 else []
     roles["image"] = _naming(rows, roles["image"], "image" in required)
-    for column in roles["image"][:1]:
-        rows = by_image(rows, column)
-    return rows, notes, roles, further
+    if roles["image"]:
+        rows = by_image(rows, roles["image"][0])
+    return rows, note, roles
 
 
 def _with_text(rows: pd.DataFrame, columns: list[str]) -> list[str]:
     """Return the first of the columns that are not nearly empty beside the fullest, as a list."""
     counts = {}
     for column in columns:
-        cells = rows.loc[:, rows.columns == column].iloc[:, 0]
-        texts = cells.map(lambda cell: isinstance(cell, (list, np.ndarray)) or text_of(cell) != "")
-        counts[column] = int(texts.sum())
+        lists = rows[column].map(lambda cell: isinstance(cell, list | np.ndarray))
+        counts[column] = int((lists | (rows[column].map(text_of) != "")).sum())
     return [column for column in columns if 10 * counts[column] >= max(counts.values())][:1]
 
 
@@ -161,16 +157,11 @@ def _naming(rows: pd.DataFrame, columns: list[str], required: bool) -> list[str]
 def _read_text(path: Path, named: dict[str, str]) -> tuple[pd.DataFrame, str]:
     text, encoding = decode(path)
     lines = io.StringIO(f"{text}\n{END}", newline=None).readlines()
-    head = [n for n, line in enumerate(lines) if line.strip() and not line.startswith(HINT)][:5]
-    top = [lines[n].removesuffix(END) for n in head]
-    cells = {s: [next(csv.reader([line], delimiter=s)) for line in top] for s in ",;\t|"}
-    headers = {s: rows[header_at(rows, named)] for s, rows in cells.items()}
-    separator = max(headers, key=lambda s: (recognised(headers[s], named), len(headers[s])))
-    skipped = header_at(cells[separator], named)
-    start = head[skipped]
-    lines[:start] = ["\n"] * start if skipped else lines[:start]  # so that line numbers stay
+    separator, start, is_below, top = _header_of(lines, named)
+    if is_below:
+        lines[:start] = ["\n"] * start  # so that line numbers stay
     parse = partial(csv.reader, delimiter=separator)
-    parse = partial(parse, skipinitialspace=_is_spaced(top[skipped:], separator, parse))
+    parse = partial(parse, skipinitialspace=_is_spaced(top, separator, parse))
     header = [" ".join(c.split()) for c in _whole_header(lines[start:], parse) if c != END]
     written = len(header)
     while header and not header[-1]:
@@ -195,17 +186,27 @@ def _read_text(path: Path, named: dict[str, str]) -> tuple[pd.DataFrame, str]:
             joined += 1
         rows.append([*(row + [""] * width)[:width], line, line if misfit else 0])
     how = f"separator {separator!r}, encoding {encoding}{_example(text, encoding)}"
-    how += BELOW.format(start + 1) if skipped else ""
+    how += BELOW.format(start + 1) if is_below else ""
     how += f". NOTE: {joined:,} captions have the separator without quotes" if joined else ""
     how += f". NOTE: stray quotes in lines {closed} are ignored" if closed else ""
     return pd.DataFrame(rows, columns=[*header, PLACE, MISFIT], dtype=object), how
 
 
+def _header_of(lines: list[str], named: dict[str, str]) -> tuple[str, int, bool, list[str]]:
+    """Return the separator, the header's place, whether rows are above it, and the first lines."""
+    head = [n for n, line in enumerate(lines) if line.strip() and not line.startswith(HINT)][:5]
+    top = [lines[n].removesuffix(END) for n in head]
+    cells = {s: [next(csv.reader([line], delimiter=s)) for line in top] for s in ",;\t|"}
+    at = {s: header_at(rows, named) for s, rows in cells.items()}
+    headers = {s: cells[s][at[s]] for s in cells}
+    best = max(headers, key=lambda s: (recognised(headers[s], named), len(headers[s])))
+    return best, head[at[best]], at[best] > 0, top[at[best] :]
+
+
 def _is_spaced(lines: list[str], separator: str, parse: Callable) -> bool:
     """Return whether quotes after a space are quotes: in a header, or if rows fit by that alone."""
-    as_written, spaced = (
-        {len(row) for row in parse(lines, skipinitialspace=skipped)} for skipped in (False, True)
-    )
+    as_written = {len(row) for row in parse(lines)}
+    spaced = {len(row) for row in parse(lines, skipinitialspace=True)}
     return f'{separator} "' in lines[0] or len(spaced) < len(as_written)
 
 
@@ -235,23 +236,27 @@ def _has_row_names(header: list[str], rows: list[list[str]]) -> bool:
 
 
 def _read_json(path: Path, named: dict[str, str]) -> tuple[pd.DataFrame, str]:
-    return rows_of_json(path.read_text("utf-8-sig"), lambda names: recognised(names, named) > 0)
+    return rows_of_json(path.read_text("utf-8-sig"), lambda name: recognised([name], named) > 0)
 
 
 def _read_excel(path: Path, named: dict[str, str], sheet: str = "") -> tuple[pd.DataFrame, str]:
-    chosen = [sheet] if sheet else None  # None for all
-    options = {"sheet_name": chosen, "header": None, "dtype": object, "keep_default_na": False}
-    sheets = pd.read_excel(path, **options)
-    sheets = {name: sheet.map(unescaped) for name, sheet in sheets.items()}
-    grids = {name: sheet[(sheet != "").any(axis=1)] for name, sheet in sheets.items()}
-    tops = {name: [[*map(str, row)] for row in grid[:5].values] for name, grid in grids.items()}
-    at = {name: header_at(top, named) for name, top in tops.items()}
-    headers = {name: (*top[at[name] :], [])[0] for name, top in tops.items()}
-    name = max(headers, key=lambda name: recognised(headers[name], named))
-    rows = grids[name][at[name] + 1 :].set_axis(headers[name], axis=1)
-    rows = rows.loc[:, [column.strip() != "" for column in headers[name]]]
-    note = BELOW.format(grids[name].index[at[name]] + 1) if at[name] else ""
-    return rows.assign(**{PLACE: rows.index + 1}).reset_index(drop=True), f"sheet {name!r}{note}"
+    options = {"header": None, "dtype": object, "keep_default_na": False}
+    grids = pd.read_excel(path, sheet_name=[sheet] if sheet else None, **options)
+    sheets = {name: _below_header(grid.map(unescaped), named) for name, grid in grids.items()}
+    name = max(sheets, key=lambda name: recognised(sheets[name][0].columns, named))
+    rows, note = sheets[name]
+    return rows, f"sheet {name!r}{note}"
+
+
+def _below_header(grid: pd.DataFrame, named: dict[str, str]) -> tuple[pd.DataFrame, str]:
+    """Return the rows of a sheet below its header, and a note if others are above it."""
+    grid = grid[(grid != "").any(axis=1)]
+    top = [[*map(str, row)] for row in grid[:5].values] or [[""] * grid.shape[1]]
+    at = header_at(top, named)
+    rows = grid[at + 1 :].set_axis(top[at], axis=1)
+    rows = rows.loc[:, [column.strip() != "" for column in top[at]]]
+    rows = rows.assign(**{PLACE: rows.index + 1}).reset_index(drop=True)
+    return rows, BELOW.format(grid.index[at] + 1) if at else ""
 
 
 READERS: dict[str, Callable[[Path, dict[str, str]], tuple[pd.DataFrame, str]]] = {

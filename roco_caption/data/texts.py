@@ -14,6 +14,7 @@ from roco_caption.data.choice import tables_in
 from roco_caption.data.encodings import decode
 from roco_caption.data.kaggle import download_texts
 from roco_caption.data.remarks import without_remarks
+from roco_caption.data.reports import is_report, shown_section
 from roco_caption.data.tables import READERS, find_columns, read_table
 
 ROCO = "roco"  # TEXT_FILE: ROCO's captions, from Kaggle
@@ -27,9 +28,10 @@ def read_texts(
     """Return captions without images, each once and without remarks; print how many.
 
     Args:
-        place: a text file with a caption per line (its last field, if tabs separate some); a table
-            as `read_table` takes it, or one without images; a folder of either; or "roco", for
-            ROCO's captions from Kaggle (10 MB, no images). None are returned if it is empty.
+        place: a text file with a caption per line (its last field, if tabs separate some), or with
+            one report; a table as `read_table` takes it, or one without images; a folder of these;
+            or "roco", for ROCO's captions from Kaggle (10 MB, no images). None are returned if it
+            is empty.
         cache_dir: where ROCO's are kept.
         frames: {split: DataFrame[id, caption]} of the images. Captions to validate and test on are
             left out, whatever their case and punctuation, and with or without remarks.
@@ -59,8 +61,9 @@ def read_texts(
     held_out = {*held.map(_plain), *without_remarks(held).map(_plain)}
     known = words.isin(held_out - {""}).any(axis=1)
     kept = texts.text[~known & (words.text != "")].groupby(words.text, sort=False).first()
-    note = f"; {known.sum():,} that validation or test images have are left out"
-    print(f"Captions without images: {len(kept):,} from {place}{note * int(known.any())}")
+    print(f"Captions without images: {len(kept):,} from {place}")
+    if known.any():
+        print(f"{known.sum():,} that validation or test images have are left out.")
     if not len(kept):
         raise UserError(f"TEXT_FILE {place} has no caption to learn from. Leave it empty.")
     return list(kept)
@@ -88,7 +91,8 @@ def _read_all(path: Path) -> list[str]:
             others.append(str(error))
     if others and not texts:
         raise UserError("\n".join(others))
-    print("\n".join(f"Left out: {reason}" for reason in others), end="\n" * bool(others))
+    for reason in others:
+        print(f"Left out: {reason}")
     return texts
 
 
@@ -107,6 +111,8 @@ def _read(path: Path) -> list[str]:
     names = names and not header[-1].strip().endswith(".")
     if len(header) > 1 and names and find_columns(header, {})["caption"]:
         return _of_table(path)
+    if is_report(lines):
+        return [" ".join(shown_section(lines).split())]
     texts = [line.rpartition("\t")[2].strip() for line in io.StringIO(lines, newline=None)]
     return [text for text in texts if text]
 

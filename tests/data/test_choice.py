@@ -694,3 +694,119 @@ def test_a_table_goes_before_texts_in_folders(tmp_path):
 )
 def test_what_a_report_shows_is_its_findings_or_else_its_impression(report, section):
     assert shown_section(report) == section
+
+
+@pytest.mark.parametrize("names", ["{}. {}", "{}.{}", "v{}.{}"])
+def test_numbered_splits_are_splits(tmp_path, names):
+    words = [names.format(k, split) for k, split in enumerate(("Training", "Validation", "Test"))]
+    sheets = {
+        word: [["image", "caption"], *([name, f"film {name[:-4]}"] for name in FILES[k::3])]
+        for k, word in enumerate(words)
+    }
+    make_folder(tmp_path / "a", FILES, [], "notes.txt")
+    workbook(tmp_path / "a" / "captions.xlsx", sheets)
+    rows = [f"{name},film,{words[i % 3]}" for i, name in enumerate(FILES)]
+    make_folder(tmp_path / "b", FILES, rows, header="image,caption,split")
+    for folder in "ab":
+        frames, _ = read_dataset(tmp_path / folder)
+        for k, frame in enumerate(frames.values()):
+            assert set(frame.id) == {name[:-4] for name in FILES[k::3]}
+
+
+def test_a_table_in_a_folder_names_files_from_there(tmp_path):
+    for k, place in enumerate("ab"):
+        names = [f"images/{i}.png" for i in range(6)]
+        make_folder(tmp_path / place, names, [f"{n},film {k * 6 + i}" for i, n in enumerate(names)])
+    rows = read(tmp_path)
+    assert len(rows) == 12
+    for row in rows.itertuples():
+        number = int(row.caption.split()[1])
+        assert row.image.endswith(f"/{'ab'[number // 6]}/images/{number % 6}.png")
+
+
+def test_a_table_beside_images_means_these_and_no_masks(tmp_path):
+    rows = [f"{i}.png,Film {i}" for i in range(12)]
+    names = [f"{place}/{i}.png" for place in ("images", "masks") for i in range(12)]
+    make_folder(tmp_path, names, rows, "images/captions.csv")
+    rows = read(tmp_path)
+    assert len(rows) == 12 and rows.image.str.contains("/images/").all()
+
+
+def test_a_split_in_json_is_not_lost(tmp_path, capsys):
+    names = [f"{i}.png" for i in range(18)]
+    for k, split in enumerate(("train", "val")):
+        make_folder(tmp_path, names[k::3], [f"{n},film" for n in names[k::3]], f"{split}.csv")
+    make_folder(tmp_path, names[2::3], [], "notes.md")
+    (tmp_path / "test.json").write_text(json.dumps(dict.fromkeys(names[2::3], "film")), "utf-8")
+    frames, _ = read_dataset(tmp_path)
+    assert set(frames["test"].id) == {name[:-4] for name in names[2::3]}
+    (tmp_path / "train_labels.json").write_text(json.dumps(dict.fromkeys(names[::3], "CT")))
+    capsys.readouterr()
+    frames, _ = read_dataset(tmp_path)
+    assert set(frames["train"].caption) == {"film"}
+    assert "train_labels.json" in capsys.readouterr().out
+
+
+def test_two_tables_of_captions_for_one_of_names_are_rivals(tmp_path):
+    make_folder(
+        tmp_path, FILES, [f"U{i},{f}" for i, f in enumerate(FILES)], "v.csv", "uid,filename"
+    )
+    make_folder(tmp_path, [], [f"U{i},film" for i in range(12)], "reports.csv", "uid,findings")
+    make_folder(tmp_path, [], [f"U{i},seen" for i in range(12)], "comments.csv", "uid,comment")
+    with pytest.raises(UserError, match=r"comments\.csv and .*reports\.csv each"):
+        read_dataset(tmp_path)
+
+
+def test_lists_of_splits_in_a_folder_are_read(tmp_path):
+    make_folder(tmp_path, FILES, [f"{f},film" for f in FILES])
+    (tmp_path / "ImageSets").mkdir()
+    parts = {"train": FILES[:8], "val": FILES[8:10], "test": FILES[10:]}
+    for split, names in parts.items():
+        (tmp_path / "ImageSets" / f"{split}.txt").write_text("\n".join(names), "utf-8")
+    frames, _ = read_dataset(tmp_path)
+    assert [len(frame) for frame in frames.values()] == [8, 2, 2]
+
+
+def test_a_caption_beside_an_image_called_train_is_no_list(tmp_path):
+    names = [f"{split}_{i:02}.png" for split in ("train", "test") for i in range(12)]
+    make_folder(tmp_path, names, [], "notes.md")
+    for name in names:
+        (tmp_path / name).with_suffix(".txt").write_text(f"Film {name[:-4]}", "utf-8")
+    assert len(read(tmp_path)) == right(read(tmp_path)) == 24
+
+
+def test_a_column_with_a_number_can_be_named(tmp_path):
+    rows = [f"{name},seen,Film {name[:-4]}" for name in FILES]
+    make_folder(tmp_path, FILES, rows, header="image,caption,caption.1")
+    rows = read(tmp_path, columns="caption=caption.1")
+    assert right(rows) == 12
+
+
+def test_sheets_of_one_workbook_are_joined_by_a_column(tmp_path):
+    make_folder(tmp_path, FILES, [], "notes.txt")
+    views = [["uid", "filename"], *([f"U{i}", name] for i, name in enumerate(FILES))]
+    reports = [["uid", "findings"], *([f"U{i}", f"Film {n[:-4]}"] for i, n in enumerate(FILES))]
+    workbook(tmp_path / "c.xlsx", {"views": views, "reports": reports})
+    rows = read(tmp_path)
+    assert len(rows) == right(rows) == 12
+
+
+def test_only_columns_that_count_are_printed(tmp_path, capsys):
+    rows = [f"{f},film,{i % 3},{['train', 'val', 'test'][i % 3]},CT" for i, f in enumerate(FILES)]
+    make_folder(tmp_path, FILES, rows, header="image,caption,split,set,study")
+    read(tmp_path)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "12 rows" in line]
+    assert "split = 'set'" in line and "patient" not in line
+
+
+@pytest.mark.parametrize("sign", [". ", "\\n", "<br>", " <p>"])
+@pytest.mark.parametrize("share", [12, 5])
+def test_of_reports_in_a_table_only_the_findings_are_captions(tmp_path, capsys, share, sign):
+    report = (
+        f"EXAMINATION: Chest{sign}INDICATION: Pain{sign}FINDINGS: Film {{}}{sign}IMPRESSION: No"
+    )
+    captions = [report.format(i) if i < share else f"Film {i}." for i in range(12)]
+    make_folder(tmp_path, FILES, [f'{n},"{c}"' for n, c in zip(FILES, captions, strict=True)])
+    rows = read(tmp_path)
+    assert rows.caption.str.startswith("Film").sum() == (12 if share == 12 else 7)
+    assert ("reports with headings" in capsys.readouterr().out) == (share == 12)

@@ -733,7 +733,7 @@ def test_letters_of_central_europe_and_of_dos_are_kept(tmp_path, texts, encoding
         ('image, caption, patient\na.png, "Chest, normal.", P1\n', "Chest, normal."),
         ('image,caption,patient\na.png, "Chest, normal.", P1\n', "Chest, normal."),
         ('image,caption\n"a.png,""Chest, normal."""\n', "Chest, normal."),
-        ("image\tcaption\na.png\tFINDINGS:\\nChest.\\r\\nNormal.\n", "FINDINGS: Chest. Normal."),
+        ("image\tcaption\na.png\tFINDINGS:\\nChest.\\r\\nNormal.\n", "Chest. Normal."),
         ("image,caption\na.png,<p>A &lt;5&nbsp;mm.<br/>Crohn&#39;s</p>\n", "A <5 mm. Crohn's"),
         ("image,caption\na.png,p <b 5 and R&D\n", "p <b 5 and R&D"),
         ("image,caption\na.png,Ratio a<b and c>d\n", "Ratio a<b and c>d"),

@@ -161,3 +161,15 @@ def test_a_caption_that_begins_like_a_header_is_a_caption(tmp_path, first):
     path.write_text(f"{first}\nHeart normal, lungs clear.\nNo fracture, no dislocation.\n")
     texts_read = [first, "Heart normal, lungs clear.", "No fracture, no dislocation."]
     assert sorted(read_texts(path, tmp_path, FRAMES)) == sorted(texts_read)
+
+
+def test_a_file_with_headings_is_one_report(tmp_path):
+    for k in range(3):
+        text = (
+            f"FINAL REPORT\nINDICATION: Pain.\n\nFINDINGS:\nFilm {k} is\nclear.\nIMPRESSION: No.\n"
+        )
+        (tmp_path / f"s{k}.txt").write_text(text, "utf-8")
+    lines = "FINDINGS: One. IMPRESSION: a.\nFINDINGS: Two. IMPRESSION: b.\n"
+    (tmp_path / "lines.txt").write_text(lines, "utf-8")
+    texts = read_texts(tmp_path, tmp_path, FRAMES)
+    assert texts == [*lines.splitlines(), *(f"Film {k} is clear." for k in range(3))]
