@@ -12,7 +12,7 @@ import pandas as pd
 
 from roco_caption.core.errors import UserError
 from roco_caption.core.files import HIDDEN
-from roco_caption.data.columns import FILES, file_columns
+from roco_caption.data.columns import BESIDE, FILES, file_columns
 from roco_caption.data.joined import joined, merged
 from roco_caption.data.names import match_files, without_extension
 from roco_caption.data.reports import table_of_texts, texts_of_images
@@ -155,7 +155,8 @@ def _of_files(table: Table, folder: Path, files: list[str], several: bool) -> Ta
     below = [file for file in files if file.startswith(own)]
     names = table.rows[table.roles["image"][0]].str.replace("\\", "/")
     here = names.isin(below) | (own + names).isin(below)
-    if below and (here | (several & ~names.str.contains("/"))).mean() > 0.5:
+    masks = not several and BESIDE.search(own)
+    if below and not masks and (here | (several & ~names.str.contains("/"))).mean() > 0.5:
         chosen = _by_best_column(table, below)
         if 2 * len(chosen.images) > names.nunique():
             return chosen
@@ -221,7 +222,7 @@ def _are_paths(names: pd.Series) -> bool:
 
 
 def _largest(tables: list[Table], folder: Path) -> Table:
-    best = max(tables, key=lambda table: len(table.images))
+    best = max(tables, key=lambda table: (len(table.images), bool(table.roles["split"])))
     rivals = [table for table in tables if table.images and not table.images < best.images]
     places = [table.texts or table.path for table in rivals]
     if len(set(places)) < 2:  # sheets of one workbook are no rivals

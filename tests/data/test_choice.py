@@ -810,3 +810,25 @@ def test_of_reports_in_a_table_only_the_findings_are_captions(tmp_path, capsys, 
     rows = read(tmp_path)
     assert rows.caption.str.startswith("Film").sum() == (12 if share == 12 else 7)
     assert ("reports with headings" in capsys.readouterr().out) == (share == 12)
+
+
+def test_a_table_in_a_folder_of_masks_does_not_mean_these(tmp_path):
+    rows = [f"{i}.png,Film {i}" for i in range(12)]
+    names = [f"{place}/{i}.png" for place in ("images", "labels") for i in range(12)]
+    make_folder(tmp_path, names, rows, "labels/captions.csv")
+    with pytest.raises(UserError, match="several files of this name"):
+        read_dataset(tmp_path)
+
+
+def test_of_two_tables_of_names_for_the_captions_the_one_with_splits_counts(tmp_path):
+    names = [f"{i}.jpg" for i in range(12)]
+    splits = ["train"] * 8 + ["validate"] * 2 + ["test"] * 2
+    for table, header, last in (
+        ("metadata.csv", "dicom_id,study_id,ViewPosition", ["AP"] * 12),
+        ("split.csv", "dicom_id,study_id,split", splits),
+    ):
+        rows = [f"{i},s{i},{value}" for i, value in enumerate(last)]
+        make_folder(tmp_path, names, rows, table, header)
+    make_folder(tmp_path, [], [f"s{i},Film {i}" for i in range(12)], "r.csv", "study_id,findings")
+    frames, _ = read_dataset(tmp_path)
+    assert [len(frame) for frame in frames.values()] == [8, 2, 2]
