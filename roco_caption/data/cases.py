@@ -54,13 +54,13 @@ def folder_cases(rows: pd.DataFrame) -> dict[str, pd.Series]:
 def row_cases(rows: pd.DataFrame) -> dict[str, pd.Series]:
     """Return {"case": the first image of each one's row} where rows name several images, else {}.
 
-    Such are the views of one examination, if they are few. Not if ids name cases, or splits are
-    given.
+    Such are the views of one examination, if they are few. Not if ids name cases, or a row is in
+    several of the given splits.
     """
     used = rows[rows.reason == ""]
     images = used.groupby("row").file.nunique()
     few = len(images) and images.max() > 1 and images[images > 1].mean() <= IMAGES_PER_CASE
-    if not few or (rows.split != "").any():
+    if not few or (used.groupby("row").split.nunique() > 1).any():
         return {}
     if cases_of(used.drop_duplicates("file").id).duplicated().any():
         return {}

@@ -15,7 +15,7 @@ from roco_caption.core.files import HIDDEN
 from roco_caption.data.columns import BESIDE, FILES, file_columns
 from roco_caption.data.joined import joined, merged
 from roco_caption.data.names import match_files, without_extension
-from roco_caption.data.reports import table_of_texts, texts_of_images
+from roco_caption.data.reports import table_of_texts, texts_of_folders, texts_of_images
 from roco_caption.data.splits import split_word, without_splits
 from roco_caption.data.tables import READERS, UNREAD, Table, read_table, sheets_of
 
@@ -40,17 +40,19 @@ def choose_tables(
     """
     texts = [text for text in texts if folder / text not in lists]
     reports = texts_of_images(files, texts)
-    others = {*lists, *(folder / text for text in reports.values())}
-    places = [path for path in tables_in(folder) if path not in others]
+    known = {*lists, *(folder / text for text in reports.values())}
+    places = [path for path in tables_in(folder) if path not in known]
     tables, incomplete, failed = _read_all(places, folder, files, columns)
     made = [table for table in tables if _is_made(table)]
     tables = [table for table in tables if table not in made]
     if not any(table.images for table in tables):
         incomplete += tables
-        reports = reports or texts_of_images(files, texts, by_folder=True)
-        of_texts = table_of_texts(reports, folder)
-        tables = of_texts or _merged_tables(incomplete, folder, files) or tables
-        used = {path for table in tables for path in (table.path, table.texts)}
+        others = table_of_texts(reports, folder) or _merged_tables(incomplete, folder, files)
+        if not others and not tables:
+            of_folders = texts_of_folders(files, texts)
+            others = table_of_texts(of_folders, folder, of_folders=True)
+        tables = others or tables
+        used = {path for table in others for path in (table.path, *table.texts)}
         failed = [one for one in failed if one[0] not in used]
     unread = [
         ("", f"{table.path} has captions that a captioner made, so it is not read. If a person "
@@ -65,7 +67,7 @@ def choose_tables(
     unread += _with_splits(failed, tables, folder)
     maps = [table for table in tables if table.how.startswith("JSON {")]
     usual = {table.split for table in tables if table.images and table not in maps}
-    labels = [table for table in maps if table.split in usual]  # probably
+    labels = maps if usual & {"", *(table.split for table in maps)} else []  # probably
     tables = joined([table for table in tables if table not in labels], folder)
     splits = dict.fromkeys(table.split for table in tables if table.images)
     groups = [[table for table in tables if table.split == split] for split in splits if split]
@@ -74,7 +76,7 @@ def choose_tables(
     for table in (*tables, *labels):
         if table not in chosen:
             why = f"{table} ({len(table.images):,} of the images) is not read."
-            unread.append((table.split, why))
+            unread.append(("" if table in labels else table.split, why))
     return chosen, unread
 
 
@@ -154,7 +156,7 @@ def _of_files(table: Table, folder: Path, files: list[str], several: bool) -> Ta
     own = f"{place.parent.as_posix()}/"
     below = [file for file in files if file.startswith(own)]
     names = table.rows[table.roles["image"][0]].str.replace("\\", "/")
-    here = names.isin(below) | (own + names).isin(below)
+    here = names.isin(below) | ((own + names).isin(below) & ~names.isin(files))
     masks = not several and BESIDE.search(own)
     if below and not masks and (here | (several & ~names.str.contains("/"))).mean() > 0.5:
         chosen = _by_best_column(table, below)
@@ -224,7 +226,10 @@ def _are_paths(names: pd.Series) -> bool:
 def _largest(tables: list[Table], folder: Path) -> Table:
     best = max(tables, key=lambda table: (len(table.images), bool(table.roles["split"])))
     rivals = [table for table in tables if table.images and not table.images < best.images]
-    places = [table.texts or table.path for table in rivals]
+    places = [
+        min(table.texts) if table.texts and table.images <= best.images else table.path
+        for table in rivals
+    ]
     if len(set(places)) < 2:  # sheets of one workbook are no rivals
         return best
     more = ", …" if len(places) > 3 else ""

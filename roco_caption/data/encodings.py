@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 SIGNS = set("´°±µ²³¹·×÷¼½¾§©®™«»‘’‚“”„†•…–—€")  # what English texts in Windows-1252 have
@@ -19,18 +21,45 @@ OLD = re.compile("mac|cp[48]|ibm")
 
 
 def decode(path: Path) -> tuple[str, str]:
-    """Return a text file's text, and how it is encoded."""
-    content = path.read_bytes()
+    """Return a text file's text, and how it is encoded; a ValueError if it is none."""
+    return _decoded(path.read_bytes())
+
+
+def decode_together(paths: Iterable[Path]) -> tuple[dict[Path, str], str]:
+    """Return the texts of those files that are text, and their encoding unless it is UTF-8.
+
+    It is detected in all of them, as one may be too short for that.
+    """
+    contents = {}
+    for path in paths:
+        with suppress(OSError):
+            contents[path] = path.read_bytes()
+    odd = [
+        content for content in contents.values() if b"\0" not in content and not _is_utf8(content)
+    ]
+    encoding = _detected(b"\n".join(odd)) if odd else ""
+    texts = {}
+    for path, content in contents.items():
+        with suppress(ValueError):
+            texts[path] = _decoded(content, encoding)[0]
+    return texts, encoding
+
+
+def _is_utf8(content: bytes) -> bool:
+    return content.decode("utf-8", "ignore").encode() == content
+
+
+def _decoded(content: bytes, encoding: str = "") -> tuple[str, str]:
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return content.decode("utf-16"), "utf-16"
     if b"\0" in content:
         raise ValueError("it is not a text file")
     lines = content.splitlines(keepends=True)
-    valid = [line.decode("utf-8", "ignore").encode() == line for line in lines]
+    valid = [_is_utf8(line) for line in lines]
     odd = [line for line, is_utf8 in zip(lines, valid, strict=True) if not is_utf8]
     if not odd:
         return content.decode("utf-8-sig"), "UTF-8"
-    encoding = _detected(b"".join(odd))
+    encoding = encoding or _detected(b"".join(odd))
     if len(odd) >= sum(not line.isascii() for line in lines) / 2:
         return content.decode(encoding), encoding
     encodings = ["utf-8" if is_utf8 else encoding for is_utf8 in valid]

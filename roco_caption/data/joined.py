@@ -33,7 +33,8 @@ def joined(tables: list[Table], folder: Path) -> list[Table]:
         return tables
     groups: dict[Any, list[Table]] = {}
     for k, table in enumerate(tables):
-        series = table.path if table.sheet else re.sub(r"\d+", "", table.path.name)
+        whole_file = table.texts or (table.path if table.sheet else None)
+        series = whole_file or re.sub(r"\d+", "", table.path.name)
         roles = tuple(plain((*columns, "")[0]) for columns in table.roles.values())
         key: Any = (series, table.split, roles, *sorted(map(plain, table.rows)))
         other = all(table.images.isdisjoint(part.images) for part in groups.get(key, []))
@@ -92,4 +93,4 @@ def merged(names: Table, texts: Table) -> Table | None:
     for role, keys in (("split", []), ("patient", both)):
         roles[role] = [*dict.fromkeys(names.roles[role] + texts.roles[role] + keys)]
     how = f"{names.how}; captions of {texts.path}, joined by column {both[0]!r}"
-    return replace(names, rows=rows, how=how, roles=roles, texts=texts.path)
+    return replace(names, rows=rows, how=how, roles=roles, texts=frozenset({texts.path}))

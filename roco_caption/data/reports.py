@@ -5,98 +5,134 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Sequence, Sized
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from roco_caption.data.cases import IMAGES_PER_CASE
 from roco_caption.data.cells import text_of
-from roco_caption.data.encodings import decode
+from roco_caption.data.encodings import decode_together
 from roco_caption.data.names import without_extension
 from roco_caption.data.tables import Table
 
-HEADING = re.compile(  # of a report's section, at the start of a line or sentence
-    r"(?:^|(?<=[.\n]))[ \t]*((?:exam|indication|clinical|history|technique|comparison|findings?"
-    r"|impression|conclusion|recommend|notification|befund|beurteilung|empfehlung|klinik|technik"
-    r"|fragestellung)[^\n:.]{0,30}):", re.I
-)  # fmt: skip
+HEADING = re.compile(  # of a report's section, at the start of a line or sentence; no time
+    r"(?:^|(?<=[.\n]))[ \t]*((?i:exam(?:ination)?|indications?|clinical(?: history| information)?"
+    r"|history|technique|comparison|findings?(?: and impressions?)?|impressions?|conclusions?"
+    r"|recommendations?|notification|befunde?|beurteilung|empfehlung|klinik|technik|fragestellung)"
+    r"[ \tA-Z\d/&()#-]{0,30}):(?!\d)"
+)
 SHOWN = "findings", "finding", "befund", "impression", "conclusion", "beurteilung"  # best first
 
+OTHERS = re.compile(r"(?:read.?me|licen[cs]e|licen[cs]es)\b", re.I)  # texts that are no captions
+LISTED = re.compile(r"\S\.(?:bmp|dcm|gif|jpe?g|png|tiff?)\b", re.I)  # files in a list of them
 
-def texts_of_images(
-    files: Sequence[str], texts: Sequence[str], *, by_folder: bool = False
-) -> dict[str, str]:
+
+def texts_of_images(files: Sequence[str], texts: Sequence[str]) -> dict[str, str]:
     """Return {image: text file} for relative paths; empty unless most images have a text.
 
-    It has the image's name, and is beside it or the only one of this name. Or, `by_folder`, it is
-    of the image's folder, as one report of an examination: `s5/1.png` and `s5/report.txt`, if that
-    is the only text there, or `s5.txt`.
+    It is the one of the image's name beside it. If most images have none, it is in another folder,
+    and no other image or text has this name.
     """
     paths = {os.path.splitext(text)[0]: text for text in texts}
-    named, inside = (Counter(map(part, paths)) for part in (os.path.basename, os.path.dirname))
-    single = {os.path.basename(path): path for path in paths if named[os.path.basename(path)] == 1}
-    alone = {os.path.dirname(path): path for path in paths if inside[os.path.dirname(path)] == 1}
-    found = {}
+    beside = {}
     for file in files:
-        place = os.path.dirname(file) if by_folder else without_extension(file)
-        ways = [place, single.get(os.path.basename(place))] if place else []
-        ways = [alone.get(place), *ways] if by_folder and place else ways
-        path = next((way for way in ways if way in paths), None)
-        if path is not None:
-            found[file] = paths[path]
-    few = not by_folder or 1 < len({*found.values()}) >= len(found) / IMAGES_PER_CASE
-    return found if few and len(found) > max(1, len(files) / 2) else {}
+        for place in (os.path.splitext(file)[0], without_extension(file)):  # "1.IMA", "1.2.840"
+            if place in paths:
+                beside[file] = paths[place]
+    if _are_most(beside, files):
+        return beside
+    names, stems = (
+        Counter(map(os.path.basename, places)) for places in (paths, map(without_extension, files))
+    )
+    if any(names[stem] * stems[stem] > 1 for stem in stems):
+        return {}
+    of_names = {os.path.basename(path): text for path, text in paths.items()}
+    stem_of = {file: os.path.basename(without_extension(file)) for file in files}
+    elsewhere = {file: of_names[stem] for file, stem in stem_of.items() if stem in of_names}
+    return elsewhere if _are_most(elsewhere, files) else {}
 
 
-def table_of_texts(of_images: dict[str, str], folder: Path) -> list[Table]:
-    """Return captions in text files, as `texts_of_images` finds them, as a table.
+def texts_of_folders(files: Sequence[str], texts: Sequence[str]) -> dict[str, str]:
+    """Return {image: text file} for relative paths; empty unless most images have a text.
 
-    Empty if they are labels, such as boxes: "0 0.5 0.5 0.1 0.1".
+    It is the report of an examination: the only text in the image's folder, `s5/report.txt`, or
+    beside that folder, `s5.txt`. Several texts have few images each.
     """
-    captions = {}
-    for text in {*of_images.values()}:
-        with suppress(ValueError):  # it is no text
-            captions[text] = text_of(decode(folder / text)[0])
-    images = [image for image, text in of_images.items() if text in captions]
+    reports = [text for text in texts if not OTHERS.match(os.path.basename(text))]
+    inside = Counter(map(os.path.dirname, reports))
+    images = {without_extension(file) for file in files}
+    of_folder = {os.path.splitext(text)[0]: text for text in reports}
+    of_folder |= {
+        os.path.dirname(text): text for text in reports
+        if inside[os.path.dirname(text)] == 1 and os.path.splitext(text)[0] not in images
+    }  # fmt: skip
+    folders = {file: os.path.dirname(file) for file in files}
+    found = {file: of_folder[folder] for file, folder in folders.items() if folder in of_folder}
+    few = 1 < len({*found.values()}) >= len(found) / IMAGES_PER_CASE
+    return found if few and _are_most(found, files) else {}
+
+
+def _are_most(found: Sized, files: Sized) -> bool:
+    return len(found) > max(1, len(files) / 2)
+
+
+def table_of_texts(
+    of_images: dict[str, str], folder: Path, *, of_folders: bool = False
+) -> list[Table]:
+    """Return the captions in {image: text file}, as a table.
+
+    Empty if they are labels, such as boxes, "0 0.5 0.5 0.1 0.1"; or, `of_folders`, lists of images
+    or nearly always the same, as of a scanner.
+    """
+    decoded, encoding = decode_together(folder / text for text in {*of_images.values()})
+    captions = {path.relative_to(folder).as_posix(): text_of(decoded[path]) for path in decoded}
     words = " ".join(captions.values()).split()
-    if 2 * sum(any(map(str.isalpha, word)) for word in words) <= len(words):
+    labels = 2 * sum(any(map(str.isalpha, word)) for word in words) <= len(words)
+    lists = 2 * sum(LISTED.search(text) is not None for text in captions.values()) > len(captions)
+    same = 4 * len({*captions.values()}) < len(captions)
+    if labels or (of_folders and (lists or same)):
         return []
+    images = [image for image, text in of_images.items() if text in captions]
     texts = pd.Series([of_images[image] for image in images], dtype=str)
     rows = pd.DataFrame({"image": images, "caption": texts.map(captions)})
     roles = {"image": ["image"], "caption": ["caption"], "split": [], "patient": []}
     misfits = pd.Series(0, rows.index)
-    how, places = "text files", "file " + texts
-    return [Table(folder, how, rows, roles, misfits, places, files=images, images={*images})]
+    how = f"text files{f', encoding {encoding}' if encoding else ''}"
+    table = Table(folder, how, rows, roles, misfits, "file " + texts)
+    return [replace(table, files=images, images={*images}, texts=frozenset(decoded))]
 
 
 def shown_sections(captions: pd.Series) -> pd.Series:
-    """Return captions (str), or of reports, if most have headings, only `shown_section`."""
-    have_headings = captions.map(lambda text: HEADING.search(text) is not None)
-    if 2 * have_headings.sum() <= len(captions):
+    """Return captions (str), or of reports, if most are with headings, only `shown_section`."""
+    if 2 * captions.map(_is_report).sum() <= len(captions):
         return captions
     print("NOTE: captions are reports with headings. The findings of each are used, or else the "
           "impression.")  # fmt: skip
     return captions.map(shown_section)
 
 
-def is_report(text: str) -> bool:
-    """Return whether a text is one report: it has several headings, each once."""
-    names = [heading[1].lower() for heading in HEADING.finditer(text)]
-    return len(names) == len(set(names)) > 1
+def _is_report(text: str) -> bool:
+    """Return whether a text begins with a heading or has several."""
+    headings = [*HEADING.finditer(text)]
+    return len(headings) > 1 or (bool(headings) and not text[: headings[0].start()].strip())
 
 
 def shown_section(report: str) -> str:
-    """Return the section of a report that says what the image shows, else all of the report.
+    """Return the sections of a report that say what the image shows, else all of the report.
 
-    It is the first with a heading of `SHOWN`, without that heading.
+    These are those with the first heading of `SHOWN`, or whose heading begins with it.
     """
     headings = [*HEADING.finditer(report)]
     sections: dict[str, str] = {}
     for heading, after in zip(headings, [*headings[1:], None], strict=False):
         section = report[heading.end() : after.start() if after else None]
-        if section.strip():
-            sections.setdefault(heading[1].lower(), section)
-    found = (sections[name] for kind in SHOWN for name in sections if name.startswith(kind))
-    return next(found, report)
+        if re.search(r"[^\W_]", section):
+            sections.setdefault(heading[1].lower().strip(), section.strip())
+    for kind in SHOWN:
+        if kind in sections:
+            return sections[kind]
+        if found := [sections[name] for name in sections if name.startswith(kind)]:
+            return "\n".join(found)
+    return report

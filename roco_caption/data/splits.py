@@ -24,10 +24,8 @@ NEUTRAL = {  # words that may stand beside them
     "", "bilder", "captions", "data", "dataset", "daten", "dicom", "files", "ids", "image",
     "images", "img", "imgs", "jpg", "labels", "list", "png", "radiology", "reports", "scans", "set",
     "split",
-    # and extensions of tables
-    "csv", "json", "jsonl", "ndjson", "numbers", "ods", "parquet", "psv", "tab", "tsv", "txt",
-    "xls", "xlsb", "xlsm", "xlsx",
 }  # fmt: skip
+TABLE = re.compile(r"\.(?:csv|jsonl?|ndjson|numbers|ods|parquet|psv|tab|tsv|txt|xls[bmx]?)$")
 HELD_OUT = 0.1  # share of the images, where there is no test or validation split
 
 
@@ -36,7 +34,8 @@ def split_word(path: str, *, alone: bool = False) -> str:
 
     With `alone`, only if the name has no other word, unlike "test_protocol.txt".
     """
-    words = [set(re.split(r"[\W_\d]+", part)) for part in path.lower().split("/")[::-1]]
+    parts = TABLE.sub("", path.lower()).split("/")[::-1]
+    words = [set(re.split(r"[\W_\d]+", part)) for part in parts]
     for others in (NEUTRAL,) if alone else (NEUTRAL, None):  # "stress test" may be below "train"
         for some in words:
             splits = {SPLITS[word] for word in some & SPLITS.keys()}
@@ -53,11 +52,28 @@ def without_splits(path: str) -> str:
 def listed_splits(folder: Path, files: list[str]) -> tuple[dict[str, str], set[Path]]:
     """Return {file: split} of text files such as train.txt that list names, and these text files.
 
+    They are at the top, or in the only folder with such lists, if these name nearly all files.
     Empty unless there is one for training, and another.
     """
-    splits, lists = dict[str, str](), set()
     images = {without_extension(file) for file in files}
-    for path in sorted([*folder.glob("*.txt"), *folder.glob("*/*.txt")]):
+    texts = [path for path in sorted(folder.glob("*/*.txt")) if split_word(path.name, alone=True)]
+    for places in ([folder], sorted({path.parent for path in texts})):
+        found = [_listed_in(place, folder, files, images) for place in places]
+        whole = [
+            (splits, lists) for splits, lists in found
+            if "train" in splits.values() and len(set(splits.values())) > 1
+            and (places == [folder] or len(splits) > 0.9 * len(files))
+        ]  # fmt: skip
+        if len(whole) == 1:
+            return whole[0]
+    return {}, set()
+
+
+def _listed_in(
+    place: Path, folder: Path, files: list[str], images: set[str]
+) -> tuple[dict[str, str], set[Path]]:
+    splits, lists = dict[str, str](), set()
+    for path in sorted(place.glob("*.txt")):
         split = split_word(path.name, alone=True)
         if split and path.relative_to(folder).with_suffix("").as_posix() not in images:
             lines = path.read_text("utf-8", "replace").splitlines()
@@ -72,8 +88,7 @@ def listed_splits(folder: Path, files: list[str]) -> tuple[dict[str, str], set[P
                     )
                 splits |= dict.fromkeys(single, split)
                 lists.add(path)
-    whole = "train" in splits.values() and len(set(splits.values())) > 1
-    return (splits, lists) if whole else ({}, set())
+    return splits, lists
 
 
 def complete_splits(rows: pd.DataFrame, seed: int, unit: str = "patient") -> pd.Series:

@@ -57,7 +57,7 @@ class Table:
     split: str = ""  # that its sheet or path names
     files: list[str] = field(default_factory=list)  # those that its names may mean
     images: set[str] = field(default_factory=set)  # those of them that they mean
-    texts: Path | None = None  # the table that its captions are from, if that is another
+    texts: frozenset[Path] = frozenset()  # what its captions are from, if that is another file
 
     def __str__(self) -> str:
         used = {role: columns[0] for role, columns in self.roles.items() if columns}

@@ -14,11 +14,10 @@ from roco_caption.data.choice import tables_in
 from roco_caption.data.encodings import decode
 from roco_caption.data.kaggle import download_texts
 from roco_caption.data.remarks import without_remarks
-from roco_caption.data.reports import is_report, shown_section
+from roco_caption.data.reports import OTHERS, shown_sections
 from roco_caption.data.tables import READERS, find_columns, read_table
 
 ROCO = "roco"  # TEXT_FILE: ROCO's captions, from Kaggle
-_NO_CAPTIONS = re.compile(r"(?:read.?me|licen[cs]e|licen[cs]es)\b", re.I)
 ROCO_TEXTS = [f"all_data/{s}/radiology/captions.txt" for s in ("train", "validation", "test")]
 
 
@@ -28,10 +27,9 @@ def read_texts(
     """Return captions without images, each once and without remarks; print how many.
 
     Args:
-        place: a text file with a caption per line (its last field, if tabs separate some), or with
-            one report; a table as `read_table` takes it, or one without images; a folder of these;
-            or "roco", for ROCO's captions from Kaggle (10 MB, no images). None are returned if it
-            is empty.
+        place: a text file with a caption per line (its last field, if tabs separate some); a table
+            as `read_table` takes it, or one without images; a folder of either; or "roco", for
+            ROCO's captions from Kaggle (10 MB, no images). None are returned if it is empty.
         cache_dir: where ROCO's are kept.
         frames: {split: DataFrame[id, caption]} of the images. Captions to validate and test on are
             left out, whatever their case and punctuation, and with or without remarks.
@@ -52,7 +50,8 @@ def read_texts(
         written = [text for path in paths for text in _read(path)]
     else:
         written = _read_all(Path(place).expanduser())
-    texts = pd.DataFrame({"written": [*dict.fromkeys(written)]}, dtype=object)
+    shown = shown_sections(pd.Series([*dict.fromkeys(written)], dtype=object))
+    texts = pd.DataFrame({"written": shown.drop_duplicates()}, dtype=object)
     texts["text"] = without_remarks(texts.written, "captions without images")
     words = texts.map(_plain)
     held = pd.concat([frames[split].caption for split in ("validation", "test")])
@@ -86,7 +85,7 @@ def _read_all(path: Path) -> list[str]:
     texts, others = [], []
     for file in files:
         try:
-            texts += [] if _NO_CAPTIONS.match(file.name) else _read(file)
+            texts += [] if OTHERS.match(file.name) else _read(file)
         except UserError as error:
             others.append(str(error))
     if others and not texts:
@@ -111,8 +110,6 @@ def _read(path: Path) -> list[str]:
     names = names and not header[-1].strip().endswith(".")
     if len(header) > 1 and names and find_columns(header, {})["caption"]:
         return _of_table(path)
-    if is_report(lines):
-        return [" ".join(shown_section(lines).split())]
     texts = [line.rpartition("\t")[2].strip() for line in io.StringIO(lines, newline=None)]
     return [text for text in texts if text]
 

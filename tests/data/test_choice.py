@@ -1,9 +1,12 @@
 """Which tables of a folder are read, by which columns, and how several become one."""
 
 import json
+import shutil
 
+import numpy as np
 import pytest
 from data.test_folder import make_folder, together, workbook
+from helpers.dicom_files import write_dicom
 
 from roco_caption.core.errors import UserError
 from roco_caption.data.reports import shown_section
@@ -614,7 +617,7 @@ def make_reports(root, names, files):
         (root / path).write_text(text, "utf-8")
 
 
-@pytest.mark.parametrize("where", ["{0}.txt", "{0}/report.txt", "texts/{1}.txt", "../r/{0}/x.txt"])
+@pytest.mark.parametrize("where", ["{0}.txt", "{0}/report.txt", "../texts/{1}.txt"])
 def test_a_report_per_folder_is_the_caption_of_its_images(tmp_path, capsys, where):
     patients = [f"p{k // 4}/p{k}/s{k}" for k in range(24)]
     names = [f"files/{place}/{view}.png" for place in patients for view in "ab"]
@@ -683,13 +686,22 @@ def test_a_table_goes_before_texts_in_folders(tmp_path):
     "report, section",
     [
         ("Normal film.", "Normal film."),
-        ("IMPRESSION: Clear.", " Clear."),
-        ("Findings and Impression: Clear.", " Clear."),
-        ("FINDINGS:\nIMPRESSION: Clear.\nDr. X", " Clear.\nDr. X"),
-        ("INDICATION: Pain\nBeurteilung: Frei.\nBefund: Klar.\n", " Klar.\n"),
+        (
+            "FINDINGS:\nAt 10:45, since the examination at 05:30: clear.",
+            "At 10:45, since the examination at 05:30: clear.",
+        ),
+        ("FINDINGS: ___\nIMPRESSION: Clear.", "Clear."),
+        ("FINDINGS CHEST: Clear.\nFINDINGS ABDOMEN: Cyst.", "Clear.\nCyst."),
+        ("Befundbericht: Sehr geehrte\nBefund: Frei.", "Frei."),
+        ("Clinical photograph: jaw. Findings of CT: cyst.",) * 2,
+        ("FINDINGS: Clear. Recommend CT: aorta is wide.", "Clear. Recommend CT: aorta is wide."),
+        ("IMPRESSION: Clear.", "Clear."),
+        ("Findings and Impression: Clear.", "Clear."),
+        ("FINDINGS:\nIMPRESSION: Clear.\nDr. X", "Clear.\nDr. X"),
+        ("INDICATION: Pain\nBeurteilung: Frei.\nBefund: Klar.\n", "Klar."),
         ("There are findings: a mass.", "There are findings: a mass."),
         ("Heart: normal\nLungs: clear", "Heart: normal\nLungs: clear"),
-        ("FINDINGS:\nHeart: normal.\nLungs: clear.", "\nHeart: normal.\nLungs: clear."),
+        ("FINDINGS:\nHeart: normal.\nLungs: clear.", "Heart: normal.\nLungs: clear."),
     ],
 )
 def test_what_a_report_shows_is_its_findings_or_else_its_impression(report, section):
@@ -832,3 +844,138 @@ def test_of_two_tables_of_names_for_the_captions_the_one_with_splits_counts(tmp_
     make_folder(tmp_path, [], [f"s{i},Film {i}" for i in range(12)], "r.csv", "study_id,findings")
     frames, _ = read_dataset(tmp_path)
     assert [len(frame) for frame in frames.values()] == [8, 2, 2]
+
+
+@pytest.mark.parametrize("labels", ["labels_train.json", "labels_test.json", "labels/val.json"])
+def test_labels_in_json_are_never_captions(tmp_path, labels):
+    make_folder(tmp_path, FILES, [f"{n},Film {n[:-4]}" for n in FILES])
+    (tmp_path / labels).parent.mkdir(exist_ok=True)
+    names = FILES if "train" in labels else FILES[:4]
+    (tmp_path / labels).write_text(json.dumps(dict.fromkeys(names, "pneumonia")), "utf-8")
+    assert right(read(tmp_path)) == 12
+
+
+def test_masks_and_previews_do_not_get_the_texts_beside_images(tmp_path):
+    images = [f"images/{i}.png" for i in range(12)]
+    others = [f"{place}/{i}.png" for place in ("masks", "preview") for i in range(5)]
+    make_reports(
+        tmp_path, images + others, {f"images/{i}.txt": f"Normal film {i}" for i in range(12)}
+    )
+    rows = read(tmp_path)
+    assert len(rows) == right(rows) == 12 and rows.image.str.contains("/images/").all()
+
+
+@pytest.mark.parametrize("more", [{"masks/{}.png"}, {"labels/{}.txt"}])
+def test_names_that_are_not_unique_are_not_matched_across_folders(tmp_path, more):
+    images = [f"images/{i}.png" for i in range(12)]
+    texts = {f"reports/{i}.txt": f"Normal film {i}" for i in range(12)}
+    for name in more:
+        for i in range(4):
+            if name.endswith("png"):
+                images.append(name.format(i))
+            else:
+                texts[name.format(i)] = "Nodule on film"
+    make_reports(tmp_path, images, texts)
+    with pytest.raises(UserError, match="no table"):
+        read_dataset(tmp_path)
+
+
+def test_another_patients_report_is_not_taken(tmp_path):
+    names = [f"p{p}/{i}.png" for p in range(6) for i in range(4)]
+    make_reports(
+        tmp_path, names, {f"p{p}/{i}.txt": f"Film {i}" for p in range(6) for i in range(3)}
+    )
+    (tmp_path / "p0" / "3.txt").write_text("A tumour", "utf-8")
+    rows = read(tmp_path)
+    assert len(rows) == 19 and (rows.caption == "A tumour").sum() == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["This disc was made by the PACS of a hospital", "1.png\n2.png\n3.png", "d41d8cd  1.png"],
+)
+def test_what_every_folder_has_is_no_report(tmp_path, text):
+    names = [f"p{p}/{i}.png" for p in range(12) for i in range(3)]
+    make_reports(tmp_path, names, {f"p{p}/info.txt": text for p in range(12)})
+    with pytest.raises(UserError, match="no table"):
+        read_dataset(tmp_path)
+
+
+def test_two_tables_with_one_key_go_before_texts_of_folders(tmp_path):
+    names = [f"s{k}/a.jpg" for k in range(12)]
+    make_reports(tmp_path, names, {f"s{k}/info.txt": f"Siemens {k}" for k in range(12)})
+    lines = [f"U{k},{name}" for k, name in enumerate(names)]
+    make_folder(tmp_path, [], lines, "views.csv", "uid,filename")
+    make_folder(tmp_path, [], [f"U{k},Film {k}" for k in range(12)], "r.csv", "uid,findings")
+    assert read(tmp_path).caption.str.startswith("Film").all()
+
+
+@pytest.mark.parametrize("place", ["yolo", "detection"])
+def test_lists_of_a_part_of_the_images_in_a_folder_change_nothing(tmp_path, place):
+    names = [f"{split}/{i}.png" for split in ("train", "val", "test") for i in range(8)]
+    make_folder(tmp_path, names, [f"{name},film" for name in names])
+    (tmp_path / place).mkdir()
+    for split in ("train", "val"):
+        (tmp_path / place / f"{split}.txt").write_text(f"train/{len(split)}.png", "utf-8")
+    frames, _ = read_dataset(tmp_path)
+    assert [len(frame) for frame in frames.values()] == [8, 8, 8]
+
+
+def test_frontal_and_lateral_tables_share_one_of_reports(tmp_path):
+    make_folder(tmp_path, [], [f"U{k},Film {k}" for k in range(12)], "r.csv", "uid,findings")
+    for view in ("frontal", "lateral"):
+        names = [f"{k}_{view}.png" for k in range(12)]
+        rows = [f"U{k},{name}" for k, name in enumerate(names)]
+        make_folder(tmp_path, names, rows, f"{view}.csv", "uid,filename")
+    rows = read(tmp_path)
+    assert len(rows) == 24 and rows.groupby("case").split.nunique().eq(1).all()
+    assert all(f"/{row.caption[5:]}_" in row.image for row in rows.itertuples())
+
+
+def test_examinations_stay_together_where_only_the_test_split_is_given(tmp_path):
+    names = [f"{split}/p{p}/{i}.png" for split in ("train", "test") for p in range(9) for i in "ab"]
+    texts = {f"{name.rpartition('/')[0]}/report.txt": f"Film of {name[:8]}" for name in names}
+    make_reports(tmp_path, names, texts)
+    rows = read(tmp_path)
+    assert len(rows) == 36 and rows.groupby("caption").split.nunique().eq(1).all()
+
+
+@pytest.mark.parametrize("text", ["gone", "binary"])
+def test_a_text_that_cannot_be_read_is_no_caption(tmp_path, text):
+    make_reports(tmp_path, FILES, {f"{i}.txt": f"Normal film {i}" for i in range(1, 12)})
+    if text == "gone":
+        (tmp_path / "12.txt").symlink_to(tmp_path / "nowhere.txt")
+    else:
+        (tmp_path / "12.txt").write_bytes(b"\0\1")
+    assert len(read(tmp_path)) == 11
+
+
+def test_a_table_elsewhere_with_paths_from_the_top_means_these(tmp_path):
+    names = [f"{place}images/{i}.png" for place in ("", "meta/") for i in range(12)]
+    rows = [f"images/{i}.png,film" for i in range(12)]
+    make_folder(tmp_path, names, rows, "meta/captions.csv")
+    assert not read(tmp_path).image.str.contains("meta").any()
+
+
+def test_dicom_files_of_another_extension_have_texts_beside_them(tmp_path):
+    path = write_dicom(tmp_path / "a", np.arange(64).reshape(8, 8))
+    for i in range(12):
+        shutil.copy(path, tmp_path / f"IM{i}.IMA")
+        (tmp_path / f"IM{i}.txt").write_text(f"Normal film {i}", "utf-8")
+    path.unlink()
+    rows = read(tmp_path)
+    assert len(rows) == 12
+
+
+def test_the_encoding_of_short_texts_is_detected_in_all_of_them(tmp_path, capsys):
+    make_folder(tmp_path, FILES, [], "notes.md")
+    texts = [
+        "双肺纹理增多，未见明显异常。",
+        "心影增大，主动脉迂曲。",
+        "右肺上叶见结节影。",
+        "双侧肋膈角锐利。",
+    ]
+    for k, name in enumerate(FILES):
+        (tmp_path / name).with_suffix(".txt").write_bytes(texts[k % 4].encode("gb18030"))
+    assert set(read(tmp_path).caption) == {*texts}
+    assert "encoding gb18030" in capsys.readouterr().out

@@ -163,13 +163,16 @@ def test_a_caption_that_begins_like_a_header_is_a_caption(tmp_path, first):
     assert sorted(read_texts(path, tmp_path, FRAMES)) == sorted(texts_read)
 
 
-def test_a_file_with_headings_is_one_report(tmp_path):
-    for k in range(3):
-        text = (
-            f"FINAL REPORT\nINDICATION: Pain.\n\nFINDINGS:\nFilm {k} is\nclear.\nIMPRESSION: No.\n"
-        )
-        (tmp_path / f"s{k}.txt").write_text(text, "utf-8")
-    lines = "FINDINGS: One. IMPRESSION: a.\nFINDINGS: Two. IMPRESSION: b.\n"
-    (tmp_path / "lines.txt").write_text(lines, "utf-8")
-    texts = read_texts(tmp_path, tmp_path, FRAMES)
-    assert texts == [*lines.splitlines(), *(f"Film {k} is clear." for k in range(3))]
+def test_of_reports_the_same_sections_are_learned_as_of_images(tmp_path):
+    reports = [f"INDICATION: Pain. FINDINGS: Film {k}. IMPRESSION: No." for k in range(4)]
+    (tmp_path / "a.txt").write_text("\n".join([*reports, "FINDINGS: Chest X-ray.\n"]), "utf-8")
+    assert read_texts(tmp_path, tmp_path, FRAMES) == [f"Film {k}." for k in range(4)]
+
+
+def test_headings_in_a_few_captions_change_nothing(tmp_path):
+    lines = [f"Film {k}." for k in range(40)] + [
+        "Technique: CT. Findings: a mass.",
+        "Findings: no.",
+    ]
+    (tmp_path / "a.txt").write_text("\n".join(lines), "utf-8")
+    assert read_texts(tmp_path, tmp_path, FRAMES) == lines
