@@ -17,6 +17,7 @@ WINDOWS = {  # supersets, with more signs of the same language
 EASTERN = {"big5", "cp932", "euc-jp", "euc-kr", "gb18030"}
 # signs within words; capitals and boxes there are accents that were read in another encoding
 TORN = re.compile("(?<=[a-z])[¡-±³µ¶¸-Þ‚„†‡‰‹›\u2500-\u25ff](?=[a-z])|\ufffd")
+MARKS = codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE
 OLD = re.compile("mac|cp[48]|ibm")
 
 
@@ -34,10 +35,11 @@ def decode_together(paths: Iterable[Path]) -> tuple[dict[Path, str], str]:
     for path in paths:
         with suppress(OSError):
             contents[path] = path.read_bytes()
-    odd = [
-        content for content in contents.values() if b"\0" not in content and not _is_utf8(content)
-    ]
-    encoding = _detected(b"\n".join(odd)) if odd else ""
+    odd = [c for c in contents.values() if not (_is_utf8(c) or c.startswith(MARKS) or b"\0" in c)]
+    encoding = ""
+    if odd:
+        with suppress(ValueError):  # then each by itself
+            encoding = _detected(b"\n".join(odd))
     texts = {}
     for path, content in contents.items():
         with suppress(ValueError):
@@ -50,7 +52,7 @@ def _is_utf8(content: bytes) -> bool:
 
 
 def _decoded(content: bytes, encoding: str = "") -> tuple[str, str]:
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    if content.startswith(MARKS):
         return content.decode("utf-16"), "utf-16"
     if b"\0" in content:
         raise ValueError("it is not a text file")

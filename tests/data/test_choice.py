@@ -969,13 +969,8 @@ def test_dicom_files_of_another_extension_have_texts_beside_them(tmp_path):
 
 def test_the_encoding_of_short_texts_is_detected_in_all_of_them(tmp_path, capsys):
     make_folder(tmp_path, FILES, [], "notes.md")
-    texts = [
-        "双肺纹理增多，未见明显异常。",
-        "心影增大，主动脉迂曲。",
-        "右肺上叶见结节影。",
-        "双侧肋膈角锐利。",
-    ]
+    texts = ["双肺纹理增多，未见明显异常。", "心影增大，主动脉迂曲。", "右肺上叶见结节影。"]
     for k, name in enumerate(FILES):
-        (tmp_path / name).with_suffix(".txt").write_bytes(texts[k % 4].encode("gb18030"))
+        (tmp_path / name).with_suffix(".txt").write_bytes(texts[k % 3].encode("gb18030"))
     assert set(read(tmp_path).caption) == {*texts}
     assert "encoding gb18030" in capsys.readouterr().out
