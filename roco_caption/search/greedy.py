@@ -103,24 +103,24 @@ def likeliest(
         `PAD` and `IMPOSSIBLE`.
     """
     m, k = ops.shape(log_p)[0], log_p.shape[1]
-    logits, barred = ops.cast(logits, "float32"), _without_padding(barred)
-    blocks, each = _blocks(logits)
-    best = ops.reshape(ops.max(blocks, axis=-1), (m, k, each))
-    largest = ops.max(best, axis=-1, keepdims=True)
-    total = largest + ops.log(ops.sum(ops.exp(logits - largest), axis=-1, keepdims=True))
-    ends = logits[:, :, END] - total[:, :, 0] - end_penalty + log_p
+    barred = _without_padding(barred)
+    # one pass of a processor over the words; few of their logarithms are needed
+    probabilities = ops.softmax(ops.cast(logits, "float32"), axis=-1)
+    ends = _log(probabilities[:, :, END]) - end_penalty + log_p
     # the best words are in the blocks of the best ones, so most words are never compared; what may
     # not follow may hide them: a special token in one block of a beginning, a barred word in one
+    blocks, each = _blocks(probabilities)
+    best = ops.reshape(ops.max(blocks, axis=-1), (m, k, each))
     hidden = k if barred is None else k * (1 + ops.shape(barred)[2])
-    best = best - total + log_p[:, :, None]
+    best = _log(best) + log_p[:, :, None]
     smaller = min if isinstance(hidden, int) else ops.minimum  # only TensorFlow takes a tensor
     wanted = smaller(count + hidden, k * each)
     _, chosen = ops.top_k(ops.reshape(best, (m, k * each)), wanted)
     chosen = ops.cast(chosen, "int32")[:, :, None]
     origins = chosen // each
     tokens = chosen % each * WORD_BLOCK + ops.arange(WORD_BLOCK, dtype="int32")
-    words = picked(blocks, chosen[:, :, 0])
-    words = words - picked(total, origins[:, :, 0]) + picked(log_p[:, :, None], origins[:, :, 0])
+    words = _log(picked(blocks, chosen[:, :, 0]))
+    words = words + picked(log_p[:, :, None], origins[:, :, 0])
     allowed = tokens > UNKNOWN
     if barred is not None:
         not_here = picked(barred, origins[:, :, 0])[:, :, None]
@@ -139,14 +139,17 @@ def likeliest(
     )
 
 
-def _blocks(logits: Any) -> tuple[Any, int]:
-    """Return logits (m, k, words) as blocks (m, k * each, WORD_BLOCK), and `each`."""
-    (m, k), words = ops.shape(logits)[:2], logits.shape[2]
+def _log(probabilities: Any) -> Any:
+    return ops.maximum(ops.log(probabilities), IMPOSSIBLE)  # not the infinity of 0
+
+
+def _blocks(probabilities: Any) -> tuple[Any, int]:
+    """Return probabilities (m, k, words) as blocks (m, k * each, WORD_BLOCK), and `each`."""
+    (m, k), words = ops.shape(probabilities)[:2], probabilities.shape[2]
     each = -(-words // WORD_BLOCK)
     if words % WORD_BLOCK:
-        missing = [[0, 0], [0, 0], [0, -words % WORD_BLOCK]]
-        logits = ops.pad(logits, missing, constant_values=IMPOSSIBLE)
-    return ops.reshape(logits, (m, k * each, WORD_BLOCK)), each
+        probabilities = ops.pad(probabilities, [[0, 0], [0, 0], [0, -words % WORD_BLOCK]])
+    return ops.reshape(probabilities, (m, k * each, WORD_BLOCK)), each
 
 
 def _without_padding(barred: Any) -> Any:
