@@ -67,7 +67,7 @@ def test_the_last_cell_names_the_copies_that_there_are(tmp_path, capsys, copied)
         (drive / "features" / "mine").mkdir(parents=True)  # all that a copy that failed leaves
     data = SimpleNamespace(source=SimpleNamespace(name="mine"))
     exec(source, {
-        "folder": run, "on_drive": drive, "data": data,
+        "folder": run, "on_drive": drive, "copy": drive / "checkpoints" / "run", "data": data,
         "CACHE_DIR": tmp_path, "backed_up": backed_up, "Path": Path,
     })  # fmt: skip
     assert (drive / "checkpoints" / "run" / "settings.json").exists()
