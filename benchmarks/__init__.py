@@ -2,6 +2,6 @@
 
 
 def captions_of(path: str) -> list[str]:
-    """Return the captions of a file with tabs, the last column, as they are written."""
+    """Return the last column of a file with tabs, as it is written."""
     with open(path, encoding="utf-8") as file:
         return [line.rstrip("\n").split("\t")[-1] for line in file]

@@ -36,7 +36,7 @@ def text_of(value: Any) -> str:
 
 
 def plain_text(text: str) -> str:
-    """Return a caption without HTML, with line breaks for written ones, tabs and HTML's."""
+    """Return a caption without HTML; tabs, written breaks and block tags become line breaks."""
     text = BLOCK.sub("\n", INLINE.sub("", ESCAPE.sub("\n", text)))
     return ENTITY.sub(lambda found: html.unescape(found[0]), text)
 

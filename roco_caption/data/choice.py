@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from bisect import bisect_left
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -65,9 +66,7 @@ def choose_tables(
         problems += [why for *_, why in failed] + [why for _, why in unread]
         raise UserError(f"{folder} has no table of images and captions. {' '.join(problems[:3])}")
     unread += _with_splits(failed, tables, folder)
-    maps = [table for table in tables if table.how.startswith("JSON {")]
-    usual = {table.split for table in tables if table.images and table not in maps}
-    labels = maps if usual & {"", *(table.split for table in maps)} else []  # probably
+    labels = _labels_in(tables)
     tables = joined([table for table in tables if table not in labels], folder)
     splits = dict.fromkeys(table.split for table in tables if table.images)
     groups = [[table for table in tables if table.split == split] for split in splits if split]
@@ -78,6 +77,13 @@ def choose_tables(
             why = f"{table} ({len(table.images):,} of the images) is not read."
             unread.append(("" if table in labels else table.split, why))
     return chosen, unread
+
+
+def _labels_in(tables: list[Table]) -> list[Table]:
+    """Return the tables {image: text} in JSON, if others have captions of these images."""
+    maps = [table for table in tables if table.how.startswith("JSON {")]
+    usual = {table.split for table in tables if table.images and table not in maps}
+    return maps if usual & {"", *(table.split for table in maps)} else []
 
 
 def _is_made(table: Table) -> bool:
@@ -154,7 +160,7 @@ def _of_files(table: Table, folder: Path, files: list[str], several: bool) -> Ta
     place = table.path.relative_to(folder)
     table = replace(table, split=split_word(table.sheet) or split_word(place.as_posix()))
     own = f"{place.parent.as_posix()}/"
-    below = [file for file in files if file.startswith(own)]
+    below = files[bisect_left(files, own) : bisect_left(files, f"{own[:-1]}0")]  # "0" follows "/"
     names = table.rows[table.roles["image"][0]].str.replace("\\", "/")
     here = names.isin(below) | ((own + names).isin(below) & ~names.isin(files))
     masks = not several and BESIDE.search(own)
@@ -226,15 +232,16 @@ def _are_paths(names: pd.Series) -> bool:
 def _largest(tables: list[Table], folder: Path) -> Table:
     best = max(tables, key=lambda table: (len(table.images), bool(table.roles["split"])))
     rivals = [table for table in tables if table.images and not table.images < best.images]
-    places = [
+    # two tables of names for one of captions are no rivals, and no sheets of one workbook
+    places = dict.fromkeys(
         min(table.texts) if table.texts and table.images <= best.images else table.path
         for table in rivals
-    ]
-    if len(set(places)) < 2:  # sheets of one workbook are no rivals
+    )
+    if len(places) < 2:
         return best
     more = ", …" if len(places) > 3 else ""
     raise UserError(
-        f"{' and '.join(map(str, places[:3]))}{more} each name images of {folder}. Keep "
+        f"{' and '.join(map(str, [*places][:3]))}{more} each have captions for images of {folder}. Keep "
         "one table there, with all images; a column `split` may say train, validation or test. Or "
         "keep one readable table per split, such as train.csv, val.csv and test.csv."
     )

@@ -17,19 +17,23 @@ WINDOWS = {  # supersets, with more signs of the same language
 EASTERN = {"big5", "cp932", "euc-jp", "euc-kr", "gb18030"}
 # signs within words; capitals and boxes there are accents that were read in another encoding
 TORN = re.compile("(?<=[a-z])[¡-±³µ¶¸-Þ‚„†‡‰‹›\u2500-\u25ff](?=[a-z])|\ufffd")
+SHORT = 200  # bytes, too few to detect an encoding reliably
 MARKS = codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE
 OLD = re.compile("mac|cp[48]|ibm")
 
 
 def decode(path: Path) -> tuple[str, str]:
-    """Return a text file's text, and how it is encoded; a ValueError if it is none."""
+    """Return a text file's text, and how it is encoded.
+
+    Raises a ValueError if the file is not text.
+    """
     return _decoded(path.read_bytes())
 
 
 def decode_together(paths: Iterable[Path]) -> tuple[dict[Path, str], str]:
     """Return the texts of those files that are text, and their encoding unless it is UTF-8.
 
-    It is detected in all of them, as one may be too short for that.
+    The encoding of short files is detected in all files together.
     """
     contents = {}
     for path in paths:
@@ -43,7 +47,7 @@ def decode_together(paths: Iterable[Path]) -> tuple[dict[Path, str], str]:
     texts = {}
     for path, content in contents.items():
         with suppress(ValueError):
-            texts[path] = _decoded(content, encoding)[0]
+            texts[path] = _decoded(content, encoding if len(content) < SHORT else "")[0]
     return texts, encoding
 
 

@@ -74,7 +74,7 @@ def list_rows(table: Table, folder: Path, files: list[str]) -> pd.DataFrame:
     }.items():
         rows.loc[applies, "reason"] = reason
     rows["name"] = names.where((table.misfits == 0) & (names.str.strip() != ""), table.places)
-    rows["row"] = table.places
+    rows["row"] = f"{table.path} {table.sheet} " + table.places
     if (patients := _patients(table)) is not None:
         rows["case"] = patients
     if table.sheet and (empty := rows.reason == "no caption").mean() > 0.3:

@@ -33,8 +33,9 @@ def joined(tables: list[Table], folder: Path) -> list[Table]:
         return tables
     groups: dict[Any, list[Table]] = {}
     for k, table in enumerate(tables):
-        whole_file = table.texts or (table.path if table.sheet else None)
-        series = whole_file or re.sub(r"\d+", "", table.path.name)
+        series: Any = re.sub(r"\d+", "", table.path.name)
+        if table.texts or table.sheet:
+            series = table.texts or table.path
         roles = tuple(plain((*columns, "")[0]) for columns in table.roles.values())
         key: Any = (series, table.split, roles, *sorted(map(plain, table.rows)))
         other = all(table.images.isdisjoint(part.images) for part in groups.get(key, []))

@@ -105,7 +105,7 @@ def table_of_texts(
 
 
 def shown_sections(captions: pd.Series) -> pd.Series:
-    """Return captions (str), or of reports, if most are with headings, only `shown_section`."""
+    """Return captions (str); if most are reports with headings, `shown_section` of each."""
     if 2 * captions.map(_is_report).sum() <= len(captions):
         return captions
     print("NOTE: captions are reports with headings. The findings of each are used, or else the "

@@ -53,26 +53,31 @@ def listed_splits(folder: Path, files: list[str]) -> tuple[dict[str, str], set[P
     """Return {file: split} of text files such as train.txt that list names, and these text files.
 
     They are at the top, or in the only folder with such lists, if these name nearly all files.
-    Empty unless there is one for training, and another.
+    Empty unless there is one for training, and another. UserError if a file is in two of them.
     """
     images = {without_extension(file) for file in files}
     texts = [path for path in sorted(folder.glob("*/*.txt")) if split_word(path.name, alone=True)]
     for places in ([folder], sorted({path.parent for path in texts})):
         found = [_listed_in(place, folder, files, images) for place in places]
         whole = [
-            (splits, lists) for splits, lists in found
-            if "train" in splits.values() and len(set(splits.values())) > 1
-            and (places == [folder] or len(splits) > 0.9 * len(files))
+            lists for lists in found
+            if "train" in lists.split.values and lists.split.nunique() > 1
+            and (places == [folder] or lists.file.nunique() > 0.9 * len(files))
         ]  # fmt: skip
         if len(whole) == 1:
-            return whole[0]
+            lists = whole[0].drop_duplicates(["file", "split"])
+            if (twice := lists[lists.file.duplicated(keep=False)].sort_values("file")).size:
+                raise UserError(
+                    f"{twice.file.iloc[0]} is in {' and '.join(map(str, twice.path[:2]))}. Remove "
+                    "it from one."
+                )
+            return dict(zip(lists.file, lists.split, strict=True)), {*whole[0].path}
     return {}, set()
 
 
-def _listed_in(
-    place: Path, folder: Path, files: list[str], images: set[str]
-) -> tuple[dict[str, str], set[Path]]:
-    splits, lists = dict[str, str](), set()
+def _listed_in(place: Path, folder: Path, files: list[str], images: set[str]) -> pd.DataFrame:
+    """Return DataFrame[file, split, path] of the text files in a folder that list names."""
+    rows = []
     for path in sorted(place.glob("*.txt")):
         split = split_word(path.name, alone=True)
         if split and path.relative_to(folder).with_suffix("").as_posix() not in images:
@@ -81,14 +86,8 @@ def _listed_in(
             found = match_files(names, files)
             single = [one[0] for one in found if len(one) == 1]
             if len(single) > 0.9 * len(found):
-                if twice := {name for name in single if splits.get(name, split) != split}:
-                    raise UserError(
-                        f"{min(twice)} is in {path.name}, and in the list of {splits[min(twice)]} "
-                        "images. Remove it from one."
-                    )
-                splits |= dict.fromkeys(single, split)
-                lists.add(path)
-    return splits, lists
+                rows += [(file, split, path) for file in single]
+    return pd.DataFrame(rows, columns=["file", "split", "path"])
 
 
 def complete_splits(rows: pd.DataFrame, seed: int, unit: str = "patient") -> pd.Series:

@@ -160,14 +160,12 @@ def breakdown(
     are a Categorical.
     """
     metrics.labels(groups, len(references))  # checks their number
+    labels = pd.Series(groups, name="group").reset_index(drop=True)
     ordered = isinstance(groups, pd.Categorical)
-    labels = (
-        groups
-        if ordered
-        else ["not stated" if pd.isna(label) or label == "" else label for label in groups]
-    )
+    if not ordered:
+        labels = labels.fillna("").replace("", "not stated")
     counts = _counts(references, hypotheses)
-    sums = counts.groupby(pd.Series(labels, name="group"), observed=True).sum()
+    sums = counts.groupby(labels, observed=True).sum()
     table = metrics.scores(sums)[["CIDEr", "ROUGE-L", "BLEU-1"]]
     table.insert(0, "images", sums["images"].astype(int))
     return table if ordered else table.sort_values("images", ascending=False, kind="stable")

@@ -100,11 +100,11 @@ def likeliest(
     Returns:
         Log-probabilities float32, tokens and beginnings int32, each (m, count + k): the words in
         descending order, then the end of each beginning. Where fewer words may follow, the rest is
-        `PAD` and `IMPOSSIBLE`.
+        `PAD` and `IMPOSSIBLE`, as words are whose probability is 0 in float32.
     """
     m, k = ops.shape(log_p)[0], log_p.shape[1]
     barred = _without_padding(barred)
-    # one pass of a processor over the words; few of their logarithms are needed
+    # the softmax is one fused pass on a CPU; logarithms are taken of the few best words only
     probabilities = ops.softmax(ops.cast(logits, "float32"), axis=-1)
     ends = _log(probabilities[:, :, END]) - end_penalty + log_p
     # the best words are in the blocks of the best ones, so most words are never compared; what may

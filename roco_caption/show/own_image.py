@@ -37,11 +37,12 @@ def explain(
 ) -> tuple[Any, ...]:
     """Caption an image and find the nearest training images of those that rerank its captions.
 
-    `train` is a DataFrame[id, image, caption], `features` those of this image, computed by default.
-    Returns a figure of the image beside the three nearest training images; with attention, heat
-    maps for the best caption's words; and a styled table of the three best captions. Without
-    `train`, or for a captioner that was loaded, a table of captions replaces the nearest images.
-    Raises as `Captioner.encode` does.
+    `train`, a DataFrame[id, image, caption], is what the captioner was made with; `features` are
+    those of this image, computed by default. Returns a figure of the image beside the three nearest
+    training images; with attention, heat maps for the best caption's words; and a styled table of
+    the three best captions. Without `train`, or for a captioner that was loaded, a table of
+    captions replaces the nearest images; one that does not rerank has neither. Raises as
+    `Captioner.encode` does.
     """
     image = os.path.expanduser(image)
     pixels: Any

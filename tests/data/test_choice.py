@@ -425,7 +425,7 @@ def test_an_image_in_two_lists_is_refused(tmp_path):
     make_folder(tmp_path, FILES, [f"{f},film" for f in FILES])
     for split, names in (("train", FILES[:8]), ("val", FILES[8:]), ("test", FILES[8:])):
         (tmp_path / f"{split}.txt").write_text("\n".join(names), "utf-8")
-    with pytest.raises(UserError, match=r"in the list of test images"):
+    with pytest.raises(UserError, match=r"test\.txt and .*val\.txt"):
         read_dataset(tmp_path)
 
 
@@ -531,7 +531,7 @@ def test_rocos_other_images_are_not_joined_with_the_radiology_ones(tmp_path):
             names = [f"{split}/{kind}/images/{split}_{kind}{i}.jpg" for i in range(4)]
             rows = [f"{n.split('/')[-1]},{kind}" for n in names]
             make_folder(tmp_path, names, rows, f"{split}/{kind}/{split}data.csv", "name,caption")
-    with pytest.raises(UserError, match="each name images"):
+    with pytest.raises(UserError, match="each have captions for images"):
         read_dataset(tmp_path)
 
 
@@ -910,13 +910,13 @@ def test_two_tables_with_one_key_go_before_texts_of_folders(tmp_path):
     assert read(tmp_path).caption.str.startswith("Film").all()
 
 
-@pytest.mark.parametrize("place", ["yolo", "detection"])
-def test_lists_of_a_part_of_the_images_in_a_folder_change_nothing(tmp_path, place):
+@pytest.mark.parametrize("shared", [False, True])
+def test_lists_of_a_part_of_the_images_in_a_folder_change_nothing(tmp_path, shared):
     names = [f"{split}/{i}.png" for split in ("train", "val", "test") for i in range(8)]
     make_folder(tmp_path, names, [f"{name},film" for name in names])
-    (tmp_path / place).mkdir()
-    for split in ("train", "val"):
-        (tmp_path / place / f"{split}.txt").write_text(f"train/{len(split)}.png", "utf-8")
+    (tmp_path / "yolo").mkdir()
+    for split, listed in (("train", 5), ("val", 5 if shared else 3)):
+        (tmp_path / "yolo" / f"{split}.txt").write_text(f"train/{listed}.png", "utf-8")
     frames, _ = read_dataset(tmp_path)
     assert [len(frame) for frame in frames.values()] == [8, 8, 8]
 
@@ -974,3 +974,23 @@ def test_the_encoding_of_short_texts_is_detected_in_all_of_them(tmp_path, capsys
         (tmp_path / name).with_suffix(".txt").write_bytes(texts[k % 3].encode("gb18030"))
     assert set(read(tmp_path).caption) == {*texts}
     assert "encoding gb18030" in capsys.readouterr().out
+
+
+def test_texts_of_two_encodings_are_each_read_in_their_own(tmp_path):
+    make_folder(tmp_path, FILES, [], "notes.md")
+    texts = ["Röntgen Thorax unauffällig, keine Ergüsse. " * 8, "双肺纹理增多，未见明显异常。" * 10]
+    for k, name in enumerate(FILES):
+        encoded = texts[k % 2].encode("gb18030" if k % 2 else "cp1252")
+        (tmp_path / name).with_suffix(".txt").write_bytes(encoded)
+    assert set(read(tmp_path).caption) == {text.strip() for text in texts}
+
+
+def test_rows_of_two_tables_are_not_one(tmp_path):
+    for split, count in (("train", 60), ("test", 20)):
+        names = [f"{split}/{i}.png" for i in range(2 * count)]
+        make_folder(tmp_path, names, [], "notes.md")
+        rows = [{"image": names[2 * i : 2 * i + 2], "caption": f"Film {i}"} for i in range(count)]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    rows = read(tmp_path)
+    known = rows[rows.split != "test"]
+    assert known.groupby("caption").split.nunique().eq(1).all() and len(rows) == 160

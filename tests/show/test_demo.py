@@ -122,7 +122,9 @@ def test_a_file_that_is_no_image_is_an_error_on_the_page(
 def test_given_training_images_are_shown(send, captioner, tmp_path):
     paths = [str(draw(tmp_path / f"{i}.png", 60 * i)) for i in range(4)]
     frame = pd.DataFrame({"id": paths, "image": paths, "caption": [f"truth {i}" for i in range(4)]})
-    shown = send(paths[1], captioner, frame, captioner.encode(paths))
+    tokens = captioner.tokenizer.encode(["chest radiograph shows no mass"] * 4)
+    captioner.consensus = Consensus.fit(captioner.decoder, captioner.encode(paths), tokens)
+    shown = send(paths[1], captioner, frame)
     assert "training image, nearest 1" in shown and "“truth 1”" in shown
     assert "captions of the nearest" not in shown
 
