@@ -241,8 +241,8 @@ def _largest(tables: list[Table], folder: Path) -> Table:
         return best
     more = ", …" if len(places) > 3 else ""
     raise UserError(
-        f"{' and '.join(map(str, [*places][:3]))}{more} each have captions for images of {folder}. Keep "
-        "one table there, with all images; a column `split` may say train, validation or test. Or "
+        f"{' and '.join(map(str, [*places][:3]))}{more} each have captions for images of {folder}. "
+        "Keep one table there, with all images; a column `split` may say train, validation or test. Or "
         "keep one readable table per split, such as train.csv, val.csv and test.csv."
     )
 
