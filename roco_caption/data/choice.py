@@ -20,6 +20,7 @@ from roco_caption.data.reports import table_of_texts, texts_of_folders, texts_of
 from roco_caption.data.splits import split_word, without_splits
 from roco_caption.data.tables import READERS, UNREAD, Table, read_table, sheets_of
 
+SENTENCE = 6  # words in a caption, on average; kinds of studies have fewer
 MADE = {"caption", "log_probability"}  # columns of a table that a captioner wrote
 
 
@@ -49,7 +50,7 @@ def choose_tables(
     if not any(table.images for table in tables):
         incomplete += tables
         others = table_of_texts(reports, folder) or _merged_tables(incomplete, folder, files)
-        if not others and not tables:
+        if not (others or tables or columns or _may_have_captions(incomplete, failed)):
             of_folders = texts_of_folders(files, texts)
             others = table_of_texts(of_folders, folder, of_folders=True)
         tables = others or tables
@@ -77,6 +78,14 @@ def choose_tables(
             why = f"{table} ({len(table.images):,} of the images) is not read."
             unread.append(("" if table in labels else table.split, why))
     return chosen, unread
+
+
+def _may_have_captions(incomplete: list[Table], failed: list[tuple[Path, str, str]]) -> bool:
+    """Return whether a table that cannot be read as it is may have been meant."""
+    if any(path.suffix.lower() in UNREAD for path, *_ in failed):
+        return True
+    words = [table.rows.map(lambda text: len(text.split())).mean() for table in incomplete]
+    return any((mean >= SENTENCE).any() for mean in words)
 
 
 def _labels_in(tables: list[Table]) -> list[Table]:
@@ -164,9 +173,12 @@ def _of_files(table: Table, folder: Path, files: list[str], several: bool) -> Ta
     names = table.rows[table.roles["image"][0]].str.replace("\\", "/")
     here = names.isin(below) | ((own + names).isin(below) & ~names.isin(files))
     masks = not several and BESIDE.search(own)
-    if below and not masks and (here | (several & ~names.str.contains("/"))).mean() > 0.5:
+    bare = several & ~names.str.contains("/")
+    if below and not masks and (here | bare).mean() > 0.5:
         chosen = _by_best_column(table, below)
-        if 2 * len(chosen.images) > names.nunique():
+        all_here = bare.mean() > 0.5 or here.all()
+        all_here = all_here or len(chosen.images) == len(_by_best_column(table, files).images)
+        if all_here and 2 * len(chosen.images) > names.nunique():
             return chosen
     if table.split:
         of_split = [file for file in files if split_word(os.path.dirname(file)) == table.split]
@@ -242,8 +254,8 @@ def _largest(tables: list[Table], folder: Path) -> Table:
     more = ", …" if len(places) > 3 else ""
     raise UserError(
         f"{' and '.join(map(str, [*places][:3]))}{more} each have captions for images of {folder}. "
-        "Keep one table there, with all images; a column `split` may say train, validation or test. Or "
-        "keep one readable table per split, such as train.csv, val.csv and test.csv."
+        "Keep one table there, with all images; a column `split` may say train, validation or "
+        "test. Or keep one readable table per split, such as train.csv, val.csv and test.csv."
     )
 
 

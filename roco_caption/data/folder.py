@@ -16,7 +16,6 @@ from roco_caption.data.choice import choose_tables, report_unread
 from roco_caption.data.columns import STUDIES, plain
 from roco_caption.data.images import is_image_file
 from roco_caption.data.names import match_files
-from roco_caption.data.reports import shown_sections
 from roco_caption.data.splits import SPLITS, listed_splits, split_word
 from roco_caption.data.tables import Table
 
@@ -59,8 +58,7 @@ def list_rows(table: Table, folder: Path, files: list[str]) -> pd.DataFrame:
     found = match_files(names, files)
     rows = pd.DataFrame({"name": names, "file": found.map(lambda one: one[0] if one else "")})
     rows["image"] = [str(folder / name) for name in rows.file]
-    captions = shown_sections(table.rows[table.roles["caption"][0]].map(plain_text))
-    rows["caption"] = captions.map(lambda text: " ".join(text.split()))
+    rows["caption"] = table.rows[table.roles["caption"][0]].map(plain_text)
     rows["reason"] = ""
     lost = rows.file == ""
     unknown = [name for name in names[lost].unique() if os.path.isfile(folder / name)]
@@ -94,6 +92,7 @@ def list_rows(table: Table, folder: Path, files: list[str]) -> pd.DataFrame:
 def without_repeated(rows: pd.DataFrame) -> pd.DataFrame:
     """Return rows with a `reason` for those whose image, caption and split came before."""
     usable = rows[rows.reason == ""]
+    usable = usable.assign(caption=usable.caption.str.split().str.join(" "))
     again = usable.index[usable.duplicated(["file", "caption", "split"])]
     return rows.assign(reason=rows.reason.mask(rows.index.isin(again), "listed twice"))
 

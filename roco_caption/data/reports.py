@@ -18,9 +18,9 @@ from roco_caption.data.names import without_extension
 from roco_caption.data.tables import Table
 
 HEADING = re.compile(  # of a report's section, at the start of a line or sentence; no time
-    r"(?:^|(?<=[.\n]))[ \t]*((?i:exam(?:ination)?|indications?|clinical(?: history| information)?"
-    r"|history|technique|comparison|findings?(?: and impressions?)?|impressions?|conclusions?"
-    r"|recommendations?|notification|befunde?|beurteilung|empfehlung|klinik|technik|fragestellung)"
+    r"(?:^|(?<=[.?!)\n\r])|(?<=[a-z\d] )(?=[A-Z]{4}))[ \t]*((?i:exam(?:ination)?|indications?"
+    r"|clinical(?: history| information)?|history|technique|comparison"
+    r"|findings?(?: and impressions?)?|impressions?|conclusions?|recommendations?|notification|befunde?|beurteilung|empfehlung|klinik|technik|fragestellung)"
     r"[ \tA-Z\d/&()#-]{0,30}):(?!\d)"
 )
 SHOWN = "findings", "finding", "befund", "impression", "conclusion", "beurteilung"  # best first
@@ -106,11 +106,12 @@ def table_of_texts(
 
 def shown_sections(captions: pd.Series) -> pd.Series:
     """Return captions (str); if most are reports with headings, `shown_section` of each."""
-    if 2 * captions.map(_is_report).sum() <= len(captions):
+    are_reports = captions.map(_is_report).astype(bool)
+    if 2 * are_reports.sum() <= captions.str.contains(r"\w").sum():
         return captions
     print("NOTE: captions are reports with headings. The findings of each are used, or else the "
           "impression.")  # fmt: skip
-    return captions.map(shown_section)
+    return captions.where(~are_reports, captions.map(shown_section))
 
 
 def _is_report(text: str) -> bool:

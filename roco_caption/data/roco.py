@@ -20,6 +20,7 @@ from roco_caption.data.kaggle import RECORD, download_roco, mounted_by_colab
 from roco_caption.data.names import image_ids, match_files
 from roco_caption.data.phantoms.dataset import make_phantoms
 from roco_caption.data.remarks import clean_training
+from roco_caption.data.reports import shown_sections
 from roco_caption.data.splits import complete_splits
 from roco_caption.data.tables import READERS, read_table
 
@@ -174,7 +175,8 @@ def read_dataset(
     """Read the captions of ROCO's layout, or else of a folder as `read_folder` takes it.
 
     `limit` takes the first images of each split, 0 all; `seed` is that of `complete_splits`.
-    Training captions are cleaned, see `clean_training`; those of validation and test never change.
+    Reports with headings are cut, see `shown_sections`; training captions are also cleaned, see
+    `clean_training`.
     Returns {split: DataFrame[id, image, caption]}, and `case` if the table names patients. Of an
     image with several captions, train and validation have a row for each, test has the first, and
     `references` lists all. And a table with one row per split: how many images are listed, used,
@@ -186,6 +188,7 @@ def read_dataset(
         rows = pd.concat([_rows(root, split, columns) for split in splits], ignore_index=True)
     else:
         rows = read_folder(root, columns)
+    rows["caption"] = [" ".join(text.split()) for text in shown_sections(rows.caption)]
     print_left_out(rows)
     rows = rows.dropna(axis="columns", how="all")  # a column of patients may be empty
     if "case" in rows:

@@ -62,7 +62,7 @@ def listed_splits(folder: Path, files: list[str]) -> tuple[dict[str, str], set[P
         whole = [
             lists for lists in found
             if "train" in lists.split.values and lists.split.nunique() > 1
-            and (places == [folder] or lists.file.nunique() > 0.9 * len(files))
+            and (places == [folder] or _splits_most(lists, files))
         ]  # fmt: skip
         if len(whole) == 1:
             lists = whole[0].drop_duplicates(["file", "split"])
@@ -75,10 +75,16 @@ def listed_splits(folder: Path, files: list[str]) -> tuple[dict[str, str], set[P
     return {}, set()
 
 
+def _splits_most(lists: pd.DataFrame, files: list[str]) -> bool:
+    """Return whether lists have most files, none in two splits, as those of several folds have."""
+    lists = lists.drop_duplicates(["file", "split"])
+    return lists.file.is_unique and len(lists) > 0.9 * len(files)
+
+
 def _listed_in(place: Path, folder: Path, files: list[str], images: set[str]) -> pd.DataFrame:
     """Return DataFrame[file, split, path] of the text files in a folder that list names."""
     rows = []
-    for path in sorted(place.glob("*.txt")):
+    for path in sorted(filter(Path.is_file, place.glob("*.txt"))):
         split = split_word(path.name, alone=True)
         if split and path.relative_to(folder).with_suffix("").as_posix() not in images:
             lines = path.read_text("utf-8", "replace").splitlines()

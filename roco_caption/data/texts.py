@@ -10,11 +10,12 @@ from pathlib import Path
 import pandas as pd
 
 from roco_caption.core.errors import UserError, first_line
+from roco_caption.data.cells import plain_text
 from roco_caption.data.choice import tables_in
 from roco_caption.data.encodings import decode
 from roco_caption.data.kaggle import download_texts
 from roco_caption.data.remarks import without_remarks
-from roco_caption.data.reports import OTHERS, shown_sections
+from roco_caption.data.reports import OTHERS, shown_section, shown_sections
 from roco_caption.data.tables import READERS, find_columns, read_table
 
 ROCO = "roco"  # TEXT_FILE: ROCO's captions, from Kaggle
@@ -50,9 +51,10 @@ def read_texts(
         written = [text for path in paths for text in _read(path)]
     else:
         written = _read_all(Path(place).expanduser())
-    shown = shown_sections(pd.Series([*dict.fromkeys(written)], dtype=object))
-    texts = pd.DataFrame({"written": shown.drop_duplicates()}, dtype=object)
+    whole = pd.Series([*dict.fromkeys(written)], dtype=object).map(plain_text)
+    texts = pd.DataFrame({"written": shown_sections(whole), "whole": whole}, dtype=object)
     texts["text"] = without_remarks(texts.written, "captions without images")
+    texts["section"] = whole.map(shown_section)
     words = texts.map(_plain)
     held = pd.concat([frames[split].caption for split in ("validation", "test")])
     if "references" in frames["test"]:  # of images with several captions

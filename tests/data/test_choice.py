@@ -994,3 +994,62 @@ def test_rows_of_two_tables_are_not_one(tmp_path):
     rows = read(tmp_path)
     known = rows[rows.split != "test"]
     assert known.groupby("caption").split.nunique().eq(1).all() and len(rows) == 160
+
+
+def test_a_table_beside_images_may_name_further_ones(tmp_path):
+    names = [f"images/{i}.png" for i in range(8)] + [f"more/{i}.png" for i in range(8, 12)]
+    rows = [f"{i}.png,Film {i}" for i in range(12)]
+    make_folder(tmp_path, names, rows, "images/captions.csv")
+    assert len(read(tmp_path)) == right(read(tmp_path)) == 12
+
+
+def test_lists_of_folds_and_folders_called_like_lists_change_nothing(tmp_path):
+    splits = ["train"] * 8 + ["val"] * 2 + ["test"] * 2
+    rows = [f"{n},film,{split}" for n, split in zip(FILES, splits, strict=True)]
+    make_folder(tmp_path, FILES, rows, header="image,caption,split")
+    (tmp_path / "logs" / "train.txt").mkdir(parents=True)
+    (tmp_path / "cv").mkdir()
+    for fold in range(3):
+        test = FILES[fold::3]
+        (tmp_path / "cv" / f"test_{fold}.txt").write_text("\n".join(test), "utf-8")
+        train = [name for name in FILES if name not in test]
+        (tmp_path / "cv" / f"train_{fold}.txt").write_text("\n".join(train), "utf-8")
+    frames, _ = read_dataset(tmp_path)
+    assert [len(frame) for frame in frames.values()] == [8, 2, 2]
+
+
+def test_sections_are_decided_for_all_splits_together(tmp_path):
+    for split, share in (("train", 0.8), ("val", 0.4), ("test", 0.4)):
+        names = [f"{split}{i}.png" for i in range(10)]
+        captions = [f"FINDINGS: Film {i}." if i < 10 * share else f"Film {i}." for i in range(10)]
+        rows = [f"{n},{c}" for n, c in zip(names, captions, strict=True)]
+        make_folder(tmp_path, names, rows, f"{split}.csv")
+    assert read(tmp_path).caption.str.startswith("Film").all()
+
+
+@pytest.mark.parametrize("kind", ["xls", "unknown column", "COLUMNS"])
+def test_notes_in_folders_do_not_replace_a_table_that_is_not_understood(tmp_path, kind):
+    names = [f"p{k}/a.png" for k in range(12)]
+    notes = {f"p{k}/info.txt": f"Exported by technician {k} in January" for k in range(12)}
+    make_reports(tmp_path, names, notes)
+    rows = [f"{name},The lungs are clear and the heart is of normal size" for name in names]
+    if kind == "xls":
+        (tmp_path / "captions.xls").write_bytes(b"\xd0\xcf\x11\xe0")
+    elif kind == "COLUMNS":
+        make_folder(tmp_path, [], rows)
+    else:
+        make_folder(tmp_path, [], rows, header="film,diagnostic text")
+    with pytest.raises(UserError):
+        read_dataset(tmp_path, columns="caption=captoin" if kind == "COLUMNS" else "")
+
+
+def test_captions_that_are_no_reports_stay_whole_beside_reports(tmp_path):
+    reports = [f"INDICATION: Pain? FINDINGS: Film {i}. IMPRESSION: No." for i in range(8)]
+    captions = [*reports, *(f"Film of mass {i}. Conclusion: cancer." for i in range(4))]
+    rows = [f"{n},{c}" for n, c in zip(FILES, captions, strict=True)]
+    make_folder(tmp_path, [*FILES, *(f"x{i}.png" for i in range(9))], rows)
+    with open(tmp_path / "captions.csv", "a", encoding="utf-8") as file:
+        file.writelines(f"x{i}.png,\n" for i in range(9))  # without captions
+    rows = read(tmp_path)
+    assert rows.caption.str.startswith("Film").all() and len(rows) == 12
+    assert (rows.caption.str.contains("Conclusion")).sum() == 4

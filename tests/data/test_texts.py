@@ -176,3 +176,16 @@ def test_headings_in_a_few_captions_change_nothing(tmp_path):
     ]
     (tmp_path / "a.txt").write_text("\n".join(lines), "utf-8")
     assert read_texts(tmp_path, tmp_path, FRAMES) == lines
+
+
+@pytest.mark.parametrize("others", [0, 60])
+@pytest.mark.parametrize("sign", [" ", "\\n", "<br>"])
+def test_no_report_of_an_image_to_test_on_is_learned(tmp_path, others, sign):
+    reports = [sign.join(("INDICATION: Pain.", f"FINDINGS: Film {k}.")) for k in range(40)]
+    lines = reports + [f"Other film {k}" for k in range(others)]
+    (tmp_path / "a.txt").write_text("\n".join([*lines, "One more"]), "utf-8")
+    plain = [report.replace(sign, " ") for report in reports]
+    for held in (plain, [f"Film {k}." for k in range(40)]):
+        frame = pd.DataFrame({"id": [*map(str, range(40))], "caption": held})
+        texts = read_texts(tmp_path / "a.txt", tmp_path, FRAMES | {"test": frame})
+        assert not [text for text in texts if text not in (*lines[40:], "One more")]
