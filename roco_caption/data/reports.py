@@ -20,7 +20,8 @@ from roco_caption.data.tables import Table
 HEADING = re.compile(  # of a report's section, at the start of a line or sentence; no time
     r"(?:^|(?<=[.?!)\n\r])|(?<=[a-z\d] )(?=[A-Z]{4}))[ \t]*((?i:exam(?:ination)?|indications?"
     r"|clinical(?: history| information)?|history|technique|comparison"
-    r"|findings?(?: and impressions?)?|impressions?|conclusions?|recommendations?|notification|befunde?|beurteilung|empfehlung|klinik|technik|fragestellung)"
+    r"|findings?(?: and impressions?)?|impressions?|conclusions?"
+    r"|recommendations?|notification|befunde?|beurteilung|empfehlung|klinik|technik|fragestellung)"
     r"[ \tA-Z\d/&()#-]{0,30}):(?!\d)"
 )
 SHOWN = "findings", "finding", "befund", "impression", "conclusion", "beurteilung"  # best first
