@@ -30,7 +30,7 @@ from roco_caption.data.cases import cases_in
 from roco_caption.decoder.model import combine
 from roco_caption.features.table import Features, Inputs, select_inputs
 from roco_caption.scores import baselines
-from roco_caption.scores.coherence import coherence
+from roco_caption.scores.coherence import Coherence
 from roco_caption.scores.phantoms import score_phantoms
 from roco_caption.scores.table import score_table
 from roco_caption.search.captioner import Captioner
@@ -145,7 +145,7 @@ def choose(data: pipeline.Data, frames: pipeline.Frames, features: Features, fol
             row["times shuffled"] = table.CIDEr.iloc[0] / table.CIDEr.iloc[1]
             row["perplexity"] = perplexity(captioner, inputs, words)
             known = list(inputs.frames["train"].caption)
-            row = pd.concat([row, coherence(known, captions).mean()])
+            row = pd.concat([row, Coherence.fit(known).judge(captions).mean()])
             if data.source.synthetic:
                 right = score_phantoms({name: captions}, references)
                 row = pd.concat([row, right.iloc[0]])
@@ -182,8 +182,9 @@ def final(data: pipeline.Data, features: Features, name: str, folder: Path) -> p
         for baseline in list(compared)[4:]:
             systems[baseline] = compared[baseline]
         known = list(inputs.frames["train"].caption)
-        said = pd.concat([coherence(known, run).mean() for run in some], axis=1).mean(axis=1)
-        own = coherence(known, references).mean()
+        fitted = Coherence.fit(known)
+        said = pd.concat([fitted.judge(run).mean() for run in some], axis=1).mean(axis=1)
+        own = fitted.judge(references).mean()
         print(f"{system}:", said.round(4).to_dict(), "references:", own.round(4).to_dict())
         table = score_table(references, systems, train_captions=known, groups=inputs.cases["test"])
         table.insert(0, "against", system)

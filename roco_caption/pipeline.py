@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pandas as pd
 
 from roco_caption.core.backup import backed_up, bring_back
-from roco_caption.core.machine import attached, set_seeds
+from roco_caption.core.machine import attached
 from roco_caption.core.progress import tensorboard
 from roco_caption.data.roco import Source, locate_dataset, parse_counts, read_dataset
 from roco_caption.data.texts import read_texts  # noqa: F401  a stage as well
@@ -33,10 +34,9 @@ from roco_caption.search.rerank import Consensus, match_length
 from roco_caption.text.tokenizer import CaptionTokenizer
 from roco_caption.training import runs
 from roco_caption.training.captions import CaptionData
-from roco_caption.training.checkpoint import RETRAINING, member_folder
+from roco_caption.training.checkpoint import is_begun, member_folder
 from roco_caption.training.loop import identify, train
 
-FEW_STEPS = 200  # after fewer, captions are words in no order
 Frames = dict[str, pd.DataFrame]  # {split: DataFrame[id, image, caption]}
 
 
@@ -167,7 +167,7 @@ def make_decoder(
         sizes |= {"attention": True, "grid_size": grids[0].shape[1:]}
     built = []
     for k in range(members):
-        set_seeds(seed + k)
+        keras.utils.set_random_seed(seed + k)
         built.append(build_decoder(**sizes))
         built[k].seed = seed + k
     decoder = combine(built)
@@ -189,7 +189,7 @@ def run_folder(
 
     It is below `parent`, named for the data set, `name`, and the settings; or `checkpoint_dir`.
     Its files come back from `copy` if they are there, as `read_or_encode` describes it.
-    The other arguments are those of `train_decoder`.
+    The other arguments are the fields of `Schedule`, as `train_decoder` takes them.
     """
     trainings = [
         identify(member, *_caption_data(member, inputs, words, k), **options)
@@ -249,14 +249,8 @@ def train_decoder(
         The history of each member, see `train`; raises as that does.
     """
     histories = []
-    count = len(words.tokens["train"])
-    chosen = runs.Schedule(**schedule).for_captions(count)
-    steps = chosen.epochs * -(-count // int(chosen.batch_size))
-    if steps < FEW_STEPS:
-        print(f"WARNING: this training has only {steps} steps. For captions that make sense, raise "
-              "EPOCHS or lower BATCH_SIZE.")  # fmt: skip
     places = [member_folder(folder, k) for k in range(len(decoder.members))]
-    begun = [k for k, place in enumerate(places) if (place / RETRAINING).exists()]
+    begun = [k for k, place in enumerate(places) if is_begun(place)]
     for k, (place, options) in enumerate(zip(places, _schedules(decoder, schedule), strict=True)):
         again = retrain and k >= min(begun, default=0)  # those before are retrained already
         options |= {"retrain": again, "precision": precision, "strategy": strategy}

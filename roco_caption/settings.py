@@ -25,11 +25,7 @@ PATHS = (
     "DATA_DIR", "CACHE_DIR", "DRIVE_DIR", "ENCODER_WEIGHTS", "FEATURES_FILE", "GRID_FILE",
     "CHECKPOINT_DIR", "IMAGE", "TEXT_FILE",
 )  # fmt: skip
-OTHER_NAMES = (
-    "PROGRESS",
-    "REPOSITORY",
-    "WEIGHTS_SERVER",
-)  # read elsewhere, but no settings
+OTHER_NAMES = "PROGRESS", "REPOSITORY", "WEIGHTS_SERVER"  # read elsewhere, but no settings
 
 
 def read_settings(names: dict[str, Any]) -> None:

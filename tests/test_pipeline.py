@@ -1,6 +1,7 @@
 """The stages of the notebook, and that other ways through them make the same decoder."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from roco_caption.data.archive import TABLES
 from roco_caption.decoder.model import build_decoder, fit_scalers
 from roco_caption.features.table import Features, LazyRows, mean_image, select_inputs
 from roco_caption.scale import train as scale
+from roco_caption.scores.baselines import neighbours
 from roco_caption.search import compare
 from roco_caption.search.bundle import export_keras
 from roco_caption.search.captioner import Captioner
@@ -294,6 +296,11 @@ def test_an_ensemble_is_trained_captions_and_is_scored_as_one(tmp_path):
     again = Captioner.load(tmp_path).caption_features(inputs.features["test"])
     assert [c.text for c in again] == list(captions.caption)
     systems = pipeline.caption_by_baselines(captioner, inputs, captions.caption)
+    known = list(inputs.frames["train"].caption)
+    most = Counter(known).most_common(1)[0][0]
+    assert systems["most frequent caption"] == [most] * len(captions)
+    nearest = np.asarray(neighbours(inputs.vectors["train"], inputs.vectors["test"], 1))[:, 0]
+    assert systems["nearest image's caption"] == [known[i] for i in nearest]
     table = pipeline.score(systems, inputs, tmp_path)
     written = pd.read_csv(tmp_path / "scores.csv", index_col="system")
     assert list(written.index) == list(systems) and written.index[0] == "this model"

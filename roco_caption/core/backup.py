@@ -11,6 +11,7 @@ from pathlib import Path
 
 from roco_caption.core.errors import UserError, first_line
 from roco_caption.core.files import FULL, atomic_path
+from roco_caption.core.machine import refuse_unmounted
 
 SECONDS = 600  # what a disconnect can cost: Drive keeps each replaced file in its trash
 SKIPPED = ".lock", ".tmp", ".previous."  # a copy needs neither locks nor an older state
@@ -51,6 +52,7 @@ def backed_up(
 
 def bring_back(copy: str | os.PathLike, folder: str | os.PathLike) -> None:
     """Copy to a folder what is missing there, or older; UserError if that fails."""
+    refuse_unmounted(copy)
     try:
         with _one_at_a_time:
             for path in Path(copy).rglob(f".*{REPLACED}"):  # of a session that was cut off
@@ -77,6 +79,7 @@ def _update(
 ) -> None:
     """Bring the copy up to date; `known` files, those of the last update, may have gone since."""
     try:
+        refuse_unmounted(copy)
         with _one_at_a_time:
             present = set(_files(folder))
             gone = {path for path in known - present if not (folder / path).exists()}

@@ -107,6 +107,11 @@ def cannot_write(path: str | os.PathLike, error: OSError, size: int = 0) -> User
     return UserError(f"{message} Free some space, then run this cell again: it reuses what exists.")
 
 
+def printable(name: str) -> str:
+    """Return a file's name with what is no character in UTF-8 escaped, as old archives have it."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write `text` as UTF-8 to `path` atomically."""
     content = text.encode()

@@ -213,13 +213,6 @@ def _precision(accelerators: tuple[str, ...]) -> str:
     return "mixed_bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
 
 
-def set_seeds(seed: int) -> None:
-    """Seed Python, NumPy and Keras, so that a run on one machine can be repeated."""
-    import keras
-
-    keras.utils.set_random_seed(seed)
-
-
 def attached(name: str) -> list[Path]:
     """Return files and folders of this name in inputs attached on Kaggle, least deep first."""
     patterns = ("*/" * depth + name for depth in range(1, 6))  # ROCO's images are deeper
@@ -238,7 +231,7 @@ def mount_drive(paths: Iterable[str]) -> None:
     UserError if Colab or its user refuses.
     """
     asked = any(Path(path).expanduser().absolute().is_relative_to(DRIVE) for path in paths)
-    if not asked or find_platform() != "colab" or (DRIVE / "MyDrive").is_dir():
+    if not asked or find_platform() != "colab" or os.path.ismount(DRIVE):
         return
     try:
         from google.colab import drive
@@ -249,6 +242,13 @@ def mount_drive(paths: Iterable[str]) -> None:
             f"Google Drive was not mounted ({first_line(error)}). Run this cell again and grant "
             "permission, or choose paths that are not on the Drive (DRIVE_DIR = '')."
         ) from error
+
+
+def refuse_unmounted(path: str | os.PathLike) -> None:
+    """Raise a UserError for a path on a Drive that was unmounted: it would be on Colab's disk."""
+    on_drive = Path(path).absolute().is_relative_to(DRIVE)
+    if on_drive and find_platform() == "colab" and not os.path.ismount(DRIVE):
+        raise UserError("Google Drive is not mounted any more. Run the cell with DRIVE_DIR again.")
 
 
 def drive_folder(folder: str) -> Path | None:

@@ -30,8 +30,8 @@ def cases_in(frame: pd.DataFrame) -> pd.Series:
     return frame["case"].fillna(frame.id) if "case" in frame else cases_of(frame.id)
 
 
-def folder_cases(rows: pd.DataFrame) -> dict[str, pd.Series]:
-    """Return {"case": each image's folder} where folders may be patients, else {}.
+def folder_cases(rows: pd.DataFrame) -> pd.Series | None:
+    """Return each row's folder where folders may be patients, else None.
 
     So it is if ids name no cases, and there are at least `MIN_FOLDERS`, most of them with a digit,
     none in several of the given splits; of nested ones, as `p1/study2/`, the outer.
@@ -40,19 +40,19 @@ def folder_cases(rows: pd.DataFrame) -> dict[str, pd.Series]:
     cases = cases_of(used.id.astype(str))
     named = cases.duplicated().any() and not cases.str.contains("/").any()
     if used.empty or (named and cases.str.fullmatch(DATE).mean() <= 0.5):
-        return {}
+        return None
     folders = _patients_folders(used.file, used.split)
     if folders is None or folders.is_unique or folders.value_counts(normalize=True).max() > 0.5:
-        return {}
+        return None
     print("NOTE: no known column names the patients, so images of one folder, such as "
           f"{folders.iloc[0]}/, count as one patient's. COLUMNS = 'patient=…' names their "
           "column.")  # fmt: skip
     case = dict(zip(used.file, folders.reindex(used.index).fillna(used.file), strict=True))
-    return {"case": rows.file.map(case).fillna(rows.file)}
+    return rows.file.map(case).fillna(rows.file)
 
 
-def row_cases(rows: pd.DataFrame) -> dict[str, pd.Series]:
-    """Return {"case": the first image of each one's row} where rows name several images, else {}.
+def row_cases(rows: pd.DataFrame) -> pd.Series | None:
+    """Return the first image of each one's row where rows name several images, else None.
 
     Such are the views of one examination, if they are few. Not if ids name cases, or a row is in
     several of the given splits.
@@ -61,13 +61,13 @@ def row_cases(rows: pd.DataFrame) -> dict[str, pd.Series]:
     images = used.groupby("row").file.nunique()
     few = len(images) and images.max() > 1 and images[images > 1].mean() <= IMAGES_PER_CASE
     if not few or (used.groupby("row").split.nunique() > 1).any():
-        return {}
+        return None
     if cases_of(used.drop_duplicates("file").id).duplicated().any():
-        return {}
+        return None
     print("NOTE: no known column names the patients, so images of one row count as one patient's. "
           "COLUMNS = 'patient=…' names their column.")  # fmt: skip
     first = used.groupby("row").file.min()  # unlike a row's number it stays if rows are added
-    return {"case": rows.groupby("file").row.transform("first").map(first).fillna(rows.file)}
+    return rows.groupby("file").row.transform("first").map(first).fillna(rows.file)
 
 
 def _patients_folders(files: pd.Series, splits: pd.Series) -> pd.Series | None:

@@ -31,7 +31,7 @@ def is_dicom(path: str | os.PathLike) -> bool:
 def read_dicom(path: str | os.PathLike, max_pixels: int) -> tuple[np.ndarray, str]:
     """Decode the image of a DICOM file; of several frames the middle one.
 
-    Stored values are rescaled, then go through the first VOI LUT or window that shows anything, or
+    Stored values are rescaled, then go through the first VOI LUT or window if it shows anything, or
     else are scaled to their full range (PS3.3, C.11.1 and C.11.2). White is always bright.
 
     Returns uint8 (height, width), or (height, width, 3) for colour; and how it was rendered, such

@@ -79,13 +79,18 @@ def _detected(content: bytes) -> str:
         return "cp1252"  # a few signs tell a detector nothing
     import chardet
 
-    encoding = (chardet.detect(content)["encoding"] or "cp1252").lower().replace("windows-", "cp")
-    encoding = WINDOWS.get(encoding, encoding)
+    guess = (chardet.detect(content)["encoding"] or "cp1252").lower().replace("windows-", "cp")
+    guess = WINDOWS.get(guess, guess)
     foreign = sum(byte > 127 for byte in content) > 0.3 * len(content)  # no Latin letters
-    if foreign and not _decodes(content, encoding):
-        raise ValueError(f"its detected encoding, {encoding}, does not fit all of it")
-    if foreign or (encoding in EASTERN and _decodes(content, encoding)):
-        return encoding
+    if foreign and not _decodes(content, guess):
+        raise ValueError(f"its detected encoding, {guess}, does not fit all of it")
+    if foreign or (guess in EASTERN and _decodes(content, guess)):
+        return guess
+    return _latin(content, guess, signs)
+
+
+def _latin(content: bytes, guess: str, signs: set[str]) -> str:
+    """Return the encoding of a text in Latin letters; `signs` are those that Windows-1252 has."""
     if torn := _torn(content, "cp1252"):  # as Polish and the texts of DOS are, read as this
         best = min(("cp1250", "cp850"), key=lambda encoding: _torn(content, encoding))
         if _torn(content, best) < torn / 4:
@@ -96,10 +101,10 @@ def _detected(content: bytes) -> str:
     )
     if czech or hungarian:
         return "cp1250"
-    if OLD.match(encoding) and all(sign in SIGNS or "À" <= sign <= "ÿ" for sign in signs):
+    if OLD.match(guess) and all(sign in SIGNS or "À" <= sign <= "ÿ" for sign in signs):
         return "cp1252"  # Mac OS and DOS have other letters at the places of these
-    turkish = encoding == "cp1252" and signs & TURKISH and signs <= LIKE_TURKISH | SIGNS
-    encoding = "cp1254" if turkish else encoding
+    turkish = guess == "cp1252" and signs & TURKISH and signs <= LIKE_TURKISH | SIGNS
+    encoding = "cp1254" if turkish else guess
     return encoding if _decodes(content, encoding) else "cp850"  # which has every byte
 
 

@@ -28,7 +28,11 @@ FORMATS = ("JPEG", "PNG", "GIF", "TIFF", "BMP", "WEBP", "PPM")
 DEEP = ("RGB;16", "RGBA;16", "RGBX;16")  # Pillow reads only the upper 8 bits of these
 WHITE_IS = 262  # a tag of TIFF: 0 if the lowest value is white, as film digitisers write it
 AHEAD = 4  # batches that are decoded while one is used
+READING = 1  # increase it whenever an image file gives other pixels; from 2 on it is in `describe`
 HOSTED_THREADS = 16  # in Colab and on Kaggle images may be on a network drive, which answers slowly
+# Pillow and pydicom warn of odd metadata, which is harmless and may name a patient; once for all
+# threads, as `warnings.catch_warnings` holds for the whole process
+warnings.filterwarnings("ignore", module=r"(PIL|pydicom|roco_caption\.data)\b")
 ImageLike = str | os.PathLike | Image.Image | np.ndarray
 
 
@@ -52,20 +56,17 @@ def read_with_note(image: ImageLike, size: int = 224) -> tuple[np.ndarray, str]:
     name = "The given image" if isinstance(image, Image.Image | np.ndarray) else str(image)
     note = ""
     try:
-        with warnings.catch_warnings():
-            # Pillow and pydicom warn of odd metadata, which is harmless and may name a patient
-            warnings.simplefilter("ignore")
-            if isinstance(image, Image.Image):
-                picture = _loaded(image)
-            elif isinstance(image, np.ndarray):
-                picture = _from_array(image)
-            elif is_dicom(image):
-                array, note = read_dicom(image, MAX_PIXELS)
-                picture = Image.fromarray(array)
-            else:
-                with open(image, "rb") as file:  # by its path, Pillow scrambles turned TIFF files
-                    picture = _decoded(file, size)
-            return _to_array(picture, size), note
+        if isinstance(image, Image.Image):
+            picture = _loaded(image)
+        elif isinstance(image, np.ndarray):
+            picture = _from_array(image)
+        elif is_dicom(image):
+            array, note = read_dicom(image, MAX_PIXELS)
+            picture = Image.fromarray(array)
+        else:
+            with open(image, "rb") as file:  # by its path, Pillow scrambles turned TIFF files
+                picture = _decoded(file, size)
+        return _to_array(picture, size), note
     except MemoryError as error:  # the image itself may be fine, so it must not be skipped
         remedy = "If it is only this image, remove it."
         raise OutOfMemory(f"decoding {name}", error, remedy) from error

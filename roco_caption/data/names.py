@@ -11,6 +11,8 @@ from unicodedata import normalize
 
 import pandas as pd
 
+from roco_caption.core.files import printable
+
 EXTENSION = re.compile(
     r"(?<=[^/])\.(bmp|dcm|dicom|gif|jfif|jpe|jpeg|jpg|pbm|pgm|png|pnm|ppm|tif|tiff|webp)$", re.I
 )  # of images
@@ -75,6 +77,7 @@ def image_ids(files: Iterable[str]) -> dict[str, str]:
     for file in dict.fromkeys(files):
         folder, name = os.path.split(file)
         stem = without_extension(name)
-        forms[file] = dict.fromkeys((stem, f"{folder}/{stem}".lstrip("/"), name, file))
+        found = stem, f"{folder}/{stem}".lstrip("/"), name, file
+        forms[file] = dict.fromkeys(map(printable, found))
     owners = Counter(itertools.chain.from_iterable(forms.values()))
     return {file: next((f for f in forms[file] if owners[f] == 1), file) for file in forms}

@@ -41,38 +41,52 @@ def close_quotes(
     Lines of a quoted text are such rows if they have as many cells as the header, and a name like
     those of other images. Raises a ValueError if only some are, or their first line does not fit.
     """
-    closed: list[int] = []
-    width, at = len(header), header.index(images[0]) if images else 0
+    if not images:
+        return []
+    at, closed = header.index(images[0]), []
+    while found := _swallowing(lines, parse, len(header), at):
+        for start, line in found.items():
+            lines[start] = line
+            closed.append(start + 1)
+    return sorted(closed)
+
+
+def _swallowing(lines: list[str], parse: Callable, width: int, at: int) -> dict[int, str]:
+    """Return {place: line} of lines whose open quote swallows rows below, with that quote closed.
+
+    `at` is the place of names in a row.
+    """
 
     def fitting(line: str) -> str:
         options = [line, line.rstrip("\n") + '"\n', line.replace('"', "")]
         return next((one for one in options if len(next(parse([one]))) == width), line)
 
-    while images:
-        records, before = records_of(lines, parse), len(closed)
-        names = {row[at] for _, _, row in records if len(row) > at}
-        kinds = set(map(_kind, names))  # and those of longer numbers
-        digits = [len(kind) for kind in kinds if kind.isdecimal()]
-        kinds |= {"0" * k for k in range(min(digits), 20)} if digits else set()
-        for start, end, row in records:
-            broken = [place for place, cell in enumerate(row) if "\n" in cell]
-            if not broken:
-                continue
-            below = [line for line in lines[start + 1 : end] if line.strip() and line != END]
-            first = fitting(lines[start].rstrip("\n") + '"\n')
-            if at > broken[0]:  # the last line has the name of a text with real line breaks
-                below = [*below[:-1], first]
-            cells = [next(parse([fitting(line)])) for line in below]
-            rows = [c for c in cells if len(c) >= width and _kind(c[at]) in kinds]
-            rows = [c for c in rows if not _kind(c[at]).isdecimal() or c[at] not in names]  # a list
-            if rows and (len(rows) < len(cells) or len(next(parse([first]))) != width):
-                raise ValueError(f"a quote in line {start + 1} is not closed before the next row")
-            if rows:
-                lines[start] = first
-                closed.append(start + 1)
-        if len(closed) == before:
-            break
-    return sorted(closed)
+    records, closed = records_of(lines, parse), {}
+    names = {row[at] for _, _, row in records if len(row) > at}
+    kinds = _kinds(names)
+    for start, end, row in records:
+        broken = [place for place, cell in enumerate(row) if "\n" in cell]
+        if not broken:
+            continue
+        below = [line for line in lines[start + 1 : end] if line.strip() and line != END]
+        first = fitting(lines[start].rstrip("\n") + '"\n')
+        if at > broken[0]:  # the last line has the name of a text with real line breaks
+            below = [*below[:-1], first]
+        cells = [next(parse([fitting(line)])) for line in below]
+        rows = [c for c in cells if len(c) >= width and _kind(c[at]) in kinds]
+        rows = [c for c in rows if not _kind(c[at]).isdecimal() or c[at] not in names]  # a list
+        if rows and (len(rows) < len(cells) or len(next(parse([first]))) != width):
+            raise ValueError(f"a quote in line {start + 1} is not closed before the next row")
+        if rows:
+            closed[start] = first
+    return closed
+
+
+def _kinds(names: set[str]) -> set[str]:
+    """Return the kinds of names, and those of longer numbers."""
+    kinds = set(map(_kind, names))
+    digits = [len(kind) for kind in kinds if kind.isdecimal()]
+    return kinds | {"0" * k for k in range(min(digits, default=20), 20)}
 
 
 def _kind(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import pandas as pd
 
 from roco_caption.core import machine
 from roco_caption.core.errors import UserError
-from roco_caption.core.files import files_below
+from roco_caption.core.files import files_below, printable
 from roco_caption.data.archive import TABLES, TREE
 from roco_caption.data.cases import folder_cases, row_cases
 from roco_caption.data.choice import tables_in
@@ -18,7 +19,7 @@ from roco_caption.data.folder import list_rows, print_left_out, read_folder, wit
 from roco_caption.data.images import is_image_file
 from roco_caption.data.kaggle import RECORD, download_roco, mounted_by_colab
 from roco_caption.data.names import image_ids, match_files
-from roco_caption.data.phantoms.dataset import make_phantoms
+from roco_caption.data.phantoms.dataset import is_drawn, make_phantoms
 from roco_caption.data.remarks import clean_training
 from roco_caption.data.reports import shown_sections
 from roco_caption.data.splits import complete_splits
@@ -26,6 +27,7 @@ from roco_caption.data.tables import READERS, read_table
 
 SOURCES = "auto", "kaggle", "phantoms"
 MANY = 10_000  # training images that take hours without an accelerator
+SMALLEST = 60e6  # bytes of features of all of ROCO; a LIMIT's are fewer
 NO_GPU = (
     "This machine has no GPU: features of ROCO's 82,000 images would take hours. "
     "Choose a GPU ({}) and run all cells again. Without one: LIMIT = 500 takes a part of ROCO "
@@ -106,17 +108,20 @@ def locate_dataset(
 
 
 def _has_features(folder: str | os.PathLike, copy: Path | None) -> bool:
-    """Return whether features of ROCO are in `folder`, in its copy, or attached on Kaggle."""
+    """Return whether all of ROCO's features are in `folder`, in its copy, or attached on Kaggle."""
     places = [Path(place) / "features" / "roco" for place in (folder, copy) if place]
     places += machine.attached("features/roco")
-    return any(any(place.glob("*.pkl")) for place in places)
+    found = (path for place in places for path in place.glob("*.pkl"))
+    return any(path.stat().st_size > SMALLEST for path in found)
 
 
 def _given(data_dir: str) -> Source:
     place = Path(data_dir).expanduser()
-    below = _containing_all_data(place)
-    own = below and below not in (place, place.parent) and _has_images(place, below)
-    root = place if own else below or (place if tables_in(place) else None)
+    root = next(_containing_all_data(place), None)
+    if root is None and tables_in(place):
+        root = place
+    elif root not in (None, place) and _has_images(place, root):
+        root = place  # its own table goes before a data set below
     if root is None:
         raise UserError(
             f"DATA_DIR is {data_dir!r}, which does not contain all_data/train/radiology, nor a "
@@ -124,8 +129,9 @@ def _given(data_dir: str) -> Source:
             "all_data, to one with your images and such a table, or leave it empty."
         )
     place = root.resolve()  # in the name, so that folders of the same name do not share caches
-    name = f"{place.name}-{hashlib.sha256(str(place).encode()).hexdigest()[:6]}"
-    return Source(root, name, "Chosen by DATA_DIR; if that is empty, DATA_SOURCE decides.")
+    name = f"{printable(place.name)}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:6]}"
+    reason = "Chosen by DATA_DIR; if that is empty, DATA_SOURCE decides."
+    return Source(root, name, reason, synthetic=is_drawn(root))
 
 
 def _has_images(place: Path, below: Path) -> bool:
@@ -142,7 +148,7 @@ def _has_images(place: Path, below: Path) -> bool:
 
 
 def _attached(slow: bool) -> Source:
-    if root := _containing_all_data(machine.KAGGLE_INPUT):
+    if root := _real_data(machine.KAGGLE_INPUT):
         images = root / TREE / "train" / "radiology" / "images"
         if slow and images.is_dir() and len(os.listdir(images)) > MANY:
             raise UserError(NO_GPU.format("Settings, Accelerator"))
@@ -156,17 +162,22 @@ def _attached(slow: bool) -> Source:
 
 def _mounted(platform: str) -> Path | None:
     """Return ROCO below `KAGGLE_INPUT`, or in Colab's own cache of Kaggle data; None without."""
-    if root := _containing_all_data(machine.KAGGLE_INPUT):
+    if root := _real_data(machine.KAGGLE_INPUT):
         return root
     place = mounted_by_colab() if platform == "colab" else None
-    return place and _containing_all_data(place)
+    return place and _real_data(place)
 
 
-def _containing_all_data(top: Path) -> Path | None:
-    """Return the nearest folder at or below `top` that contains `all_data/train/radiology`."""
-    patterns = ["*/" * level + f"{TREE}/train/radiology" for level in range(4)]
-    paths = (path for pattern in patterns for path in sorted(top.glob(pattern)))
-    return next((path.parents[2] for path in paths if path.is_dir()), None)
+def _containing_all_data(top: Path) -> Iterator[Path]:
+    """Yield folders at or below `top` that contain `all_data/train/radiology`, nearest first."""
+    for level in range(4):
+        paths = sorted(top.glob("*/" * level + f"{TREE}/train/radiology"))
+        yield from (path.parents[2] for path in paths if path.is_dir())
+
+
+def _real_data(top: Path) -> Path | None:
+    """Return the nearest of these that are no phantoms, as in an earlier output of the notebook."""
+    return next((root for root in _containing_all_data(top) if not is_drawn(root)), None)
 
 
 def read_dataset(
@@ -194,11 +205,12 @@ def read_dataset(
     if "case" in rows:
         rows["case"] = _patients(rows)
     rows["id"] = rows.file.map(image_ids(rows.file[rows.reason == ""]))
-    own = "case" not in rows and not (root / TREE).is_dir()
-    by_folder = folder_cases(rows) if own else {}
-    by_row = row_cases(rows) if own and not by_folder else {}
-    rows = rows.assign(**by_folder, **by_row)
-    unit = "folder" if by_folder else "row" if by_row else "patient"
+    unit = "patient"
+    if "case" not in rows and not (root / TREE).is_dir():
+        if (cases := folder_cases(rows)) is not None:
+            unit, rows["case"] = "folder", cases
+        elif (cases := row_cases(rows)) is not None:
+            unit, rows["case"] = "row", cases
     rows["split"] = complete_splits(rows, seed, unit)
     if "case" in rows:
         splits = rows[rows.reason == ""].groupby("case").split.nunique()

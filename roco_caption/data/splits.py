@@ -1,6 +1,7 @@
 """Finds the split that a name means; holds out images for test and validation if none is given."""
 
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -56,23 +57,25 @@ def listed_splits(folder: Path, files: list[str]) -> tuple[dict[str, str], set[P
     Empty unless there is one for training, and another. UserError if a file is in two of them.
     """
     images = {without_extension(file) for file in files}
-    texts = [path for path in sorted(folder.glob("*/*.txt")) if split_word(path.name, alone=True)]
-    for places in ([folder], sorted({path.parent for path in texts})):
-        found = [_listed_in(place, folder, files, images) for place in places]
-        whole = [
-            lists for lists in found
-            if "train" in lists.split.values and lists.split.nunique() > 1
-            and (places == [folder] or _splits_most(lists, files))
-        ]  # fmt: skip
-        if len(whole) == 1:
-            lists = whole[0].drop_duplicates(["file", "split"])
-            if (twice := lists[lists.file.duplicated(keep=False)].sort_values("file")).size:
-                raise UserError(
-                    f"{twice.file.iloc[0]} is in {' and '.join(map(str, twice.path[:2]))}. Remove "
-                    "it from one."
-                )
-            return dict(zip(lists.file, lists.split, strict=True)), {*whole[0].path}
-    return {}, set()
+    lists = _listed_in(folder, folder, files, images)
+    if not _are_splits(lists):
+        texts = [path for path in folder.glob("*/*.txt") if split_word(path.name, alone=True)]
+        below = [_listed_in(place, folder, files, images) for place in {p.parent for p in texts}]
+        below = [each for each in below if _are_splits(each) and _splits_most(each, files)]
+        if len(below) != 1:
+            return {}, set()
+        lists = below[0]
+    pairs = lists.drop_duplicates(["file", "split"])
+    if (twice := pairs[pairs.file.duplicated(keep=False)].sort_values("file")).size:
+        raise UserError(
+            f"{twice.file.iloc[0]} is in {' and '.join(map(str, twice.path[:2]))}. Remove it from "
+            "one."
+        )
+    return dict(zip(pairs.file, pairs.split, strict=True)), {*lists.path}
+
+
+def _are_splits(lists: pd.DataFrame) -> bool:
+    return "train" in lists.split.values and lists.split.nunique() > 1
 
 
 def _splits_most(lists: pd.DataFrame, files: list[str]) -> bool:
@@ -120,7 +123,9 @@ def complete_splits(rows: pd.DataFrame, seed: int, unit: str = "patient") -> pd.
     if not missing:
         return split
     # cases of many images are rather trained on
-    hashes = {case: hashlib.sha256(f"{seed} {case}".encode()).hexdigest() for case in sizes.index}
+    hashes = {
+        case: hashlib.sha256(os.fsencode(f"{seed} {case}")).hexdigest() for case in sizes.index
+    }
     order = sorted(hashes, key=lambda case: (sizes[case] > HELD_OUT * len(train), hashes[case]))
     middle = (sizes[order].cumsum() - sizes[order] / 2) / len(train)
     taken = 0

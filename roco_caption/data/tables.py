@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -168,22 +169,26 @@ def _read_text(path: Path, named: dict[str, str]) -> tuple[pd.DataFrame, str]:
         header.pop()
     double_quotes(lines, parse, len(header))
     closed = close_quotes(lines, parse, header, find_columns(header, named)["image"])
-    numbered = [(begin + 1, row) for begin, _, row in records_of(lines, parse)]
-    if numbered[-1][1] != [END]:
-        raise ValueError(f"a quote is never closed, in line {numbered[-1][0]}")
-    if written == len(header) and _has_row_names(header, [row for _, row in numbered[1:-1]]):
+    records = records_of(lines, parse)
+    if records[-1][2] != [END]:
+        raise ValueError(f"a quote is never closed, in line {records[-1][0] + 1}")
+    numbered = [(begin + 1, row) for begin, _, row in records[1:-1]]
+    body = [row for _, row in numbered]
+    if written == len(header) and _has_row_names(header, body):
         header = ["", *header]
     width, caption_last = len(header), find_columns(header, named)["caption"][:1] == header[-1:]
-    rows, joined, uneven = [], 0, len({len(row) for _, row in numbered[1:-1]}) > 1
-    for line, row in numbered[1:-1]:
+    uneven = len({*map(len, body)}) > 1
+    most = max(written, width) if uneven and not caption_last else math.inf
+    rows, joined = [], 0
+    for line, row in numbered:
         if len(row) == 1 < width and len(again := next(parse(row), [])) == width:
             row = again  # a whole line in quotes, as a program for `;` writes it
         misfit = any(cell.strip() for cell in row[width:])
-        if uneven and not caption_last and len(row) > max(written, width):
-            misfit |= any(cell.startswith(" ") for cell in row)  # after a comma of a text
         if misfit and caption_last:  # a caption with unquoted separators
             row, misfit = [*row[: width - 1], separator.join(row[width - 1 :])], False
             joined += 1
+        elif len(row) > most:
+            misfit |= any(cell.startswith(" ") for cell in row)  # after a comma of a text
         rows.append([*(row + [""] * width)[:width], line, line if misfit else 0])
     how = f"separator {separator!r}, encoding {encoding}{_example(text, encoding)}"
     how += BELOW.format(start + 1) if is_below else ""

@@ -42,7 +42,7 @@ def read_texts(
     if not place:
         return []
     if place == ROCO:
-        if frames["train"].id.str.match(r"ROCO(v2)?_\d").mean() > 0.5:
+        if frames["train"].id.str.match(r"ROCO(v2)?_\d|PMC\d+_").mean() > 0.5:
             raise UserError("TEXT_FILE = 'roco' is for other images than ROCO's. Leave it empty.")
         folder = Path(cache_dir) / "roco-text"  # without splits' names: it is no table of images
         paths = [

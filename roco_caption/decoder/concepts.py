@@ -149,20 +149,21 @@ def fit_concepts(
         weights, left_out, r2 = _regress(white, target, variance, groups)
         chosen = np.argsort(-r2, kind="stable")[:room]
         chosen = chosen[r2[chosen] > lowest]
-        return [terms[chosen].T, weights[:, chosen], left_out[:, chosen], r2[chosen]]
+        return [terms[chosen], weights[:, chosen], left_out[:, chosen], r2[chosen]]
 
-    found = best(words, MIN_R2, count)
-    pairs, room = frequent_pairs(tokens, found[0][0]), count - len(found[-1])
+    terms, weights, left_out, r2 = best(words, MIN_R2, count)
+    pairs, room = frequent_pairs(tokens, terms[:, 0]), count - len(r2)
     if len(pairs) and room:
-        more = best(pairs, MIN_PAIR_R2, room)
-        found = [np.concatenate(both, axis=-1) for both in zip(found, more, strict=True)]
-    terms, weights, left_out, r2 = found
+        paired, *more = best(pairs, MIN_PAIR_R2, room)
+        terms = np.concatenate([terms, paired])
+        found = zip((weights, left_out, r2), more, strict=True)
+        weights, left_out, r2 = (np.concatenate(both, axis=-1) for both in found)
     columns, k, spread = axes @ weights, len(r2), _spread(r2)
     if whitening is not None:
         columns = _by_cells(columns.T, whitening).T  # a whitening is symmetric
     projection[:, :k] = columns * spread
     ratings.left_out[:, :k] = left_out * spread
-    ratings.terms[:k], ratings.r2[:k] = terms.T, r2
+    ratings.terms[:k], ratings.r2[:k] = terms, r2
     return offset, projection, ratings
 
 

@@ -49,7 +49,7 @@ def word_maps(
     grids, maps = arrays_of(features)[1], []
     cells = grids.shape[1]
     offset = offset.reshape(cells, -1)
-    slopes = projection.reshape(*offset.shape, -1)
+    slopes = projection.T.copy().reshape(-1, *offset.shape)  # contiguous for each word
     window = _window(cells)
     tokens = tokenizer.encode(captions)
     for start in range(0, len(tokens), IMAGE_BLOCK):
@@ -60,7 +60,7 @@ def word_maps(
             weights = np.zeros((len(row), cells), np.float32)
             for k, word in enumerate(row.tolist()):
                 if word in column:
-                    weights[k] = window @ (grid * slopes[:, :, column[word]]).sum(axis=1)
+                    weights[k] = window @ (grid * slopes[column[word]]).sum(axis=1)
             maps.append(([tokenizer.words[token] for token in row], weights))
     return maps
 

@@ -133,7 +133,7 @@ class FeatureCache:
     def _read(self, path: Path, verify: bool) -> Features:
         value = read_pickle(path)
         piece = _checked(value, path)
-        piece.require_encoder(path, self.header, "Move it away, or choose")
+        piece.require_encoder(path, self.header, "Move it away, or choose another CACHE_DIR")
         if "grid" not in self.header:
             return piece
         checksums = value.get(CHECKSUMS)

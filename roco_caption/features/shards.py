@@ -35,6 +35,10 @@ def write_shard(
         size = int(np.prod(array.shape[1:]))
         columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float16()), size)
     notes = {"encoder": encoder, "skipped": skipped, "shapes": [a.shape[1:] for a in arrays]}
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array, np.float16).data)
+    notes["sha256"] = digest.hexdigest()  # by which a training that continues tells other features
     table = pa.table(columns).replace_schema_metadata({KEY: json.dumps(notes).encode()})
     names = "\n".join(sorted([*ids, *skipped]))
     path = f"{folder.rstrip('/')}/{hashlib.sha256(names.encode()).hexdigest()[:16]}.arrow"
@@ -97,7 +101,8 @@ def _opened(fs: Any, path: str, mend: bool) -> Features | None:
             flat = [part.flatten().to_numpy(zero_copy_only=True) for part in table[column].chunks]
             arrays[column] = flat[0].reshape(-1, *shape) if flat else np.empty((0, *shape), "f2")
         ids, matrix, grid = table["id"].to_pylist(), arrays.get("features"), arrays.get("grid")
-        return Features(ids, matrix, notes["encoder"], notes["skipped"], grid)
+        contents = notes.get("sha256", "")  # old shards have none
+        return Features(ids, matrix, notes["encoder"], notes["skipped"], grid, contents=contents)
     except Exception as error:  # a damaged file can raise nearly anything
         if not mend:
             raise DamagedFile(path, first_line(error), "Make its features again.") from error
@@ -107,12 +112,14 @@ def _opened(fs: Any, path: str, mend: bool) -> Features | None:
 
 
 def local_copy(url: str, folder: str | os.PathLike) -> str:
-    """Copy shards that `folder` lacks from an object store; return the local folder of `url`."""
+    """Copy an object store's shards to a folder of its own below `folder`, unless they are there;
+    return the local folder of `url`."""
     fs, place = filesystem(url)
     if is_local(fs):
         return place
+    folder = Path(folder) / hashlib.sha256(url.encode()).hexdigest()[:8]
     for path in _listed(fs, place):
-        copy = Path(folder) / path.rsplit("/", 1)[-1]
+        copy = folder / path.rsplit("/", 1)[-1]
         if not copy.exists():
             with atomic_path(copy, size=fs.size(path)) as aside:
                 fs.get_file(path, str(aside))

@@ -30,6 +30,7 @@ class Features:
     skipped: dict[str, str]  # {id: reason} for images that could not be decoded
     grid: LazyRows | None = None  # (n, cells, channels) of the same images
     files: Any = None  # the images' files, int64 (n, 3) of `file_mark`
+    contents: str = ""  # a checksum of features and grids, where one is known without reading them
 
     def __post_init__(self) -> None:
         self._row = {name: i for i, name in enumerate(self.ids)}
@@ -153,7 +154,7 @@ def concatenated(parts: Sequence[Features], encoder: dict[str, Any]) -> Features
     skipped = {name: reason for name, reason in skipped.items() if name not in row}
     rows = np.array(list(row.values()), np.int64)
     ids = hashlib.sha256("\n".join(row).encode()).hexdigest()
-    identity = json.dumps(encoder, sort_keys=True) + ids
+    identity = json.dumps(encoder, sort_keys=True) + ids + "".join(p.contents for p in parts)
 
     def lazy(kind: str, arrays: list[Any]) -> LazyRows | None:
         if any(array is None for array in arrays) or not arrays:
@@ -183,14 +184,11 @@ def captions_digest(frames: Frames) -> str:
 
 def images_digest(features: Any, cases: Sequence[Any] | None = None) -> str:
     """Return a checksum that tells features, with grids if any, from those of other images, cases
-    or encoders; without reading grids from disk."""
+    or encoders; without reading `LazyRows` from disk."""
     digest = hashlib.sha256()
     for array in arrays_of(features):
-        if isinstance(array, LazyRows):
-            digest.update(array.digest())
-        else:
-            rows = np.asarray(array[sampled(len(array), 64)], np.float32)
-            digest.update(str(len(array)).encode() + rows.tobytes())
+        lazy = isinstance(array, LazyRows)
+        digest.update(array.digest() if lazy else np.ascontiguousarray(array).data)
     if cases is not None:
         digest.update(pd.factorize(np.asarray(cases))[0].astype(np.int64).tobytes())
     return digest.hexdigest()
@@ -281,13 +279,15 @@ def select_inputs(
     missing: list[str] = []
     arrays: dict[str, Any] = {}
     for split, frame in frames.items():
+        if frame.empty:
+            raise UserError(f"The captions have no {split} split.")
         mask = frame.id.isin(features.ids)
         for name in frame.id[~mask].unique():
             missing.append(f"{name}: {features.skipped.get(name, 'not among the features')}")
         if not mask.any():
             raise UserError(
-                f"No image of the {split} split has features ({'; '.join(missing[-1:])}). Check "
-                "that FEATURES_FILE belongs to this data set, and the images of the split."
+                f"No image of the {split} split has features ({missing[-1]}). Check that "
+                "FEATURES_FILE belongs to this data set, and the images of the split."
             )
         selected[split] = frame[mask].reset_index(drop=True)
         ids = list(selected[split].id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -19,6 +18,7 @@ _ROWS = 1024  # projected at once
 _FIRST = 64  # dimensions that rule out most rows as duplicates
 _BOUNDED = 128  # rows compared in these at once
 _LARGE = 10**10  # multiplications from which on an accelerator is used
+RUNS = 5  # of shuffled captions, whose scores are averaged
 _COMPARED = 2  # images whose neighbours' captions are compared at once; BLAS shares larger products
 NEAREST = 5  # training images of a consensus; best on MedPix 2.0 (1,481 for training), Devlin: 90
 
@@ -56,16 +56,6 @@ def _unit(features: np.ndarray) -> np.ndarray:
     rows = np.array(features, np.float32)
     rows /= np.maximum(np.sqrt(np.einsum("ij,ij->i", rows, rows)), 1e-12)[:, None]
     return rows
-
-
-def most_frequent_caption(train_captions: Sequence[str], n: int) -> list[str]:
-    """Return the most frequent training caption n times (ties: the first)."""
-    return [Counter(train_captions).most_common(1)[0][0]] * n
-
-
-def nearest_captions(train_captions: Sequence[str], nearest: np.ndarray) -> list[str]:
-    """Return for each image, a row of `neighbours`, the caption of its nearest training image."""
-    return [train_captions[i] for i in nearest[:, 0]]
 
 
 def consensus_captions(
@@ -113,10 +103,8 @@ def shuffled(n: int, seed: int, groups: Sequence | None = None) -> np.ndarray:
     return result
 
 
-def shuffled_captions(
-    captions: Sequence[str], groups: Sequence | None = None, runs: int = 5
-) -> list[list[str]]:
-    """Return the captions in `runs` orders of `shuffled`; of fewer than two captions, no run."""
+def shuffled_captions(captions: Sequence[str], groups: Sequence | None = None) -> list[list[str]]:
+    """Return the captions in `RUNS` orders of `shuffled`; of fewer than two captions, no run."""
     n = len(captions)
     if n < 2:
         print("NOTE: One test image cannot be shuffled: that row is left out.")
@@ -125,7 +113,7 @@ def shuffled_captions(
     if 2 * largest > n:
         print(f"NOTE: {largest} of {n} test images are of one case: some of them get each other's "
               "captions when shuffled, so that row scores too high.")  # fmt: skip
-    orders = (shuffled(n, seed, groups) for seed in range(runs))
+    orders = (shuffled(n, seed, groups) for seed in range(RUNS))
     return [[captions[i] for i in order] for order in orders]
 
 

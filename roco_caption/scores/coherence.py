@@ -86,11 +86,6 @@ class Coherence:
         return pd.DataFrame([self.flaws(c) for c in captions], columns=columns, dtype=float)
 
 
-def coherence(training_captions: Sequence[str], captions: Sequence[str]) -> pd.DataFrame:
-    """Return what is wrong with each caption, see `Coherence.judge`, by these training captions."""
-    return Coherence.fit(training_captions).judge(captions)
-
-
 @lru_cache(1 << 16)
 def _is_fragment(caption: str) -> bool:
     words = list(pairwise(_LETTERED.findall(caption.casefold())))

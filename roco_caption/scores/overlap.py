@@ -74,22 +74,15 @@ class CountedReferences:
 
     def _words_shared(self, image: int, text: str) -> tuple[float, float, float]:
         """Return the length of the closest reference (of two, the shorter), ROUGE-1 and ROUGE-L."""
-        mine, words, rouge_1, precision, recall = _rouge_words(text), text.split(), 0.0, 0.0, 0.0
+        words = text.split()
         references = self._texts[self._ends[image] - self._sizes[image] : self._ends[image]]
-        for reference in references:
-            theirs, (length, places) = _rouge_words(reference), _places(reference)
-            both = sum(min(mine[word], theirs[word]) for word in mine.keys() & theirs.keys())
-            rouge_1 = max(rouge_1, 2 * both / max(mine.total() + theirs.total(), 1))
-            # the zeros that remain are as many as the longest common subsequence has words (Hyyrö)
-            everywhere = rest = (1 << length) - 1
-            for matches in (rest & places.get(word, 0) for word in words):
-                rest = (rest + matches) | (rest - matches)
-            common = length - (rest & everywhere).bit_count()
-            precision = max(precision, common / max(len(words), 1))
-            recall = max(recall, common / max(length, 1))
+        lengths = [_places(reference)[0] for reference in references]
+        common = [_common(words, *_places(reference)) for reference in references]
+        precision = max(common) / max(len(words), 1)
+        recall = max(shared / max(n, 1) for shared, n in zip(common, lengths, strict=True))
         rouge_l = (1 + _BETA**2) * precision * recall / max(recall + _BETA**2 * precision, 1e-9)
-        lengths = sorted(_places(reference)[0] for reference in references)
-        return min(lengths, key=lambda length: abs(length - len(words))), rouge_1, rouge_l
+        closest = min(lengths, key=lambda n: (abs(n - len(words)), n))
+        return closest, max(_rouge_1(text, reference) for reference in references), rouge_l
 
     def _ngrams(self, texts: Sequence[str]) -> tuple[np.ndarray, ...]:
         """Return `distinct_ngrams` of captions, and the captions' lengths in words."""
@@ -108,6 +101,21 @@ def counted(references: tuple[tuple[str, ...], ...]) -> CountedReferences:
 def _sums(parts: np.ndarray, values: np.ndarray, captions: int) -> np.ndarray:
     """Return sums of the values of n-grams for each caption and n, float64 (captions, MAX_N)."""
     return np.bincount(parts, values, MAX_N * captions).reshape(-1, MAX_N)
+
+
+def _rouge_1(text: str, reference: str) -> float:
+    ours, theirs = _rouge_words(text), _rouge_words(reference)
+    both = sum(min(ours[word], theirs[word]) for word in ours.keys() & theirs.keys())
+    return 2 * both / max(ours.total() + theirs.total(), 1)
+
+
+def _common(words: list[str], length: int, places: dict[str, int]) -> int:
+    """Return how long the longest common subsequence with a caption of these `_places` is."""
+    everywhere = rest = (1 << length) - 1
+    for word in words:
+        matches = rest & places.get(word, 0)
+        rest = (rest + matches) | (rest - matches)
+    return length - (rest & everywhere).bit_count()  # the zeros that remain (Hyyrö)
 
 
 @lru_cache(1 << 16)

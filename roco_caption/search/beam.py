@@ -86,7 +86,8 @@ def beam_candidates(
         step: `(tokens int (m, beams), state, image) → (logits (m, beams, vocab_size), state)`.
         state, image: nests of arrays (rows, ...), for the step (m, beams, ...) and (m, ...).
         n: number of captions, an int or an array (): of the first rows, as the rest is padding.
-        max_words: captions are truncated at this length; those rank behind all that end.
+        max_words: captions, their end included, are truncated at this length; those rank behind all
+            that end.
         search: its beams, no_repeat and end_penalty, which may be an array (), count.
         needed: how many captions per image must be final before its search stops.
         measures: of the tokenizer. Near a number a run of words may come twice, and near a number

@@ -167,7 +167,7 @@ def is_synthetic(run: Path) -> bool:
     """Return whether a run was trained on phantoms, as far as its record says."""
     with suppress(UserError, AttributeError):  # missing, damaged, or not the notebook's
         data = str(read_json(run / RECORD).get("data"))
-        return re.fullmatch(r"phantoms-\d+-\d+-\d+-seed\d+", data) is not None
+        return re.fullmatch(r"phantoms-\d+-\d+-\d+-seed\d+(-[0-9a-f]{6})?", data) is not None
     return False
 
 

@@ -179,21 +179,24 @@ class Captioner:
         if not len(arrays_of(features)[0]):
             return []
         search = search or self.search
-        search = replace(search, beams=max(count, search.beams))
-        best = self.ranked(self.candidates(features, search), count, search)
+        beams = max(count, search.beams)
+        best = self._found(features, count, replace(search, beams=beams))
         again = [
             i for i, captions in enumerate(best) if search.neighbours and self._flawed(captions)
         ]
         if 0 < len(again) <= max(BATCH, len(best) // 4):
-            search = replace(search, beams=WIDER * search.beams)
             rows = tuple(
                 array.take(np.array(again)) if isinstance(array, LazyRows) else array[again]
                 for array in arrays_of(features)
             )
-            wider = self.ranked(self.candidates(rows, search), count, search)
-            sound = {i: c for i, c in zip(again, wider, strict=True) if not self._flawed(c)}
-            best = [sound.get(i, captions) for i, captions in enumerate(best)]
+            wider = self._found(rows, count, replace(search, beams=WIDER * beams))
+            for i, captions in zip(again, wider, strict=True):
+                if not self._flawed(captions):
+                    best[i] = captions
         return best
+
+    def _found(self, features: Any, count: int, search: Search) -> list[list[Caption]]:
+        return self.ranked(self.candidates(features, search), count, search)
 
     def _flawed(self, captions: list[Caption]) -> bool:
         """Return whether even the best of an image's captions has a flaw, see `Coherence`."""
@@ -261,7 +264,7 @@ class Captioner:
             if NARROWS:
                 features = tuple(array[:n] for array in features)
             start = self.decoder.start(features)
-            sizes = {"n": n, "max_words": max(self.tokenizer.max_words, 2)}  # a word and an end
+            sizes = {"n": n, "max_words": self.tokenizer.max_words + 1}  # and an end
             if search.beams == 1 and not search.no_repeat and not all_beams:
                 return greedy_search(*start, **sizes)
             options = sizes | {"search": replace(search, end_penalty=end_penalty)}
@@ -286,10 +289,8 @@ def _sound_first(
     sound: list[Caption] = []
     flawed: list[Caption] = []
     for caption in captions:
-        if coherence is not None and any(coherence.flaws(caption.text)):
-            flawed.append(caption)
-        else:
-            sound.append(caption)
+        bad = coherence is not None and any(coherence.flaws(caption.text))
+        (flawed if bad else sound).append(caption)
         if len(sound) == count:
             break
     return (sound + flawed)[:count]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from roco_caption.core.errors import UserError, first_line
-from roco_caption.core.files import atomic_path, cannot_read
+from roco_caption.core.files import atomic_path, cannot_read, printable
 from roco_caption.search.folder import COLUMNS
 
 OTHER_TABLE = "is not a table of captions"
@@ -57,7 +57,7 @@ class CaptionsTable:
         again, and a last row that was cut off.
         UserError if the file cannot be read, or is no such table.
         """
-        self.names = {_written(str(file)) for file in files}
+        self.names = {printable(str(file)) for file in files}
         if not self.begun:
             return list(files)
         rows, self.begun = self._read()
@@ -67,7 +67,7 @@ class CaptionsTable:
         self.begun = self.begun and len(kept) == len(rows)  # else it is written again
         self.rows = [kept] if len(kept) else []
         known = set(kept.file)
-        new = [file for file in files if _written(str(file)) not in known]
+        new = [file for file in files if printable(str(file)) not in known]
         print(f"{self.path} has {len(files) - len(new):,} of these images already.")
         return new
 
@@ -112,7 +112,7 @@ class CaptionsTable:
         if not self.rows:
             return 0, 0
         table = pd.concat(self.rows)
-        here = table[table.file.map(_written).isin(self.names)]
+        here = table[table.file.map(printable).isin(self.names)]
         return len(here), int((here.caption.fillna("") == "").sum())
 
     def complete(self) -> None:
@@ -123,15 +123,10 @@ class CaptionsTable:
             self.path = self.out
 
 
-def _written(text: str) -> str:
-    """Return a text as it is in the file, where what is no character in UTF-8 is escaped."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
 def _write_excel(path: Path, table: pd.DataFrame) -> None:
     """Write an Excel file in which texts stay texts, whatever they look like."""
     texts = table[["file", "caption", "error"]].fillna("").astype(str)
-    texts = texts.map(_written)
+    texts = texts.map(printable)
     numbers = pd.to_numeric(table.log_probability, errors="coerce").round(5)
     texts = texts.replace(NOT_IN_XML, "\ufffd", regex=True)
     table = table.assign(**texts, log_probability=numbers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,13 @@ from roco_caption.core.errors import UserError
 from roco_caption.core.files import write_text
 from roco_caption.features.table import Inputs, mean_image
 from roco_caption.scores import baselines
-from roco_caption.scores.coherence import Coherence, coherence
+from roco_caption.scores.coherence import Coherence
 from roco_caption.scores.table import score_table
 from roco_caption.search.beam import Search
 from roco_caption.search.captioner import Captioner
 
 CAPTIONS = "captions.csv"  # of a run
-SHUFFLED = "images shuffled (mean of 5)"
+SHUFFLED = f"images shuffled (mean of {baselines.RUNS})"
 
 
 def caption_test_images(
@@ -31,7 +32,8 @@ def caption_test_images(
     """
     captions = inputs.frames["test"][["id", "caption"]].rename(columns={"caption": "reference"})
     captions[["caption", "log_probability"]] = captioner.caption_features(inputs.features["test"])
-    captions = captions.join(coherence(list(inputs.frames["train"].caption), captions.caption))
+    fitted = Coherence.fit(list(inputs.frames["train"].caption))
+    captions = captions.join(fitted.judge(captions.caption))
     write_text(Path(folder) / CAPTIONS, captions.to_csv(index=False))
     return captions
 
@@ -56,9 +58,9 @@ def caption_by_baselines(
         "this model, greedy": [caption.text for caption in greedy],
         **({SHUFFLED: runs} if runs else {}),
         "average image for all": [average] * n,
-        "nearest image's caption": baselines.nearest_captions(known, nearest),
+        "nearest image's caption": [known[i] for i in nearest[:, 0]],
         "consensus of the nearest": baselines.consensus_captions(known, nearest),
-        "most frequent caption": baselines.most_frequent_caption(list(frame.caption), n),
+        "most frequent caption": [Counter(frame.caption).most_common(1)[0][0]] * n,
     }
 
 

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 INK, GREY, BLUE, ORANGE, RED = "#1b1b1b", "#666666", "#1f77b4", "#d95f02", "#b2182b"
+LETTERS = 120  # of a text in alt text
 SHARPNESS = 1.5  # image pixels per CSS pixel: most screens have two or three device pixels
 # Figures shrink with the page, but on a phone their text would be tiny: they scroll there instead.
 FIGURE_CSS = """<style>
@@ -85,11 +86,11 @@ def plain(text: str) -> str:
     return " ".join("".join(" " if category(c) in ("Cc", "Cs") else c for c in text).split())
 
 
-def brief(text: str, letters: int = 120) -> str:
+def brief(text: str) -> str:
     """Return as many of a text's first words as fit, or letters if its first word does not."""
     text = plain(text)
-    short = textwrap.shorten(text, letters, placeholder=" …")
-    return f"{text[: letters - 2]} …" if short == "…" and text != short else short
+    short = textwrap.shorten(text, LETTERS, placeholder=" …")
+    return f"{text[: LETTERS - 2]} …" if short == "…" and text != short else short
 
 
 def styled(table: pd.DataFrame, form: str | None = None, *, caption: str = "") -> Any:

@@ -11,9 +11,9 @@ import pandas as pd
 from roco_caption import __version__
 from roco_caption.core.errors import UserError
 from roco_caption.core.files import read_json, write_text
-from roco_caption.search.bundle import BUNDLE
+from roco_caption.search.bundle import BUNDLE, is_synthetic
 from roco_caption.training.checkpoint import member_folder
-from roco_caption.training.runs import commits_of
+from roco_caption.training.runs import RECORD, commits_of
 
 PHANTOM_LICENCE = "Phantoms: synthetic radiology images, drawn by roco_caption (MIT)."
 ROCO_LICENCE = """\
@@ -37,16 +37,15 @@ SYNTHETIC_LIMIT = """
 - It was trained only on synthetic images: its captions of real images are meaningless."""
 
 
-def write_model_card(
-    folder: str | os.PathLike, *, data: str, counts: pd.DataFrame, synthetic: bool = False
-) -> Path:
+def write_model_card(folder: str | os.PathLike) -> Path:
     """Write `model_card.md` into a run's folder and return its path.
 
-    `data` is as in `Source.name`, `counts` of images per split as `read_dataset` returns them.
-    UserError if `captioner.json`, `history.csv` or `scores.csv` is missing or damaged.
+    UserError if `settings.json`, `captioner.json`, `history.csv` or `scores.csv` is missing or
+    damaged.
     """
     folder = Path(folder)
-    bundle = read_json(folder / BUNDLE)
+    bundle, record = read_json(folder / BUNDLE), read_json(folder / RECORD)
+    data, synthetic = record["data"], is_synthetic(folder)
     places = [member_folder(folder, k) for k in range(bundle.get("members", 1))]
     histories = [_read_table(place / "history.csv") for place in places]
     scores = _read_table(folder / "scores.csv")
@@ -68,7 +67,7 @@ def write_model_card(
         f"- Features: {_features(bundle['encoder'])}.\n- Search: {_search(bundle['search'])}.",
         "## Data and licence",
         licence,
-        _markdown(counts.rename_axis("split")),
+        _markdown(pd.DataFrame({"captions": record["captions"]}).rename_axis("split")),
         "## Scores on the test split",
         "Each with its 95 % bootstrap interval; `p` tests CIDEr against this model's.",
         _markdown(table),

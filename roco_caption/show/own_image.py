@@ -6,8 +6,7 @@ import contextlib
 import io
 import os
 import tempfile
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ def explain(
     image: str | os.PathLike,
     *,
     features: Any = None,
-    reference: str = "",
+    reference: str | Sequence[str] = "",
     synthetic: bool = False,
 ) -> tuple[Any, ...]:
     """Caption an image and find the nearest training images of those that rerank its captions.
@@ -114,14 +113,13 @@ def upload_button(show: Callable[[Path], Iterable[Any]]) -> Any:
 
     def renew() -> None:
         old = box.children[:-1]
-        button = (
-            ipywidgets.Button if in_colab else partial(ipywidgets.FileUpload, multiple=False)
-        )(description="Image to caption")
-        button.layout.width = "auto"
         if in_colab:  # only a click starts the upload, which blocks the kernel
+            button = ipywidgets.Button(description="Image to caption")
             button.on_click(lambda button: take(_upload_in_colab(button)))
         else:
+            button = ipywidgets.FileUpload(description="Image to caption", multiple=False)
             button.observe(lambda change: take(_content(change["new"])), names="value")
+        button.layout.width = "auto"
         box.children = (button, output)
         for widget in old:
             widget.close()

@@ -30,6 +30,7 @@ from roco_caption.show.figures import (
 from roco_caption.text.words import JOINER, clean
 
 Line = tuple[str, str]  # a text below an image, and its colour
+SHOWN = 3  # references below an image that has more
 MIN_SUPPORT = 0.25  # share of the strongest word's support: weaker maps would hardly be visible
 # No part of an image supports these words; maps for them would crowd out the others.
 FUNCTION_WORDS = {
@@ -48,7 +49,7 @@ def sample_images(frame: pd.DataFrame, seed: int = 0, note: str = "") -> Describ
 
 
 def caption_under_image(
-    image: str, caption: str, reference: str = "", note: str = ""
+    image: str, caption: str, reference: str | Sequence[str] = "", note: str = ""
 ) -> DescribedFigure:
     """Show one image with its generated caption in blue and the reference below it."""
     lines = _caption_lines("generated caption", caption, reference)
@@ -61,8 +62,9 @@ def gallery(
 ) -> DescribedFigure:  # fmt: skip
     """Show `each` of the best, typical and worst captions under their images, with the references.
 
-    `captions` has a column `caption` in the order of `frame`; `scores` is CIDEr, float (n,). Where
-    the truth is known, `right` of `claims_right` comes first in the order, and is shown.
+    `frame` is that of the test images; `captions` has a column `caption` in its order; `scores` is
+    CIDEr, float (n,). Where the truth is known, `right` of `claims_right` comes first in the order,
+    and is shown.
     """
     right = pd.DataFrame(index=range(len(scores))) if right is None else right
     order = np.lexsort((-scores, -right.sum(axis=1)))
@@ -71,20 +73,22 @@ def gallery(
     for group, start in (("best", 0), ("typical", middle), ("worst", max(0, len(order) - each))):
         for i in order[start : start + each]:
             groups.setdefault(i, f"{group}: CIDEr {scores[i]:.2f}")
-    cells = [
-        (
-            frame.image.iloc[i],
-            _caption_lines(
-                group, captions.caption.iloc[i], frame.caption.iloc[i], right.iloc[i].to_dict()
-            ),
-        )
-        for i, group in groups.items()
-    ]
+    references = list(frame.references if "references" in frame else frame.caption)
+    cells = []
+    for i, group in groups.items():
+        claims = right.iloc[i].to_dict()
+        lines = _caption_lines(group, captions.caption.iloc[i], references[i], claims)
+        cells.append((frame.image.iloc[i], lines))
     return _image_grid(f"{len(cells)} test images with generated captions.", cells, note, 5.2)
 
 
 def image_beside(
-    image: Any, caption: str, reference: str, rendering: str, nearest: pd.DataFrame, note: str = ""
+    image: Any,
+    caption: str,
+    reference: str | Sequence[str],
+    rendering: str,
+    nearest: pd.DataFrame,
+    note: str = "",
 ) -> DescribedFigure:
     """Show an image with its generated caption, beside the `nearest` training images, if any.
 
@@ -210,7 +214,7 @@ def _image_grid(
 def _caption_lines(
     heading: str, caption: str, reference: str | Sequence[str], right: Mapping[Any, bool] = {}
 ) -> list[Line]:
-    references = [reference] if isinstance(reference, str) else reference
+    references = [reference] if isinstance(reference, str) else reference[:SHOWN]
     lines = [(f"reference: {text}", INK) for text in references if text]
     claims = [
         (f"{word}: {', '.join(names)}", color)

@@ -18,6 +18,9 @@ from roco_caption.text.tokenizer import PAD
 from roco_caption.training.checkpoint import Progress, variables_of
 from roco_caption.training.loss import weighted_loss
 
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
 
 def plan(lengths: np.ndarray, *, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
     """Divide the captions into batches of nearly equal length, differently in every epoch.
@@ -76,9 +79,6 @@ class Replicas:
         self.rank, self.local, self.count = rank_of(strategy), 1, 1
         self.step, self.test_on_batch = model.train_on_batch, model.test_on_batch
         if keras.backend.backend() == "tensorflow":
-            import tensorflow as tf
-
-            self.tf = tf
             self.step, self.test_on_batch = self._training_step(), self._evaluation_step()
         if strategy is not None:
             cluster = strategy.cluster_resolver and strategy.cluster_resolver.cluster_spec()
@@ -116,7 +116,7 @@ class Replicas:
         return weighted_loss(hidden, self.decoder.parts["dense"], targets, counts, trained)
 
     def _training_step(self) -> Callable:
-        tf, model = self.tf, self.decoder.every_word
+        model = self.decoder.every_word
         weights = model.trainable_variables
 
         def gradients(*arrays: Any) -> list[Any]:
@@ -135,7 +135,7 @@ class Replicas:
         def step(*arrays: Any) -> Any:
             return self._on_each(lambda *part: self._sum([self._loss(False, *part)]), arrays)[0]
 
-        return self.tf.function(step, autograph=False, reduce_retracing=True)
+        return tf.function(step, autograph=False, reduce_retracing=True)
 
     def follow(self, progress: Progress) -> Progress:
         """Give every machine the state of the first, the only one that has read it.
@@ -162,10 +162,12 @@ class Replicas:
                 f"Machine {self.rank} has different {', '.join(other)} than machine 0. Start all "
                 "with the same command, code and data."
             )
-        for variable in self.decoder.every_word.variables:
-            # so that dropout differs between the parts of a batch
-            if variable.dtype == "uint32":
-                variable.assign(np.asarray(variable) + np.array([self.rank, 0], np.uint32))
+        model = self.decoder.every_word
+        weights = {id(variable) for variable in model.weights}
+        for variable in model.variables:  # so that dropout differs between the parts of a batch
+            if id(variable) not in weights:
+                state = np.asarray(variable)
+                variable.assign(state + np.array([self.rank, 0], state.dtype))
         return first
 
     def follow_weights(self, variables: list[Any]) -> None:
@@ -180,7 +182,6 @@ class Replicas:
 
     def _from_first(self, array: np.ndarray) -> np.ndarray:
         """Return the first machine's array as float64, which holds everything sent exactly."""
-        tf = self.tf
         value = np.asarray(array, float) if self.chief else np.zeros(len(array))
         value = np.concatenate([value, np.zeros(len(value) * (self.local - 1))])
         share = tf.function(lambda a: self._on_each(lambda part: self._sum([part]), [a])[0])
@@ -190,7 +191,6 @@ class Replicas:
         """Call a function on each device with its part of this machine's rows; return the sums."""
         if self.strategy is None:
             return function(*arrays)
-        tf = self.tf
 
         def part() -> list[Any]:
             context = tf.distribute.get_replica_context()
@@ -207,8 +207,8 @@ class Replicas:
     def _sum(self, tensors: list[Any]) -> list[Any]:
         if self.strategy is None:
             return tensors
-        context = self.tf.distribute.get_replica_context()
-        return context.all_reduce(self.tf.distribute.ReduceOp.SUM, tensors)
+        context = tf.distribute.get_replica_context()
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, tensors)
 
 
 def rank_of(strategy: Any) -> int:
@@ -224,8 +224,6 @@ def find_strategy() -> Any:
     """
     if keras.backend.backend() != "tensorflow":
         return None
-    import tensorflow as tf
-
     if "TF_CONFIG" in os.environ:
         return tf.distribute.MultiWorkerMirroredStrategy()
     several = len(tf.config.list_physical_devices("GPU")) > 1

@@ -14,8 +14,17 @@ from roco_caption.decoder.model import IMAGE_BLOCK, Decoder
 from roco_caption.decoder.ratings import Ratings
 from roco_caption.features.table import LazyRows, arrays_of, to_float16
 
-TEXT_PASSES = 8  # over the captions without images, in all,
+TEXT_PASSES = 8  # over the captions without images, in all, at most one per epoch,
 TEXT_EPOCHS = 0.8  # spread over this share of the epochs: the last ones are for images alone
+
+
+def text_passes(epochs: int) -> int:
+    """Return how often so many epochs learn from each caption without images."""
+    return min(TEXT_PASSES, _epochs_with_texts(epochs))
+
+
+def _epochs_with_texts(epochs: int) -> int:
+    return max(1, int(TEXT_EPOCHS * epochs))
 
 
 @dataclass(frozen=True)
@@ -71,8 +80,8 @@ class CaptionData:
         return end - start
 
     def _text_places(self, epoch: int, epochs: int) -> tuple[int, int]:
-        last = max(1, round(TEXT_EPOCHS * epochs))
-        total = TEXT_PASSES * (0 if self.texts is None else len(self.texts))
+        last = _epochs_with_texts(epochs)
+        total = 0 if self.texts is None else text_passes(epochs) * len(self.texts)
         first, end = (min(k, last) * total // last for k in (epoch, epoch + 1))
         return first, end
 

@@ -42,7 +42,7 @@ class Progress:
         loss: summed over the words of this epoch so far, in nats.
         words: of this epoch so far.
         best: lowest validation loss of an epoch, in nats per word.
-        waited: epochs since then.
+        waited: epochs since then, those with captions without images not counted.
         finished: whether the training is complete.
         history: one row per epoch.
         weights_file: checksum of the weights file of the best epoch.
@@ -118,8 +118,8 @@ def load_best(model: keras.Model, folder: Path, progress: Progress) -> None:
     """Give the model the best weights, and write the captioner's file again if it differs."""
     if not progress.weights:
         raise UserError(
-            f"No epoch in {folder} had a finite validation loss. Lower LEARNING_RATE, check the "
-            "validation images' features for outliers, and set RETRAIN = True."
+            f"No epoch in {folder} had a finite validation loss. Lower LEARNING_RATE, or check the "
+            "validation images' features for outliers."
         )
     model.set_weights(progress.weights)
     path = folder / WEIGHTS
@@ -137,13 +137,20 @@ def load_best(model: keras.Model, folder: Path, progress: Progress) -> None:
         save_state(model, folder, progress)
 
 
-def settings_of(folder: Path) -> dict[str, Any] | None:
-    """Return the settings of the training in a folder, None if its states cannot be read."""
+def notes_of(folder: Path) -> dict[str, Any]:
+    """Return the `Progress` of the training in a folder, {} if its states cannot be read."""
     for path in (folder / STATE, folder / PREVIOUS):
         # a damaged file can raise nearly anything
         with contextlib.suppress(Exception), np.load(path, allow_pickle=False) as file:
-            return json.loads(str(file["progress"]))["settings"]
-    return None
+            return dict(json.loads(str(file["progress"])))
+    return {}
+
+
+def is_begun(folder: Path) -> bool:
+    """Return whether a folder's training, or the one that is to replace it, is not finished."""
+    if (folder / RETRAINING).exists():
+        return True
+    return not notes_of(folder).get("finished", (folder / WEIGHTS).exists())
 
 
 def begin_or_resume(
@@ -151,15 +158,18 @@ def begin_or_resume(
 ) -> tuple[Path, Progress]:
     """Return where to train, and the progress made there; a captioner stays until it is replaced.
 
-    That is the run's folder; or `RETRAINING` below it, with `retrain` if there are weights, or if
-    there is a captioner but no state.
+    That is the run's folder; or `RETRAINING` below it, with `retrain` if this training is finished
+    or the folder has another, or without it if there is a captioner but no state.
     """
     again = folder / RETRAINING
-    if not (retrain and (folder / WEIGHTS).exists()):
+    is_this = notes_of(folder).get("settings", settings) == settings
+    if not (retrain and (again.exists() or not (is_this and is_begun(folder)))):
         progress = resume(model, folder, settings)
         if progress.epoch or progress.step or not (folder / BUNDLE).exists():
             return folder, progress
-    print(f"Training from scratch in {again}; {folder} stays as it is until that is finished.")
+    if retrain and notes_of(again).get("settings", settings) != settings:
+        shutil.rmtree(again)
+    print(f"Retraining in {again}; {folder} stays as it is until that is finished.")
     return again, resume(model, make_folder(again), settings)
 
 
@@ -222,7 +232,7 @@ def _read(
     if progress.settings == settings:
         if not progress.finished:
             _must_fit(now, variables_of(model))
-        if progress.weights or progress.history:
+        if progress.weights or math.isfinite(progress.best):
             _must_fit(progress.weights, model.weights)
     return progress, now
 

@@ -6,7 +6,8 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from roco_caption.decoder.model import Decoder
 from roco_caption.decoder.ratings import RATINGS_VERSION
 from roco_caption.text.tokenizer import PAD
 from roco_caption.training.batches import Replicas, plan
-from roco_caption.training.captions import TEXT_PASSES, CaptionData
+from roco_caption.training.captions import CaptionData, text_passes
 from roco_caption.training.checkpoint import (
     HISTORY,
     STATE,
@@ -37,6 +38,7 @@ from roco_caption.training.checkpoint import (
 from roco_caption.training.runs import CosineByEpoch, Schedule
 
 SAVE_SECONDS = 20  # a kill loses at most this much
+FEW_STEPS = 200  # after fewer, captions are words in no order
 READ_EVERY = 20  # steps: reading a loss waits for an accelerator
 
 
@@ -84,6 +86,8 @@ def train(
     model, steps = decoder.every_word, _steps(training, settings)
     if decoder.untrained is None:
         decoder.untrained = [np.asarray(variable) for variable in learnt_variables(model)]
+    for variable, value in zip(learnt_variables(model), decoder.untrained, strict=True):
+        variable.assign(value)  # it may have been trained before
     decay = Schedule(weight_decay=settings["weight_decay"]).decay(sum(steps) / len(steps))
     rate = CosineByEpoch(settings["learning_rate"], steps)
     optimizer = keras.optimizers.AdamW(rate, weight_decay=decay, global_clipnorm=1.0)
@@ -91,13 +95,16 @@ def train(
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
     model.compile(optimizer, loss, jit_compile=keras.backend.backend() == "jax")
     replicas = Replicas(decoder, strategy, precision)
-    run = _Run(model, training, validation, Path(folder), replicas, list(callbacks))
+    run = partial(_Run, model, training, validation, replicas, list(callbacks))
     if not replicas.chief:
         progress = replicas.follow(Progress(settings))
         if not progress.finished:
-            run.go_on(progress)
+            run(Path(folder)).go_on(progress)
         replicas.follow_weights(model.weights)
         return _table(progress)
+    if sum(steps) < FEW_STEPS:
+        print(f"WARNING: this training has only {sum(steps)} steps. For captions that make sense, "
+              "raise EPOCHS or lower BATCH_SIZE.")  # fmt: skip
     folder = make_folder(folder)
     with lock(folder / ".lock", "training"):
         for name in (STATE, WEIGHTS):
@@ -105,7 +112,7 @@ def train(
         place, progress = begin_or_resume(model, folder, settings, retrain)
         progress = replicas.follow(progress)
         if not progress.finished:
-            replace(run, folder=place).go_on(progress)
+            run(place).go_on(progress)
         load_best(model, place, progress)
         decoder.weights_file = progress.weights_file
         if place != folder:
@@ -122,7 +129,7 @@ def identify(
     if decoder.seed not in (None, settings["seed"]):  # SEED was changed after the decoder was made
         settings["decoder seed"] = decoder.seed
     if training.texts is not None:
-        settings["text passes"] = TEXT_PASSES
+        settings["text passes"] = text_passes(settings["epochs"])
     return settings | {
         "model": _signature(decoder.every_word), "ratings": RATINGS_VERSION,
         "training data": training.digest(), "validation data": validation.digest(),
@@ -148,28 +155,24 @@ def _signature(model: keras.Model) -> list[Any]:
     ]
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Run:
     """One call's training of a compiled model, see `train`."""
 
     model: keras.Model
     training: CaptionData
     validation: CaptionData
-    folder: Path
     replicas: Replicas
     callbacks: list[Callable[[Row], None]]
+    folder: Path
 
     def go_on(self, progress: Progress) -> None:
         """Train from where `progress` is to the end."""
         decoder = self.replicas.decoder
-        if not (progress.epoch or progress.step):  # it may have been trained before
-            for variable, value in zip(
-                learnt_variables(self.model), decoder.untrained, strict=True
-            ):
-                variable.assign(value)
-        rated = {name: getattr(self, name).rated(decoder) for name in ("training", "validation")}
+        self.training = self.training.rated(decoder)
+        self.validation = self.validation.rated(decoder)
         try:
-            replace(self, **rated)._go_on(progress)
+            self._go_on(progress)
         except KeyboardInterrupt:
             if self.replicas.chief and progress.weights:
                 load_best(self.model, self.folder, progress)

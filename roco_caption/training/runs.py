@@ -30,7 +30,7 @@ from roco_caption.training.checkpoint import (
     RETRAINING,
     STATE,
     WEIGHTS,
-    settings_of,
+    notes_of,
 )
 
 RECORD = "settings.json"
@@ -53,7 +53,7 @@ class Schedule:
     batch_size: int | str = "auto"  # captions per step: 32, or 256 from `MANY` captions on
     learning_rate: float = 2e-3  # its maximum
     weight_decay: float = 0.5  # of AdamW, at up to `DECAY_STEPS` steps per epoch
-    patience: int = 6  # epochs without improvement after which training stops
+    patience: int = 6  # epochs of images alone without improvement after which training stops
     seed: int = 0  # of the batches' order
 
     def __post_init__(self) -> None:
@@ -151,7 +151,7 @@ def _holds_another(folder: Path, trainings: list[dict[str, Any]]) -> bool:
     try:
         return read_json(folder / RECORD)["trainings"] != trainings
     except (UserError, KeyError, TypeError):  # missing, damaged, or of another program
-        return settings_of(folder) != trainings[0]
+        return notes_of(folder).get("settings") != trainings[0]
 
 
 def _refuse_others(folder: Path) -> None:
@@ -174,7 +174,8 @@ def list_runs(parent: str | os.PathLike, copy: Path | None = None) -> pd.DataFra
         of `SHOWN` in which the runs differ.
     """
     places = [*attached("checkpoints"), *([copy / "checkpoints"] if copy else []), Path(parent)]
-    found = (path.parent for place in places for path in place.glob(f"*/{RECORD}"))
+    records = (path for place in places for path in place.glob(f"*/{RECORD}"))
+    found = (path.parent for path in records if commits_of(path.parent))
     folders = {folder.name: folder for folder in found}
     rows = {name: _summary(folder) for name, folder in folders.items()}
     table = pd.DataFrame.from_dict(rows, orient="index", columns=COLUMNS)

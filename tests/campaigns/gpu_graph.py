@@ -43,7 +43,7 @@ def training() -> set[str]:
 def searching(search: Search) -> set[str]:
     """Return the operations of a search."""
     captioner = toy_captioner.make()
-    function = tf.function(captioner._search_function(search, ranked=search.beams > 1))
+    function = tf.function(captioner._search_function(search, all_beams=search.beams > 1))
     return operations(function, (tf.zeros((4, 3)),), tf.constant(4), tf.constant(np.float32(0)))
 
 

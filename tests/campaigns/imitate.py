@@ -128,7 +128,9 @@ def _to_mount(machine: Any) -> None:
     if folder := os.environ.get("IMITATED_INPUT"):
         machine.KAGGLE_INPUT = Path(folder)
     if folder := os.environ.get("IMITATED_DRIVE"):
-        machine.DRIVE = Path(folder)
+        machine.DRIVE, ismount = Path(folder), os.path.ismount
+        mounted = machine.DRIVE / "MyDrive"
+        os.path.ismount = lambda p: mounted.is_dir() if Path(p) == machine.DRIVE else ismount(p)
 
 
 CHANGES = {"roco_caption.data.kaggle": _to_localhost, "roco_caption.core.machine": _to_mount}

@@ -26,7 +26,8 @@ FAULTS = {
     "network and archives": "data/test_kaggle.py data/test_archive.py",
     "files damaged, pickles hostile": "core/test_pickles.py core/test_files.py "
     "features/test_grids.py training/test_checkpoint.py campaigns/test_fuzz.py",
-    "out of memory, stop button, two at once": "core/test_errors.py core/test_locks.py",
+    "out of memory, stop button, two at once": "core/test_out_of_memory.py core/test_locks.py "
+    "training/test_loop.py",
 }
 
 

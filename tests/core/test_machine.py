@@ -1,17 +1,16 @@
 """Settings from environment variables, the machine, and folders on Colab and Kaggle."""
 
-import random
 import subprocess
 import sys
 import types
 from pathlib import Path
 
 import keras
-import numpy as np
 import pytest
 from helpers.git import git
 
 from roco_caption.core import machine
+from roco_caption.core.backup import backed_up, bring_back
 from roco_caption.core.errors import UserError
 from roco_caption.core.machine import (
     attached,
@@ -326,16 +325,6 @@ def test_precision_is_full_if_the_cpu_flags_are_unknown(monkeypatch):
     assert machine._precision(()) == "float32"
 
 
-def test_the_same_seed_repeats_all_random_numbers():
-    def draw(seed):
-        machine.set_seeds(seed)
-        drawn = random.random(), np.random.rand(), *np.asarray(keras.random.normal((2,)))  # noqa: NPY002
-        return [float(value) for value in drawn]
-
-    assert draw(3) == draw(3)
-    assert all(one != other for one, other in zip(draw(3), draw(4), strict=True))
-
-
 @pytest.fixture
 def kaggle_input(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "KAGGLE_INPUT", tmp_path / "input")
@@ -371,8 +360,11 @@ def drive(tmp_path, monkeypatch):
         calls.append(point)
         if mount.refuses is not None:
             raise ValueError(mount.refuses)
-        (Path(point) / "MyDrive").mkdir(parents=True)
+        (Path(point) / "MyDrive").mkdir(parents=True, exist_ok=True)
+        mounts.append(point)
 
+    mounts = mount.mounts = []
+    monkeypatch.setattr(machine.os.path, "ismount", lambda path: str(path) in mounts)
     mount.refuses = None
     module = types.ModuleType("google.colab.drive")
     module.mount = mount
@@ -394,6 +386,23 @@ def test_drive_is_mounted_once_in_colab_and_only_when_asked(drive, tmp_path):
         mount_drive(["", str(folder)])
         assert drive_folder(str(folder)) == folder and folder.is_dir()
     assert calls == [str(tmp_path / "drive")]
+
+
+def test_a_drive_that_was_unmounted_gets_no_copies_on_colabs_disk(drive, tmp_path, capsys):
+    mount, calls = drive
+    folder, copy = tmp_path / "run", tmp_path / "drive" / "MyDrive" / "roco"
+    folder.mkdir()
+    (folder / "weights").write_text("1")
+    mount_drive([str(copy)])
+    with backed_up(folder, copy):
+        mount.mounts.clear()  # drive.flush_and_unmount()
+    assert "not mounted any more" in capsys.readouterr().out and not copy.exists()
+    with pytest.raises(UserError, match=r"not mounted any more\. Run the cell with DRIVE_DIR"):
+        bring_back(copy, folder)
+    mount_drive([str(copy)])
+    with backed_up(folder, copy):
+        pass
+    assert len(calls) == 2 and (copy / "weights").read_text() == "1"
 
 
 @pytest.mark.parametrize("paths", [["a.npz", "{}/MyDrive/b.npz"], ["", "{}/MyDrive/images"]])
@@ -420,8 +429,7 @@ def test_a_refused_drive_is_explained(drive, tmp_path, reason):
 def test_a_folder_that_is_not_on_drive_is_pointed_out(drive, tmp_path, monkeypatch, capsys, folder):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    mounts = [str(tmp_path / "drive")]
-    monkeypatch.setattr(machine.os.path, "ismount", lambda path: str(path) in mounts)
+    drive[0].mounts.append(str(tmp_path / "drive"))
     assert drive_folder(folder.format(tmp_path)).is_dir()
     out = capsys.readouterr().out
     assert "is not on Google Drive" in out and str(tmp_path / "drive" / "MyDrive") in out

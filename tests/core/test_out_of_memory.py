@@ -1,23 +1,19 @@
-"""Out of memory in each stage, and the stop button: a clear message, and no result is lost."""
+"""Out of memory while encoding and captioning: a clear message, and no result is lost."""
 
-import os
-import signal
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import tensorflow as tf
-from helpers import toy_captioner, toy_training
+from helpers import toy_captioner
 from helpers.toy_features import extract, make_images, tiny_encoder
 
 from roco_caption.core.errors import OutOfMemory
 from roco_caption.data import images
 from roco_caption.features import extract as features
-from roco_caption.training import loop as training
 
 TESTS = Path(__file__).parents[1]
 EXHAUSTED = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
@@ -112,47 +108,6 @@ def test_an_image_is_not_taken_for_damaged_when_out_of_memory(tmp_path, monkeypa
             extract(pictures, tmp_path)
     made = extract(pictures, tmp_path)
     assert sorted(made.ids) == list(pictures) and not made.skipped
-
-
-def test_training_continues_after_out_of_memory(tmp_path, monkeypatch, capsys, undisturbed):
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "SAVE_SECONDS", 0)  # a state after every step
-        step = failing(training.Replicas.train_on_batch, EXHAUSTED, 9, [])
-        patch.setattr(training.Replicas, "train_on_batch", step)
-        with pytest.raises(OutOfMemory, match=r"Out of memory while training.*BATCH_SIZE"):
-            toy_training.run(tmp_path / "stopped")
-    ends_as_undisturbed(tmp_path, undisturbed)
-    assert "Resumed the training" in capsys.readouterr().out
-
-
-def test_training_continues_after_the_stop_button(tmp_path, monkeypatch, undisturbed):
-    """The notebook's stop button sends SIGINT."""
-    step, calls = training.Replicas.train_on_batch, []
-
-    def pressed(*arguments):
-        calls.append(1)
-        if len(calls) == 9:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "SAVE_SECONDS", 0)
-        patch.setattr(training.Replicas, "train_on_batch", pressed)
-        with pytest.raises(KeyboardInterrupt):
-            toy_training.run(tmp_path / "stopped")
-    ends_as_undisturbed(tmp_path, undisturbed)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    return toy_training.run(tmp_path_factory.mktemp("whole"))
-
-
-def ends_as_undisturbed(tmp_path, undisturbed):
-    resumed, weights = toy_training.run(tmp_path / "stopped")
-    history, expected = undisturbed
-    pd.testing.assert_frame_equal(resumed, history, check_exact=True)
-    assert all((a == b).all() for a, b in zip(weights, expected, strict=True))
 
 
 def test_captioning_says_what_to_lower(monkeypatch):

@@ -527,6 +527,24 @@ def test_no_patient_data_is_shown(tmp_path, capfd, caplog, how):
         assert "damaged" in texts[0]
 
 
+MANY_THREADS = """
+import sys, warnings
+from pathlib import Path
+from roco_caption.data.images import image_batches
+files = sorted(Path(sys.argv[1]).glob("*.dcm"))
+assert sum(len(images) for _, images, _ in image_batches(files, size=32, workers=16)) == 0
+assert ("ignore", None, Warning, None, 0) not in warnings.filters  # of all warnings
+"""
+
+
+def test_no_patient_data_is_shown_by_any_of_several_threads(tmp_path):
+    for i in range(80):
+        spoilt(write_dicom(tmp_path / f"{i}.dcm", RAMP), "long UID")
+    command = [sys.executable, "-c", MANY_THREADS, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_identifiers_are_not_even_read(tmp_path, monkeypatch):
     read = []
     monkeypatch.setattr(dicom, "_rendered", lambda dataset, _: read.append(dataset))

@@ -1,17 +1,21 @@
 """ROCO's folders are found wherever they are; rows that cannot be used are counted by reason."""
 
 import csv
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from helpers.splits import read_split
+from PIL import Image
 
 from roco_caption.core import machine
 from roco_caption.core.errors import UserError
 from roco_caption.data import roco
 from roco_caption.data.cases import cases_of
+from roco_caption.data.phantoms.dataset import make_phantoms
 from roco_caption.data.roco import locate_dataset, read_dataset
 
 MEDPIX = Path(__file__).parents[3] / "shared" / "medpix"
@@ -453,7 +457,11 @@ def test_all_of_roco_without_an_accelerator_stops_before_hours_of_features(
     with pytest.raises(UserError, match="no GPU"):  # DRIVE_DIR, but nothing in it yet
         locate_dataset(tmp_path, **options, copy=drive)
     (drive / "features" / "roco").mkdir(parents=True)
-    (drive / "features" / "roco" / "vgg16.pkl").touch()
+    features = drive / "features" / "roco" / "vgg16.pkl"
+    features.write_bytes(bytes(1000))
+    with pytest.raises(UserError, match="no GPU"):  # features of some images, as of LIMIT = 500
+        locate_dataset(tmp_path, **options, copy=drive)
+    os.truncate(features, 671_000_000)
     assert locate_dataset(tmp_path, **options, copy=drive).name == "roco"
 
 
@@ -461,3 +469,34 @@ def test_a_small_attached_data_set_needs_no_accelerator(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "KAGGLE_INPUT", tmp_path / "input")
     make_roco(tmp_path / "input")
     assert locate_dataset(tmp_path, platform="kaggle", slow=True).name == "roco"
+
+
+def test_phantoms_are_known_as_such_and_never_taken_for_roco(tmp_path, monkeypatch):
+    drawn = make_phantoms(tmp_path / "input" / "v1" / "phantoms-4-1-1-seed0", train=4,
+                          validation=1, test=1, progress=False)  # fmt: skip
+    assert locate_dataset(tmp_path, data_dir=str(drawn)).synthetic
+    monkeypatch.setattr(machine, "KAGGLE_INPUT", tmp_path / "input")
+    with pytest.raises(UserError, match=r"No ROCO under .*Attach it"):
+        locate_dataset(tmp_path, platform="kaggle")
+    make_roco(tmp_path / "input" / "x" / "y")
+    found = locate_dataset(tmp_path, platform="kaggle")
+    assert (found.name, found.synthetic) == ("roco", False) and "x" in found.root.parts
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are UTF-8")
+def test_names_that_are_not_utf8_are_read(tmp_path):
+    """As in zips of old Windows programs, unpacked on Linux."""
+    table, beside = tmp_path / "table", tmp_path / "beside"
+    lines = ["file,caption", *(f"{i:04}.png,scan {i}" for i in range(12))]
+    for folder in (table / "Sch\udce4del", beside):
+        folder.mkdir(parents=True)
+    (table / "captions.csv").write_text("\n".join(lines))
+    for i in range(12):
+        Image.new("L", (8, 8), 9 * i).save(table / "Sch\udce4del" / f"{i:04}.png")
+        Image.new("L", (8, 8), 9 * i).save(beside / f"R\udcf6ntgen{i}.png")
+        (beside / f"R\udcf6ntgen{i}.txt").write_text(f"A scan {i} of the head.")
+    for root in (table, beside):
+        frames, counts = read_dataset(root)
+        ids = [name for frame in frames.values() for name in frame.id]
+        assert counts.used.sum() == len(set(ids)) == 12 and "".join(ids).isascii()
+        assert all(Path(path).exists() for frame in frames.values() for path in frame.image)

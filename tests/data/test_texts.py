@@ -82,7 +82,8 @@ def test_rocos_are_downloaded_once_and_not_for_rocos_images(tmp_path, monkeypatc
 
     monkeypatch.setattr(texts, "download_texts", download)
     assert len(read_texts("roco", tmp_path, FRAMES)) == len(asked) == 3
-    for ids in (["ROCO_00002", "ROCO_00003"], ["ROCOv2_2023_train_000001"] * 2):
+    for ids in (["ROCO_00002", "ROCO_00003"], ["ROCOv2_2023_train_000001"] * 2,
+                ["PMC4240561_MA-68-291-g002", "PMC10_x-g1"]):  # fmt: skip
         roco = FRAMES | {"train": pd.DataFrame({"id": ids, "caption": "CT"})}
         with pytest.raises(UserError, match="other images"):
             read_texts("roco", tmp_path, roco)

@@ -6,7 +6,7 @@ import pytest
 
 from roco_caption.core.errors import UserError
 from roco_caption.decoder.model import Ensemble, build_decoder, fit_scalers
-from roco_caption.decoder.word_maps import WINDOW, word_maps
+from roco_caption.decoder.word_maps import WINDOW, upsampled, word_maps
 from roco_caption.features.table import LazyRows
 from roco_caption.search.captioner import Captioner
 from roco_caption.text.tokenizer import CaptionTokenizer
@@ -101,3 +101,14 @@ def test_a_decoder_without_attention_or_concepts_tells_no_parts_apart(captioner,
     features, texts, _ = lit_images(2, seed=5)
     with pytest.raises(UserError, match="without attention"):
         word_maps(build_decoder(**sizes), captioner.tokenizer, features, texts)
+
+
+@pytest.mark.parametrize(("cell", "row", "column"), [(0, 0, 0), (6, 0, 6), (30, 4, 2), (48, 6, 6)])
+def test_a_map_peaks_in_its_cell_and_is_smooth(cell, row, column):
+    weights = np.full(49, 0.1 / 48, np.float32)
+    weights[cell] = 0.9
+    heat = upsampled(weights, 256)
+    y, x = divmod(int(heat.argmax()), 256)
+    assert (y * 7 // 256, x * 7 // 256) == (row, column)
+    assert heat.shape == (256, 256) and heat.min() >= 0
+    assert np.abs(np.diff(heat, axis=0)).max() < 0.1 > np.abs(np.diff(heat, axis=1)).max()

@@ -265,3 +265,26 @@ def test_notes_of_a_shard_are_json(tmp_path):
     with pa.memory_map(path) as source:
         notes = json.loads(pa.ipc.open_file(source).schema.metadata[shards.KEY])
     assert notes == {"encoder": ENCODER, "skipped": {"b": "why"}, "shapes": [[5], [4, 3]]}
+
+
+def test_shards_of_two_urls_are_two_copies(tmp_path):
+    memory = fsspec.filesystem("memory")
+    try:
+        for name, value in (("a", 1), ("b", 2)):
+            rows = [np.full((2, 3), value, np.float16)]
+            write_shard(f"memory://{name}/shards", ["x", "y"], rows, ENCODER, {})
+        copies = [local_copy(f"memory://{name}/shards", tmp_path) for name in "ab"]
+        assert [read_shards(copy).select_rows(["x"])[:][0, 0] for copy in copies] == [1, 2]
+    finally:
+        for name in "ab":
+            memory.rm(f"/{name}", recursive=True)
+
+
+def test_images_encoded_again_make_another_training(tmp_path):
+    digests = set()
+    for name, value in (("a", 1), ("b", 2), ("c", 1)):
+        rows = [np.full((2, 3), value, np.float16), np.ones((2, 4, 3), np.float16)]
+        write_shard(str(tmp_path / name), ["x", "y"], rows, ENCODER, {})
+        found = read_shards(tmp_path / name)
+        digests.add((found.select_rows(["x", "y"]).digest(), found.select_grid(["x"]).digest()))
+    assert len(digests) == 2

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from roco_caption.scores.coherence import coherence
+from roco_caption.scores.coherence import Coherence
 
 MEDPIX = Path(__file__).parents[3] / "shared" / "medpix"
 KNOWN = [  # with "the", as captions are
@@ -19,7 +19,7 @@ KNOWN = [  # with "the", as captions are
 
 
 def of(caption, known=KNOWN):
-    return coherence(known, [caption]).iloc[0].to_dict()
+    return Coherence.fit(known).judge([caption]).iloc[0].to_dict()
 
 
 @pytest.mark.parametrize(
@@ -104,12 +104,13 @@ def test_fragments(caption, is_one):
 
 def test_other_languages_are_not_assessed():
     german = ["CT Thorax mit Läsion der Leber", "Schädel MRT, Fraktur an der Hand"] * 30
-    assert coherence(german, ["Leber an der", "Thorax und Knie"]).isna().all(axis=None)
-    assert coherence([], ["CT"]).isna().all(axis=None)
+    assert Coherence.fit(german).judge(["Leber an der", "Thorax und Knie"]).isna().all(axis=None)
+    assert Coherence.fit([]).judge(["CT"]).isna().all(axis=None)
 
 
 def test_means_are_shares_of_captions():
-    table = coherence(KNOWN, ["The liver and the brain", "The liver of the", "A", "The liver"])
+    texts = ["The liver and the brain", "The liver of the", "A", "The liver"]
+    table = Coherence.fit(KNOWN).judge(texts)
     assert table.mean().to_dict() == {"contradiction": 0.25, "fragment": 0.25}
 
 
@@ -120,8 +121,9 @@ def test_references_are_hardly_ever_incoherent():
         path = MEDPIX / "all_data" / split / "radiology" / name
         with path.open(encoding="utf-8", newline="") as file:
             captions[split] = [row["caption"] for row in csv.DictReader(file)]
-    rates = coherence(captions["train"], captions["test"]).mean()
+    fitted = Coherence.fit(captions["train"])
+    rates = fitted.judge(captions["test"]).mean()
     assert rates.max() < 0.03
     halves = [c[: len(c) // 2] for c in captions["test"]]
     joined = [f"{a} {b}" for a, b in zip(halves, reversed(halves), strict=True)]
-    assert coherence(captions["train"], joined).contradiction.mean() > 5 * rates.contradiction
+    assert fitted.judge(joined).contradiction.mean() > 5 * rates.contradiction

@@ -25,7 +25,9 @@ from roco_caption.search import captioner as module
 from roco_caption.search.captioner import Captioner, Search
 from roco_caption.search.rerank import Consensus
 from roco_caption.text.tokenizer import CaptionTokenizer
+from roco_caption.training.captions import CaptionData
 from roco_caption.training.checkpoint import WEIGHTS
+from roco_caption.training.loop import train
 
 
 @pytest.fixture
@@ -523,3 +525,20 @@ def test_all_captions_are_returned_where_fewer_exist_than_asked_for():
     (best,) = captioner.best_captions(np.ones((1, 3)), 100)
     texts = [caption.text for caption in best]
     assert texts[0] == "film" and set(texts) >= {"", "film", "mass"} and len(texts) < 20
+
+
+@pytest.mark.parametrize("search", [Search(beams=1, no_repeat=0), Search(beams=3, no_repeat=0)])
+def test_a_caption_may_have_as_many_words_as_training_captions(tmp_path, search):
+    """Trained on captions of `max_words` words, it is sure of their last word, and of the end."""
+    captions = ["large mass in left lung", "small cyst in right kidney"] * 8
+    tokenizer = CaptionTokenizer.fit(captions, min_frequency=1, max_words=5)
+    features = np.eye(2, 3, dtype=np.float16)[np.arange(16) % 2]
+    data = CaptionData(features, tokenizer.encode(captions))
+    keras.utils.set_random_seed(0)
+    decoder = build_decoder(
+        vocab_size=tokenizer.vocab_size, max_len=6, feature_size=3, components=3,
+        embedding_size=8, units=16, dropout=0.0,
+    )  # fmt: skip
+    train(decoder, data, data, tmp_path, epochs=60, batch_size=2, learning_rate=0.02)
+    found = Captioner(decoder, tokenizer).caption_features(features[:2], search)
+    assert [caption.text.lower() for caption in found] == captions[:2]

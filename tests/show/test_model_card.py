@@ -1,13 +1,12 @@
 """The model card reports the files of its run."""
 
-import pandas as pd
 import pytest
 
 from roco_caption.core.errors import UserError
 from roco_caption.core.files import read_json, write_json
 from roco_caption.show.model_card import write_model_card
 
-COUNTS = pd.DataFrame({"listed": [9, 3], "used": [8, 3]}, index=["train", "test"])
+RECORD = {"data": "roco", "captions": {"train": 8, "test": 3}}
 
 
 @pytest.fixture
@@ -15,6 +14,7 @@ def run(tmp_path):
     encoder = {"name": "vgg16", "layer": "fc2", "weights": "imagenet md5 1"}
     bundle = {"sizes": {"vocab_size": 1234}, "encoder": encoder, "search": {"beams": 3}}
     write_json(tmp_path / "captioner.json", bundle)
+    write_json(tmp_path / "settings.json", RECORD)
     (tmp_path / "history.csv").write_text("epoch,loss,val_loss\n1,5,4\n2,3,2.5\n3,2,2.75\n")
     metrics = ("CIDEr", "ROUGE-L", "BLEU-1", "BLEU-4")
     columns = [f"{metric}{end}" for metric in metrics for end in ("", "_low", "_high")]
@@ -25,14 +25,13 @@ def run(tmp_path):
 
 
 def test_every_number_is_from_the_run(run):
-    path = write_model_card(run, data="roco", counts=COUNTS)
+    path = write_model_card(run)
     card = path.read_text("utf-8")
     assert path == run / "model_card.md"
     assert "1,234 words, trained for 3 epochs, weights of epoch 2 kept" in card
     assert "(validation loss 2.500 nats per word)" in card
     assert "vgg16, fc2, weights imagenet md5 1" in card and "beam width 3" in card
-    assert "| split | listed | used |" in card
-    assert "| train | 9 | 8 |\n| test | 3 | 3 |" in card
+    assert "| split | captions |" in card and "| train | 8 |\n| test | 3 |" in card
     row = "| this model | 0.000 [1.000, 2.000] | 3.000 [4.000, 5.000] | 6.000 [7.000, 8.000] |"
     assert f"{row} 9.000 [10.000, 11.000] |  |" in card
     assert "| nearest | 7.000 [7.000, 7.000] |" in card and card.count("| 0.250 |") == 1
@@ -41,14 +40,16 @@ def test_every_number_is_from_the_run(run):
 
 
 @pytest.mark.parametrize(
-    ("data", "synthetic", "phrase"),
+    ("data", "phrase"),
     [
-        ("phantoms-1-1-1-seed0", True, "trained only on synthetic images"),
-        ("mine-12ab", False, "`mine-12ab`"),
+        ("phantoms-1-1-1-seed0", "trained only on synthetic images"),
+        ("phantoms-1-1-1-seed0-a1b2c3", "trained only on synthetic images"),  # by DATA_DIR
+        ("mine-12ab", "`mine-12ab`"),
     ],
 )
-def test_other_data_sets_have_other_licences(run, data, synthetic, phrase):
-    card = write_model_card(run, data=data, counts=COUNTS, synthetic=synthetic).read_text("utf-8")
+def test_other_data_sets_have_other_licences(run, data, phrase):
+    write_json(run / "settings.json", RECORD | {"data": data})
+    card = write_model_card(run).read_text("utf-8")
     assert phrase in card and "CC BY-NC-ND" not in card
 
 
@@ -58,7 +59,7 @@ def described(run, **changes) -> str:
     for key, value in changes.items():
         bundle[key] = bundle[key] | value if isinstance(value, dict) else value
     write_json(run / "captioner.json", bundle)
-    return write_model_card(run, data="roco", counts=COUNTS).read_text("utf-8")
+    return write_model_card(run).read_text("utf-8")
 
 
 def test_a_plain_model_is_not_credited_with_more(run):
@@ -101,17 +102,17 @@ def test_each_member_of_an_ensemble_has_its_own_history(run):
         described(run)
 
 
-@pytest.mark.parametrize("name", ["captioner.json", "history.csv", "scores.csv"])
+@pytest.mark.parametrize("name", ["captioner.json", "settings.json", "history.csv", "scores.csv"])
 def test_a_missing_file_is_named(run, name):
     (run / name).unlink()
     with pytest.raises(UserError, match=name):
-        write_model_card(run, data="roco", counts=COUNTS)
+        write_model_card(run)
 
 
 def test_a_damaged_table_is_named(run):
     (run / "scores.csv").write_text("")
     with pytest.raises(UserError, match=r"scores\.csv is missing or damaged"):
-        write_model_card(run, data="roco", counts=COUNTS)
+        write_model_card(run)
 
 
 @pytest.mark.parametrize(
@@ -121,11 +122,9 @@ def test_a_damaged_table_is_named(run):
         ({"commits": ["a1b2", "c3d4-dirty"]}, "(commit a1b2, then c3d4-dirty) from"),
         ({"commits": []}, ""),
         ({"trainings": []}, ""),  # of an earlier version
-        (None, ""),
     ],
 )
 def test_the_projects_commits_are_on_the_card(run, record, phrase):
-    if record is not None:
-        write_json(run / "settings.json", record, sealed=True)
+    write_json(run / "settings.json", RECORD | record, sealed=True)
     card = described(run)
     assert phrase in card and ("(commit" in card) == bool(phrase)

@@ -25,7 +25,8 @@ def data():
 
 
 def test_every_text_comes_as_often_and_the_last_epochs_are_for_images(data, monkeypatch):
-    assert data.text_count(0, 1) == 80  # eight passes; a single epoch has them all
+    assert [data.text_count(0, 1), data.text_count(0, 2), data.text_count(1, 2)] == [10, 10, 0]
+    assert sum(data.text_count(epoch, 30) for epoch in range(30)) == 80  # eight passes
     monkeypatch.setattr(captions, "TEXT_PASSES", 6)  # so that epochs begin within passes
     counts = [data.text_count(epoch, 10) for epoch in range(10)]
     assert sum(counts) == 60 and set(counts[:8]) == {7, 8}
@@ -65,7 +66,7 @@ def test_texts_make_another_training(data):
 def test_other_ratings_and_passes_make_another_training(data, monkeypatch):
     decoder, images = fresh(), CaptionData(data.features, data.tokens, data.ratings)
     first = {name: loop.identify(decoder, d, d) for name, d in (("text", data), ("none", images))}
-    monkeypatch.setattr(loop, "TEXT_PASSES", 9)
+    monkeypatch.setattr(captions, "TEXT_PASSES", 9)
     assert loop.identify(decoder, data, data) != first["text"]
     assert loop.identify(decoder, images, images) == first["none"]
     monkeypatch.setattr(loop, "RATINGS_VERSION", 99)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from helpers.toy_training import SIZES, fresh, run, toy
 
-from roco_caption.core.errors import UserError
+from roco_caption.core.errors import OutOfMemory, UserError
 from roco_caption.core.machine import detect
 from roco_caption.training import loop
 from roco_caption.training.captions import CaptionData
@@ -86,32 +86,72 @@ def test_early_stopping_keeps_the_best(tmp_path):
     assert evaluate_loss(decoder, toy(40, 1)) == pytest.approx(history.val_loss.min(), rel=1e-5)
 
 
+@pytest.mark.parametrize(("epochs", "few"), [(33, True), (34, False)])
+def test_too_few_steps_are_pointed_out(tmp_path, monkeypatch, capsys, epochs, few):
+    monkeypatch.setattr(loop._Run, "go_on", _stop)
+    with pytest.raises(_Stop):
+        run(tmp_path, epochs=epochs)
+    assert ("only 198 steps" in capsys.readouterr().out) == few
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("whole"))
+
+
+def assert_ends_as(undisturbed, folder):
+    """The training in the folder, continued, ends with the same losses and weights."""
+    history, weights = run(folder)
+    expected, same = undisturbed
+    pd.testing.assert_frame_equal(history, expected, check_exact=True)
+    assert all((a == b).all() for a, b in zip(weights, same, strict=True))
+
+
 class _Stop(BaseException):
     pass
 
 
-@pytest.mark.parametrize("stop_at", [3, pytest.param(14, marks=pytest.mark.slow)])
-def test_stopped_anywhere_it_ends_where_an_undisturbed_run_ends(tmp_path, monkeypatch, stop_at):
-    undisturbed, weights = run(tmp_path / "whole")
-    monkeypatch.setattr(loop, "SAVE_SECONDS", 0)  # a state after every step
-    step, done = loop.Replicas.train_on_batch, []
+def _stop(*_):
+    raise _Stop
+
+
+def _run_out_of_memory():
+    raise MemoryError
+
+
+def _press_stop():
+    os.kill(os.getpid(), signal.SIGINT)  # as the notebook's stop button
+
+
+@pytest.mark.parametrize(
+    ("fault", "step", "error", "message"),
+    [
+        (_stop, 3, _Stop, ""),
+        pytest.param(_stop, 14, _Stop, "", marks=pytest.mark.slow),
+        (_run_out_of_memory, 9, OutOfMemory, "Out of memory while training.*BATCH_SIZE"),
+        (_press_stop, 9, KeyboardInterrupt, ""),
+    ],
+)
+def test_stopped_anywhere_it_ends_where_an_undisturbed_run_ends(
+    tmp_path, monkeypatch, undisturbed, fault, step, error, message
+):
+    train_on_batch, done = loop.Replicas.train_on_batch, []
 
     def stopping(*arguments):
         done.append(1)
-        if len(done) == stop_at:
-            raise _Stop
-        return step(*arguments)
+        if len(done) == step:
+            fault()
+        return train_on_batch(*arguments)
 
-    monkeypatch.setattr(loop.Replicas, "train_on_batch", stopping)
-    with pytest.raises(_Stop):
-        run(tmp_path / "stopped")
-    monkeypatch.setattr(loop.Replicas, "train_on_batch", step)
-    resumed, same = run(tmp_path / "stopped")
-    pd.testing.assert_frame_equal(undisturbed, resumed, check_exact=True)
-    assert all((a == b).all() for a, b in zip(weights, same, strict=True))
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "SAVE_SECONDS", 0)  # a state after every step
+        patch.setattr(loop.Replicas, "train_on_batch", stopping)
+        with pytest.raises(error, match=message):
+            run(tmp_path)
+    assert_ends_as(undisturbed, tmp_path)
 
 
-def test_a_killed_process_continues(tmp_path):
+def test_a_killed_process_continues(tmp_path, undisturbed):
     """SIGKILL in the middle; the next process ends with all epochs, as one that was left alone."""
     code = (
         "import sys, time; sys.path[:0] = [{here!r}, {root!r}]\n"
@@ -130,16 +170,14 @@ def test_a_killed_process_continues(tmp_path):
 
     process = start(0.2)
     for _ in range(11):  # six steps and a validation an epoch: this is in the second
-        assert process.stdout.readline() == "step\n"
+        while (line := process.stdout.readline()) != "step\n":
+            assert line, "it ended too early"
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert (tmp_path / STATE).exists() and not (tmp_path / "captions.csv").exists()
     with np.load(tmp_path / STATE) as file:
         assert '"finished": false' in str(file["progress"])
-    history, weights = run(tmp_path)
-    undisturbed, expected = run(tmp_path / "whole")
-    pd.testing.assert_frame_equal(history, undisturbed, check_exact=True)
-    assert all((a == b).all() for a, b in zip(weights, expected, strict=True))
+    assert_ends_as(undisturbed, tmp_path)
 
 
 def test_a_loss_that_is_no_number_stops_and_says_what_to_do(tmp_path):

@@ -17,7 +17,7 @@ from roco_caption.core.errors import UserError
 from roco_caption.features import extract
 from roco_caption.text.tokenizer import PAD
 from roco_caption.training.batches import Replicas, cut
-from roco_caption.training.checkpoint import Progress
+from roco_caption.training.checkpoint import Progress, variables_of
 from roco_caption.training.loop import train
 
 pytestmark = pytest.mark.tensorflow("its strategies")
@@ -122,3 +122,21 @@ def test_machines_with_other_settings_are_told():
     replicas._from_first = lambda array: replies.pop(0) if replies else array
     with pytest.raises(UserError, match="Machine 1 has different epochs than machine 0"):
         replicas.follow(Progress({"epochs": 4}))
+
+
+def test_every_machine_has_the_first_ones_weights_and_a_dropout_of_its_own():
+    first, decoder = Replicas(fresh()), fresh()
+    replicas, settings = Replicas(decoder), {"epochs": 3}
+    replicas.rank, replicas.count, replicas.chief = 1, 2, False
+    text = json.dumps(vars(Progress(settings))).encode()
+    sent = [array.ravel() for array in map(np.asarray, variables_of(first.decoder.every_word))]
+    replies = [[len(text)], np.frombuffer(text, np.uint8), np.concatenate(sent, dtype=float)]
+    replicas._from_first = lambda array: np.asarray(replies.pop(0))
+    replicas.follow(Progress(settings))
+    model, theirs = decoder.every_word, first.decoder.every_word
+    for mine, other in zip(model.weights, theirs.weights, strict=True):
+        np.testing.assert_array_equal(mine, other)
+    captions = toy(16, 0)
+    batch, _ = replicas.batch(captions.features, captions.tokens, np.arange(16))
+    outputs = [np.asarray(m(batch[0], training=True)) for m in (model, theirs)]
+    assert np.abs(outputs[0] - outputs[1]).max() > 1e-3

@@ -335,3 +335,65 @@ def test_runs_on_drive_and_in_attached_outputs_are_listed_too(tmp_path, monkeypa
     table = list_runs(places[0], tmp_path / "drive")
     assert {*table.index} == {folder.name for folder in made} and len(table) == 3
     assert {*table.seed} == {0, 1, 2} and "learning_rate" not in table  # which does not differ
+
+
+def stopped_in(monkeypatch, epoch, folder, **options):
+    """Stop a training at the beginning of an epoch, counted from 0."""
+    run_epoch = loop._Run._run_epoch
+
+    def stopping(self, progress, bar):
+        if progress.epoch == epoch:
+            raise Stopped
+        run_epoch(self, progress, bar)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Run, "_run_epoch", stopping)
+        with pytest.raises(Stopped):
+            run(folder, **options)
+
+
+def test_retrain_left_on_continues_what_was_stopped(tmp_path, monkeypatch, capsys):
+    stopped_in(monkeypatch, 2, tmp_path, retrain=True)
+    expected, _ = run(tmp_path / "apart")
+    capsys.readouterr()
+    history, _ = run(tmp_path, retrain=True)
+    assert "Resumed the training: 2 epochs done" in capsys.readouterr().out
+    pd.testing.assert_frame_equal(history, expected)
+    assert not (tmp_path / RETRAINING).exists()
+
+
+def test_retrain_replaces_a_training_with_other_settings_that_was_stopped(given, monkeypatch):
+    other = {"learning_rate": 3e-3}
+    expected, _ = run(given.parent / "apart", **other)
+    with pytest.raises(UserError, match="RETRAIN = True"):
+        run(given, **other)
+    stopped_in(monkeypatch, 1, given, retrain=True, learning_rate=9e-3)  # leaves a retraining
+    assert run(given, retrain=True, **other)[0].equals(expected)
+    assert run(given, **other)[0].equals(expected)
+
+
+def test_retrain_helps_where_no_epoch_was_finished(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0)
+    step, done = loop.Replicas.train_on_batch, []
+
+    def stopping(*arguments):
+        done.append(1)
+        if len(done) == 3:
+            raise Stopped
+        return step(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Replicas, "train_on_batch", stopping)
+        with pytest.raises(Stopped):
+            run(tmp_path)
+    assert (tmp_path / STATE).exists() and not (tmp_path / WEIGHTS).exists()
+    other = {"learning_rate": 3e-3}
+    with pytest.raises(UserError, match=r"other settings.*RETRAIN = True"):
+        run(tmp_path, **other)
+    assert run(tmp_path, retrain=True, **other)[0].equals(run(tmp_path / "apart", **other)[0])
+
+
+def test_folders_of_other_programs_are_no_runs(tmp_path):
+    (tmp_path / ".vscode").mkdir()
+    (tmp_path / ".vscode" / RECORD).write_text("{}")
+    assert list_runs(tmp_path).empty

@@ -29,6 +29,7 @@ from roco_caption.data.phantoms.patient import FINDINGS, draw, write_caption
 SPLITS = tuple(TABLES)
 ATTRIBUTES = ("modality", "finding", "side", "size", "arrow")
 BOX = ("x0", "y0", "x1", "y1")
+RECORD = "phantoms.json"
 DRAWING = 2  # increase it whenever the same seed gives other images or captions
 ARROW_SHARE = 0.4
 MAX_PROCESSES = 8
@@ -73,6 +74,11 @@ def _random(seed: int, split: str, index: int, *, stream: int) -> np.random.Gene
     return np.random.default_rng([seed, SPLITS.index(split), index, stream])
 
 
+def is_drawn(folder: Path) -> bool:
+    """Return whether a folder holds phantoms."""
+    return (folder / RECORD).exists()
+
+
 def make_phantoms(
     folder: str | os.PathLike,
     *,
@@ -106,7 +112,7 @@ def make_phantoms(
                 leftover.unlink(missing_ok=True)
             _draw_all(missing, seed, progress and bool(missing))
             _write_tables(folder, counts, seed)
-            write_json(folder / "phantoms.json", {**settings, "complete": True}, sealed=True)
+            write_json(folder / RECORD, {**settings, "complete": True}, sealed=True)
     return folder
 
 
@@ -115,7 +121,7 @@ def _prepare(folder: Path, settings: dict[str, int]) -> bool:
 
     The record changes after the images are gone, so an interruption never leaves a wrong record.
     """
-    record_path, data = folder / "phantoms.json", folder / "all_data"
+    record_path, data = folder / RECORD, folder / "all_data"
     if data.exists() and not record_path.exists():
         raise UserError(
             f"{data} holds another data set and was not changed. Choose another folder for the "
@@ -202,9 +208,9 @@ def draw_listed() -> None:
 def _draw_one(image: _Listed, seed: int) -> None:
     split, index, path = image
     modality, lesion, arrow = patient(split, index, seed=seed)
-    picture = draw(modality, [lesion], _random(seed, split, index, stream=2), arrow=arrow)
+    picture = draw(modality, lesion, _random(seed, split, index, stream=2), arrow=arrow)
     encoded = io.BytesIO()
-    box = " ".join(map(str, picture.info["boxes"][0]))  # read again by _write_tables
+    box = " ".join(map(str, picture.info["box"]))  # read again by _write_tables
     picture.save(encoded, "JPEG", quality=92, comment=box)
     with atomic_open(path) as file:
         file.write(encoded.getvalue())

@@ -57,32 +57,28 @@ _MODALITIES = {
 FINDINGS = {name: tuple(modality.findings) for name, modality in _MODALITIES.items()}
 
 
-def draw(modality: str, lesions: list[Lesion], rng: Random, *, arrow: bool = False) -> Image.Image:
-    """Draw a patient with any of `FINDINGS[modality]` as an image ("L") of SIZE by SIZE pixels.
+def draw(modality: str, lesion: Lesion, rng: Random, *, arrow: bool = False) -> Image.Image:
+    """Draw a patient with one of `FINDINGS[modality]` as an image ("L") of SIZE by SIZE pixels.
 
-    The patient's right is on the image's left; `arrow` adds one per lesion. `info["boxes"]` holds
-    a box (x0, y0, x1, y1) per lesion, around the pixels that it changed, x1 and y1 exclusive.
+    The patient's right is on the image's left; `arrow` adds one. `info["box"]` is (x0, y0, x1, y1)
+    around the pixels that the lesion changed, x1 and y1 exclusive.
     """
     style = _MODALITIES[modality]
     canvas = Canvas(rng, turn=style.turn, bend=style.bend)
     style.body(canvas)
-    spots, boxes = [], []
-    for lesion in lesions:
-        healthy = canvas.image.copy()
-        spots.append(style.findings[lesion.finding](canvas, lesion))
-        changed = np.abs(canvas.image - healthy) > VISIBLE
-        boxes.append(Image.fromarray(np.uint8(changed)).getbbox())
+    healthy = canvas.image.copy()
+    spot = style.findings[lesion.finding](canvas, lesion)
+    changed = np.abs(canvas.image - healthy) > VISIBLE
     if style.finish:
         style.finish(canvas)
     blur, grain = style.blur * rng.uniform(0.7, 1.4), style.grain * rng.uniform(0.6, 1.4)
     picture = canvas.develop(blur=blur, grain=grain)
     if arrow:
-        for spot in spots:
-            canvas.point_at(picture, spot)
+        canvas.point_at(picture, spot)
     text, height = style.marker
     corner = tuple(rng.integers(4, 16, 2).tolist())
     ImageDraw.Draw(picture).text(corner, text, fill=190, font=ImageFont.load_default(height))
-    picture.info["boxes"] = boxes
+    picture.info["box"] = Image.fromarray(np.uint8(changed)).getbbox()
     return picture
 
 
