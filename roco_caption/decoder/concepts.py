@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import keras
 import numpy as np
 import pandas as pd
 from keras import layers, ops
@@ -31,7 +30,6 @@ EASE = 0.01  # added to R² before ratings are divided by its root, as it is its
 FLOOR = 0.3  # share of a cell's mean variance that is added to all directions before whitening
 
 
-@keras.saving.register_keras_serializable("roco_caption")
 class Concepts(layers.Layer):
     """Rates words and pairs by an image's grid: what its caption may be about.
 

@@ -50,7 +50,6 @@ def padded(dense: layers.Dense) -> Callable[[Any], Any]:
     return call
 
 
-@keras.saving.register_keras_serializable("roco_caption")
 class LastWord(layers.Layer):
     """Selects the LSTM's output at each caption's last word; the padding after it is not read."""
 
@@ -69,7 +68,6 @@ def _last_word(outputs: Any, tokens: Any) -> Any:
     return ops.take_along_axis(outputs, ops.expand_dims(ops.maximum(last, 0), -1), axis=1)
 
 
-@keras.saving.register_keras_serializable("roco_caption")
 class GridCells(layers.Layer):
     """Gives each grid cell a vector that encodes what is there and where it is.
 
@@ -105,7 +103,6 @@ class GridCells(layers.Layer):
         return super().get_config() | {"units": self.units}
 
 
-@keras.saving.register_keras_serializable("roco_caption")
 class WordAttention(layers.Layer):
     """Attends to the cells that fit the words so far and the image as a whole.
 
@@ -148,7 +145,6 @@ class WordAttention(layers.Layer):
         return super().get_config() | {"units": self.units}
 
 
-@keras.saving.register_keras_serializable("roco_caption")
 class LSTM(layers.LSTM):
     """Keras' LSTM with its default options, returning the output after every word.
 

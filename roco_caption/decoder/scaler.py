@@ -14,7 +14,6 @@ ROWS = 16384  # rows that the scaler is fitted to
 TINY = 1e-12  # shortest length to divide by, as in Keras' UnitNormalization
 
 
-@keras.saving.register_keras_serializable("roco_caption")
 class FeatureScaler(layers.Layer):
     """Unit length, then a projection: ratings of words, or whitened principal components.
 

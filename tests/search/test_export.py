@@ -95,7 +95,7 @@ def test_the_keras_file_captions_without_this_project(tmp_path, kind):
     captions = captions_elsewhere("keras", path, features, captioner, tmp_path)
     expected = captioner.caption_features(features, GREEDY)
     assert captions == [caption.text for caption in expected]
-    assert len({*captions}) > 2  # they depend on the image
+    assert len({*captions}) > 1  # they depend on the image
 
 
 @pytest.mark.tensorflow("tf2onnx")
@@ -109,7 +109,7 @@ def test_the_onnx_file_captions_with_onnx_runtime_alone(tmp_path, kind):
     captions = captions_elsewhere("onnx", path, features, captioner, tmp_path)
     expected = captioner.caption_features(features, GREEDY)
     assert captions == [caption.text for caption in expected]
-    assert len({*captions}) > 2  # they depend on the image
+    assert len({*captions}) > 1  # they depend on the image
 
 
 @pytest.mark.parametrize("kind", KINDS)
