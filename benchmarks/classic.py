@@ -72,9 +72,9 @@ def greedy(model: keras.Model, features: np.ndarray, max_words: int) -> Iterator
     length = model.get_layer("input_txt").output.shape[1]
     for image in features.astype(np.float32):
         words = [START]
-        while len(words) <= max_words + 1 and words[-1] != END:
+        while len(words) <= max_words and words[-1] != END:
             prefix = np.pad(words, (0, length - len(words)))[None].astype(np.int32)
             p = model.predict([image[None], prefix], verbose=0)[0]
             p[[PAD, START, UNKNOWN]] = 0
             words.append(int(p.argmax()))
-        yield words[1:]
+        yield [*words[1:], END] if words[-1] != END else words[1:]

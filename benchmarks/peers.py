@@ -109,7 +109,7 @@ def decoding(data: dict, precision: str) -> Iterator[int]:
     bias[END] = -1e9
     decoder.parts["dense"].set_weights([kernel, bias])
     words = [*SPECIAL, *(f"w{i}" for i in range(int(data["words"]) - len(SPECIAL)))]
-    captioner = Captioner(decoder, CaptionTokenizer(words, max_words=length))
+    captioner = Captioner(decoder, CaptionTokenizer(words, max_words=length - 1))  # and an end
     features, search = data["features"][: int(data["images"])], Search(beams=1, no_repeat=0)
     while True:
         yield len(captioner.caption_features(features, search))

@@ -231,7 +231,7 @@ def mount_drive(paths: Iterable[str]) -> None:
     UserError if Colab or its user refuses.
     """
     asked = any(Path(path).expanduser().absolute().is_relative_to(DRIVE) for path in paths)
-    if not asked or find_platform() != "colab" or os.path.ismount(DRIVE):
+    if not asked or find_platform() != "colab" or os.path.ismount(DRIVE.resolve()):
         return
     try:
         from google.colab import drive
@@ -247,7 +247,7 @@ def mount_drive(paths: Iterable[str]) -> None:
 def refuse_unmounted(path: str | os.PathLike) -> None:
     """Raise a UserError for a path on a Drive that was unmounted: it would be on Colab's disk."""
     on_drive = Path(path).absolute().is_relative_to(DRIVE)
-    if on_drive and find_platform() == "colab" and not os.path.ismount(DRIVE):
+    if on_drive and find_platform() == "colab" and not os.path.ismount(DRIVE.resolve()):
         raise UserError("Google Drive is not mounted any more. Run the cell with DRIVE_DIR again.")
 
 

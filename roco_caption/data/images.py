@@ -1,7 +1,9 @@
 """Decodes an image file of any format to an RGB array, and files in batches, ahead of use."""
 
 import os
+import re
 import sys
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -28,11 +30,7 @@ FORMATS = ("JPEG", "PNG", "GIF", "TIFF", "BMP", "WEBP", "PPM")
 DEEP = ("RGB;16", "RGBA;16", "RGBX;16")  # Pillow reads only the upper 8 bits of these
 WHITE_IS = 262  # a tag of TIFF: 0 if the lowest value is white, as film digitisers write it
 AHEAD = 4  # batches that are decoded while one is used
-READING = 1  # increase it whenever an image file gives other pixels; from 2 on it is in `describe`
 HOSTED_THREADS = 16  # in Colab and on Kaggle images may be on a network drive, which answers slowly
-# Pillow and pydicom warn of odd metadata, which is harmless and may name a patient; once for all
-# threads, as `warnings.catch_warnings` holds for the whole process
-warnings.filterwarnings("ignore", module=r"(PIL|pydicom|roco_caption\.data)\b")
 ImageLike = str | os.PathLike | Image.Image | np.ndarray
 
 
@@ -53,6 +51,7 @@ def read_with_note(image: ImageLike, size: int = 224) -> tuple[np.ndarray, str]:
     if isinstance(image, ImageFile.ImageFile) and image.format in FORMATS and not image.tell():
         # not decoded by Pillow yet
         image = os.fsdecode(image.filename) if image.tile and image.filename else image
+    _silence()
     name = "The given image" if isinstance(image, Image.Image | np.ndarray) else str(image)
     note = ""
     try:
@@ -75,6 +74,23 @@ def read_with_note(image: ImageLike, size: int = 224) -> tuple[np.ndarray, str]:
     except Exception as error:  # a damaged file can raise nearly anything inside its decoder
         reason = str(error).replace(f" '{image}'", "").split(" <_io")[0] or type(error).__name__
         raise ImageError(f"{name} cannot be decoded ({reason}). Replace or remove it.") from error
+
+
+# Pillow and pydicom warn of odd metadata, which is harmless and may name a patient
+SILENT = [(Warning, r"(pydicom|roco_caption\.data)\b"), (UserWarning, r"PIL\b")]
+_silencing = threading.Lock()
+
+
+def _silence() -> None:
+    """Ignore what Pillow and pydicom warn of, whatever filters others have set since.
+
+    `warnings.catch_warnings` would be one for all threads.
+    """
+    filters = [("ignore", None, kind, re.compile(module), 0) for kind, module in SILENT]
+    with _silencing:
+        if warnings.filters[: len(filters)] != filters[::-1]:
+            for kind, module in SILENT:
+                warnings.filterwarnings("ignore", category=kind, module=module)
 
 
 def is_image_file(path: Path) -> bool:

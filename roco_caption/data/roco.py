@@ -19,7 +19,7 @@ from roco_caption.data.folder import list_rows, print_left_out, read_folder, wit
 from roco_caption.data.images import is_image_file
 from roco_caption.data.kaggle import RECORD, download_roco, mounted_by_colab
 from roco_caption.data.names import image_ids, match_files
-from roco_caption.data.phantoms.dataset import is_drawn, make_phantoms
+from roco_caption.data.phantoms.dataset import make_phantoms, name_of
 from roco_caption.data.remarks import clean_training
 from roco_caption.data.reports import shown_sections
 from roco_caption.data.splits import complete_splits
@@ -129,9 +129,11 @@ def _given(data_dir: str) -> Source:
             "all_data, to one with your images and such a table, or leave it empty."
         )
     place = root.resolve()  # in the name, so that folders of the same name do not share caches
-    name = f"{printable(place.name)}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:6]}"
+    phantoms = name_of(root)
+    label = phantoms or printable(place.name)
+    name = f"{label}-{hashlib.sha256(os.fsencode(place)).hexdigest()[:6]}"
     reason = "Chosen by DATA_DIR; if that is empty, DATA_SOURCE decides."
-    return Source(root, name, reason, synthetic=is_drawn(root))
+    return Source(root, name, reason, synthetic=bool(phantoms))
 
 
 def _has_images(place: Path, below: Path) -> bool:
@@ -177,7 +179,7 @@ def _containing_all_data(top: Path) -> Iterator[Path]:
 
 def _real_data(top: Path) -> Path | None:
     """Return the nearest of these that are no phantoms, as in an earlier output of the notebook."""
-    return next((root for root in _containing_all_data(top) if not is_drawn(root)), None)
+    return next((root for root in _containing_all_data(top) if not name_of(root)), None)
 
 
 def read_dataset(

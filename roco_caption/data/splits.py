@@ -1,13 +1,13 @@
 """Finds the split that a name means; holds out images for test and validation if none is given."""
 
 import hashlib
-import os
 import re
 from pathlib import Path
 
 import pandas as pd
 
 from roco_caption.core.errors import UserError
+from roco_caption.core.files import printable
 from roco_caption.data.cases import cases_of
 from roco_caption.data.names import match_files, without_extension
 
@@ -123,9 +123,8 @@ def complete_splits(rows: pd.DataFrame, seed: int, unit: str = "patient") -> pd.
     if not missing:
         return split
     # cases of many images are rather trained on
-    hashes = {
-        case: hashlib.sha256(os.fsencode(f"{seed} {case}")).hexdigest() for case in sizes.index
-    }
+    seeded = {case: printable(f"{seed} {case}").encode() for case in sizes.index}
+    hashes = {case: hashlib.sha256(name).hexdigest() for case, name in seeded.items()}
     order = sorted(hashes, key=lambda case: (sizes[case] > HELD_OUT * len(train), hashes[case]))
     middle = (sizes[order].cumsum() - sizes[order] / 2) / len(train)
     taken = 0

@@ -43,7 +43,10 @@ def read_texts(
         return []
     if place == ROCO:
         if frames["train"].id.str.match(r"ROCO(v2)?_\d|PMC\d+_").mean() > 0.5:
-            raise UserError("TEXT_FILE = 'roco' is for other images than ROCO's. Leave it empty.")
+            raise UserError(
+                "TEXT_FILE = 'roco' is for other images than ROCO's, and the ids of these look "
+                "like ROCO's. Leave it empty."
+            )
         folder = Path(cache_dir) / "roco-text"  # without splits' names: it is no table of images
         paths = [
             download_texts(name, folder / f"captions-{i}.txt") for i, name in enumerate(ROCO_TEXTS)

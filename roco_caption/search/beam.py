@@ -22,7 +22,6 @@ from roco_caption.search.greedy import (
 from roco_caption.text.tokenizer import END, PAD, START
 
 SURE_WORDS = 5  # a beginning goes on if it would win, were this many next words certain
-TRUNCATED = 1e4  # nats subtracted from the score of a caption without an end
 
 
 @dataclass(frozen=True)
@@ -86,8 +85,7 @@ def beam_candidates(
         step: `(tokens int (m, beams), state, image) → (logits (m, beams, vocab_size), state)`.
         state, image: nests of arrays (rows, ...), for the step (m, beams, ...) and (m, ...).
         n: number of captions, an int or an array (): of the first rows, as the rest is padding.
-        max_words: captions, their end included, are truncated at this length; those rank behind all
-            that end.
+        max_words: of a caption, its end included; there it ends, however improbable that is.
         search: its beams, no_repeat and end_penalty, which may be an array (), count.
         needed: how many captions per image must be final before its search stops.
         measures: of the tokenizer. Near a number a run of words may come twice, and near a number
@@ -116,11 +114,8 @@ def beam_candidates(
     state = keras.tree.map_structure(lambda a: ops.repeat(a[:, None], beams, axis=1), state)
     active = _Active(rows, words, log_p, words, impossible, impossible, state, image)
     start = (ops.zeros((), "int32"), (words, impossible), narrowed(rows < n, active, at=1.0))
-    length, finished, active = ops.while_loop(more, add_word, start)
-    truncated = ops.logical_and(possible(active.log_p), ops.equal(length, max_words))
-    score = active.log_p / float(max_words) - TRUNCATED
-    active = _with_finished(active, active.words, active.log_p, score, truncated)
-    return _collected(finished, active)
+    _, finished, _ = ops.while_loop(more, add_word, start)
+    return finished
 
 
 def _advanced(
@@ -157,6 +152,7 @@ def _next_words(
         barred = _repetitions(words, length, search.no_repeat, measures)
         barred = ops.reshape(barred, (-1, active.words.shape[1], barred.shape[1]))
     options = {"end_penalty": search.end_penalty, "barred": barred}
+    options["full"] = ops.equal(length, active.words.shape[2] - 1)
     return *likeliest(logits, active.log_p, count, **options), state
 
 

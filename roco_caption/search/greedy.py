@@ -12,11 +12,12 @@ from roco_caption.decoder.model import Step
 from roco_caption.text.tokenizer import END, PAD, START, UNKNOWN
 
 IMPOSSIBLE = -1e9  # log-probability of what may not be chosen
+LEAST = 1e-37  # probability of an end: it is never impossible, as a caption must have one
 NARROWS = keras.backend.backend() == "tensorflow"  # elsewhere shapes may not change in a loop
 
 
 def greedy_search(step: Step, state: Any, image: Any, *, n: Any, max_words: int) -> tuple[Any, Any]:
-    """Take the most probable word at every step; see `beam_search`, with one beam.
+    """Take the most probable word at every step; see `beam_candidates`, with one beam.
 
     The search goes on for `m` captions: `rows` in the batch and `last` words are int32 (m,), the
     nests `state` and `image` have arrays (m, 1, ...) and (m, ...).
@@ -28,7 +29,8 @@ def greedy_search(step: Step, state: Any, image: Any, *, n: Any, max_words: int)
     def add_word(length: Any, words: Any, log_p: Any, *active: Any) -> tuple[Any, ...]:
         rows, last, state, image = active
         logits, state = step(last[:, None], state, image)
-        next_log_p, tokens, _ = likeliest(logits, ops.zeros_like(last[:, None], "float32"), 1)
+        no_log_p, full = ops.zeros_like(last[:, None], "float32"), ops.equal(length, max_words - 1)
+        next_log_p, tokens, _ = likeliest(logits, no_log_p, 1, full=full)
         best = picked(tokens, ops.argmax(next_log_p, axis=-1)[:, None])[:, 0]
         going = _unfinished(last)
         best = ops.where(going, best, PAD)
@@ -86,8 +88,9 @@ def narrowed(going: Any, arrays: Any, at: float = 0.9) -> Any:
 
 
 def likeliest(
-    logits: Any, log_p: Any, count: int, *, end_penalty: Any = 0.0, barred: Any = None
-) -> tuple[Any, Any, Any]:
+    logits: Any, log_p: Any, count: int, *,
+    end_penalty: Any = 0.0, barred: Any = None, full: Any = False,
+) -> tuple[Any, Any, Any]:  # fmt: skip
     """Return how captions begun go on: with the most probable words, and with an end.
 
     Args:
@@ -96,6 +99,7 @@ def likeliest(
         count: words to find per caption, of all its beginnings together; at most `WORD_BLOCK * k`.
         end_penalty: subtracted from an end's log-probability, in nats.
         barred: words that may not follow, int32 (m, k, j), padded with `PAD`.
+        full: whether only an end may follow, a bool array ().
 
     Returns:
         Log-probabilities float32, tokens and beginnings int32, each (m, count + k): the words in
@@ -106,7 +110,7 @@ def likeliest(
     barred = _without_padding(barred)
     # the softmax is one fused pass on a CPU; logarithms are taken of the few best words only
     probabilities = ops.softmax(ops.cast(logits, "float32"), axis=-1)
-    ends = _log(probabilities[:, :, END]) - end_penalty + log_p
+    ends = ops.log(ops.maximum(probabilities[:, :, END], LEAST)) - end_penalty + log_p
     # the best words are in the blocks of the best ones, so most words are never compared; what may
     # not follow may hide them: a special token in one block of a beginning, a barred word in one
     blocks, each = _blocks(probabilities)
@@ -121,7 +125,7 @@ def likeliest(
     tokens = chosen % each * WORD_BLOCK + ops.arange(WORD_BLOCK, dtype="int32")
     words = _log(picked(blocks, chosen[:, :, 0]))
     words = words + picked(log_p[:, :, None], origins[:, :, 0])
-    allowed = tokens > UNKNOWN
+    allowed = ops.logical_and(tokens > UNKNOWN, ops.logical_not(full))
     if barred is not None:
         not_here = picked(barred, origins[:, :, 0])[:, :, None]
         is_barred = ops.any(ops.equal(tokens[..., None], not_here), axis=-1)

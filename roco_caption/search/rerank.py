@@ -48,12 +48,11 @@ class Candidates:
     def ranked(self, word_bonus: float = 0.0) -> np.ndarray:
         """Return the indices of each image's captions, the best first, int64 (n, b).
 
-        Truncated captions come last; `word_bonus` is added to a score per word, in nats.
+        `word_bonus` is added to a score per word, in nats.
         """
         per_word = self.log_p / (self.words + 1)
         score = per_word + AGREEMENT * self.agreement + word_bonus * self.words
-        truncated = (self.tokens != END).all(axis=-1)
-        return np.lexsort((-score, truncated), axis=1)
+        return np.argsort(-score, axis=1, kind="stable")
 
 
 @dataclass(eq=False, repr=False)

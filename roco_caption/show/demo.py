@@ -70,6 +70,6 @@ def demo(
         page.launch(prevent_thread_lock=True, server_port=port, share=share, theme=theme,
                     height=900, run_history=False, footer_links=[])  # fmt: skip
     except (OSError, OverflowError) as error:
-        what = f"Port {port}" if port else "No port of this machine"
-        raise UserError(f"{what} can be used: {error} Choose another port.") from error
+        what = f"Port {port} cannot" if port else "No port of this machine can"
+        raise UserError(f"{what} be used: {error} Choose another port.") from error
     return page

@@ -45,6 +45,8 @@ def write_model_card(folder: str | os.PathLike) -> Path:
     """
     folder = Path(folder)
     bundle, record = read_json(folder / BUNDLE), read_json(folder / RECORD)
+    if not {"data", "captions"} <= record.keys():
+        raise UserError(f"{folder / RECORD} is not the notebook's. Run its part 7 again.")
     data, synthetic = record["data"], is_synthetic(folder)
     places = [member_folder(folder, k) for k in range(bundle.get("members", 1))]
     histories = [_read_table(place / "history.csv") for place in places]

@@ -31,6 +31,7 @@ from roco_caption.text.words import JOINER, clean
 
 Line = tuple[str, str]  # a text below an image, and its colour
 SHOWN = 3  # references below an image that has more
+WIDTH, LINES = 42, 7  # of a text below an image, letters and at most so many lines
 MIN_SUPPORT = 0.25  # share of the strongest word's support: weaker maps would hardly be visible
 # No part of an image supports these words; maps for them would crowd out the others.
 FUNCTION_WORDS = {
@@ -200,7 +201,7 @@ def _image_grid(
         draw_image(axis, image)
         y = -5.0  # points below the image
         for text, color in lines:
-            wrapped = textwrap.wrap(plain(text), 42, max_lines=7, placeholder=" …")
+            wrapped = textwrap.wrap(plain(text), WIDTH, max_lines=LINES, placeholder=" …")
             axis.annotate(
                 "\n".join(wrapped), (0, 0), (0, y), xycoords="axes fraction", va="top", fontsize=9,
                 textcoords="offset points", color=color, parse_math=False,  # for a caption with "$"
@@ -215,7 +216,9 @@ def _caption_lines(
     heading: str, caption: str, reference: str | Sequence[str], right: Mapping[Any, bool] = {}
 ) -> list[Line]:
     references = [reference] if isinstance(reference, str) else reference[:SHOWN]
-    lines = [(f"reference: {text}", INK) for text in references if text]
+    letters = WIDTH * LINES // max(1, len(references))  # they share the lines of one
+    texts = [plain(f"reference: {text}") for text in references if text]
+    lines = [(textwrap.shorten(text, letters, placeholder=" …"), INK) for text in texts]
     claims = [
         (f"{word}: {', '.join(names)}", color)
         for word, color in (("right", GREY), ("wrong", RED))

@@ -24,7 +24,7 @@ def text_passes(epochs: int) -> int:
 
 
 def _epochs_with_texts(epochs: int) -> int:
-    return max(1, int(TEXT_EPOCHS * epochs))
+    return max(1, min(round(TEXT_EPOCHS * epochs), epochs - 1))
 
 
 @dataclass(frozen=True)

@@ -147,10 +147,8 @@ def notes_of(folder: Path) -> dict[str, Any]:
 
 
 def is_begun(folder: Path) -> bool:
-    """Return whether a folder's training, or the one that is to replace it, is not finished."""
-    if (folder / RETRAINING).exists():
-        return True
-    return not notes_of(folder).get("finished", (folder / WEIGHTS).exists())
+    """Return whether a folder has a training that is not finished, or one that is to replace it."""
+    return (folder / RETRAINING).exists() or notes_of(folder).get("finished") is False
 
 
 def begin_or_resume(
@@ -161,9 +159,10 @@ def begin_or_resume(
     That is the run's folder; or `RETRAINING` below it, with `retrain` if this training is finished
     or the folder has another, or without it if there is a captioner but no state.
     """
-    again = folder / RETRAINING
-    is_this = notes_of(folder).get("settings", settings) == settings
-    if not (retrain and (again.exists() or not (is_this and is_begun(folder)))):
+    again, saved = folder / RETRAINING, notes_of(folder)
+    empty = not saved and not (folder / WEIGHTS).exists()
+    stopped = saved.get("settings") == settings and not saved["finished"]
+    if not retrain or not (again.exists() or not (empty or stopped)):
         progress = resume(model, folder, settings)
         if progress.epoch or progress.step or not (folder / BUNDLE).exists():
             return folder, progress

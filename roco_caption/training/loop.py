@@ -66,8 +66,8 @@ def train(
         decoder: of `build_decoder`, its scaler fitted.
         training, validation: what to learn from, and to choose the best epoch by.
         folder: for this run's files; with several machines only the first reads and writes it.
-        retrain: train from scratch even if this training is finished; its files stay until the
-            new ones are complete.
+        retrain: train from scratch if this training is finished, or the folder holds another; its
+            files stay until the new ones are complete.
         callbacks: each is called with the row of every epoch, those finished earlier first, but
             not if the training is finished; one that fails is not called again.
         precision: of matrix products, see `multiplied_in`; no part of the training's identity.

@@ -154,11 +154,15 @@ def _holds_another(folder: Path, trainings: list[dict[str, Any]]) -> bool:
         return notes_of(folder).get("settings") != trainings[0]
 
 
+def _is_run(folder: Path) -> bool:
+    own = (BUNDLE, STATE, PREVIOUS, WEIGHTS)
+    return bool(commits_of(folder)) or any((folder / name).exists() for name in own)
+
+
 def _refuse_others(folder: Path) -> None:
     """Raise a UserError if a folder has files that a run would replace, but is not a run's."""
-    own = (BUNDLE, STATE, PREVIOUS, WEIGHTS)
     found = [name for name in COMMON if (folder / name).exists()]
-    if found and not commits_of(folder) and not any((folder / name).exists() for name in own):
+    if found and not _is_run(folder):
         raise UserError(
             f"{folder} is not a run's folder, and a run would replace its {', '.join(found)}. "
             "Choose an empty folder as CHECKPOINT_DIR."
@@ -175,7 +179,7 @@ def list_runs(parent: str | os.PathLike, copy: Path | None = None) -> pd.DataFra
     """
     places = [*attached("checkpoints"), *([copy / "checkpoints"] if copy else []), Path(parent)]
     records = (path for place in places for path in place.glob(f"*/{RECORD}"))
-    found = (path.parent for path in records if commits_of(path.parent))
+    found = (path.parent for path in records if _is_run(path.parent))
     folders = {folder.name: folder for folder in found}
     rows = {name: _summary(folder) for name, folder in folders.items()}
     table = pd.DataFrame.from_dict(rows, orient="index", columns=COLUMNS)

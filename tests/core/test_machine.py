@@ -405,6 +405,15 @@ def test_a_drive_that_was_unmounted_gets_no_copies_on_colabs_disk(drive, tmp_pat
     assert len(calls) == 2 and (copy / "weights").read_text() == "1"
 
 
+def test_a_link_to_the_drive_is_the_drive(drive, tmp_path, monkeypatch):
+    (tmp_path / "gdrive" / "MyDrive").mkdir(parents=True)
+    (tmp_path / "drive").symlink_to(tmp_path / "gdrive")
+    drive[0].mounts.append(str(tmp_path / "gdrive"))
+    mount_drive([str(tmp_path / "drive" / "MyDrive" / "roco")])
+    machine.refuse_unmounted(tmp_path / "drive" / "MyDrive" / "roco")
+    assert drive[1] == []
+
+
 @pytest.mark.parametrize("paths", [["a.npz", "{}/MyDrive/b.npz"], ["", "{}/MyDrive/images"]])
 def test_drive_is_mounted_for_data_on_it(drive, tmp_path, paths):
     mount_drive([path.format(tmp_path / "drive") for path in paths])

@@ -534,6 +534,9 @@ from roco_caption.data.images import image_batches
 files = sorted(Path(sys.argv[1]).glob("*.dcm"))
 assert sum(len(images) for _, images, _ in image_batches(files, size=32, workers=16)) == 0
 assert ("ignore", None, Warning, None, 0) not in warnings.filters  # of all warnings
+for change in (warnings.resetwarnings, lambda: warnings.simplefilter("always")):
+    change()  # as users and IPython do
+    assert sum(len(images) for _, images, _ in image_batches(files[:3], size=32)) == 0
 """
 
 

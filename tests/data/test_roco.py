@@ -474,7 +474,9 @@ def test_a_small_attached_data_set_needs_no_accelerator(tmp_path, monkeypatch):
 def test_phantoms_are_known_as_such_and_never_taken_for_roco(tmp_path, monkeypatch):
     drawn = make_phantoms(tmp_path / "input" / "v1" / "phantoms-4-1-1-seed0", train=4,
                           validation=1, test=1, progress=False)  # fmt: skip
-    assert locate_dataset(tmp_path, data_dir=str(drawn)).synthetic
+    moved = drawn.rename(tmp_path / "input" / "v1" / "mine")
+    found = locate_dataset(tmp_path, data_dir=str(moved))
+    assert found.synthetic and found.name.startswith("phantoms-4-1-1-seed0-")
     monkeypatch.setattr(machine, "KAGGLE_INPUT", tmp_path / "input")
     with pytest.raises(UserError, match=r"No ROCO under .*Attach it"):
         locate_dataset(tmp_path, platform="kaggle")

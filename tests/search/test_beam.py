@@ -53,17 +53,11 @@ def all_captions(n_words: int, max_words: int):
     for length in range(max_words):
         for caption in itertools.product(words, repeat=length):
             yield (*caption, END)
-    yield from itertools.product(words, repeat=max_words)
 
 
 def repeats(caption, run: int) -> bool:
     runs = [caption[i : i + run] for i in range(len(caption) - run + 1)]
     return len(set(runs)) < len(runs) or any(a == b for a, b in itertools.pairwise(caption))
-
-
-def ends(caption) -> bool:
-    """Whether a caption is not truncated; truncated ones rank behind all others."""
-    return caption[-1] == END
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -72,7 +66,7 @@ def test_wide_beam_finds_what_brute_force_finds(seed, run):
     step, table = fake_step(3, seed)
     max_words = 4
     allowed = [c for c in all_captions(3, max_words) if not (run and repeats(c, run))]
-    best = max(allowed, key=lambda c: (ends(c), log_probability(table, c) / len(c)))
+    best = max(allowed, key=lambda c: log_probability(table, c) / len(c))
     search = Search(beams=60, no_repeat=run)
     tokens, log_p = beam_search(step, *start_state(1), n=1, max_words=max_words, search=search)
     assert tuple(np.trim_zeros(np.asarray(tokens)[0])) == best
@@ -123,7 +117,7 @@ def test_the_end_penalty_ranks_captions_but_is_not_in_their_log_probability(seed
     step, table = fake_step(3, seed)
 
     def score(caption):
-        return ends(caption), (log_probability(table, caption) - penalty) / len(caption)
+        return (log_probability(table, caption) - penalty) / len(caption)
 
     best = max(all_captions(3, 4), key=score)
     search = Search(beams=60, no_repeat=0, end_penalty=penalty)
@@ -136,7 +130,7 @@ def test_the_end_penalty_ranks_captions_but_is_not_in_their_log_probability(seed
 def test_wide_beams_rank_all_captions_as_brute_force_does(seed):
     step, table = fake_step(3, seed)
     captions = list(all_captions(3, 4))
-    rates = sorted(log_probability(table, c) / len(c) for c in captions if ends(c))[::-1]
+    rates = sorted(log_probability(table, c) / len(c) for c in captions)[::-1]
     search = Search(beams=60, no_repeat=0)
     options = {"n": 2, "max_words": 4, "search": search, "needed": 60}
     tokens, log_p = beam_candidates(step, *start_state(2), **options)
@@ -154,23 +148,23 @@ def test_with_fewer_captions_than_beams_the_rest_is_impossible():
     options = {"n": 1, "max_words": 2, "search": Search(beams=5, no_repeat=0), "needed": 5}
     tokens, log_p = beam_candidates(step, *start_state(1), **options)
     real = np.asarray(possible(log_p))[0]
-    assert real.tolist() == [True, True, True, False, False]  # no word, one word, two words
-    assert {tuple(row) for row in np.asarray(tokens)[0, :3]} == {(END, 0), (4, END), (4, 4)}
+    assert real.tolist() == [True, True, False, False, False]  # no word, one word
+    assert {tuple(row) for row in np.asarray(tokens)[0, :2]} == {(END, 0), (4, END)}
 
 
 def reference_beam(table, max_words, beams):
     alive, done = [((), 0.0)], []
-    for _ in range(max_words):
+    for length in range(1, max_words + 1):
         grown = [
             ((*words, word), log_probability(table, (*words, word)))
             for words, _ in alive
             for word in range(len(table))
-            if word not in (PAD, START, UNKNOWN)
+            if word == END or (word not in (PAD, START, UNKNOWN) and length < max_words)
         ]
         grown = sorted(grown, key=lambda c: -c[1])[: 2 * beams]
         done += [c for c in grown if c[0][-1] == END]
         alive = [c for c in grown if c[0][-1] != END][:beams]
-    return max(done or alive, key=lambda c: c[1] / len(c[0]))[0]
+    return max(done, key=lambda c: c[1] / len(c[0]))[0]
 
 
 def test_narrow_beam_is_textbook_beam_search_and_compiles():
@@ -199,6 +193,7 @@ def test_greedy_is_argmax_and_stops_at_the_end_token(seed):
         row[[PAD, START, UNKNOWN]] = -np.inf
         before, last = last, int(row.argmax())
         words.append(last)
+    words[11:] = [END] if len(words) == 12 else []  # there a caption must end
     tokens, log_p = greedy_search(step, *start_state(2), n=2, max_words=12)
     tokens = np.asarray(tokens)
     assert tokens[0].tolist() == words + [PAD] * (12 - len(words)) == tokens[1].tolist()
@@ -288,3 +283,15 @@ def test_dropping_finished_rows_changes_nothing(search, monkeypatch):
     np.testing.assert_allclose(log_p, expected_p, atol=1e-4)
     alone, _ = search(step, (tokens[7:8],), ops.zeros((1, 1)), n=1, max_words=20)
     np.testing.assert_array_equal(np.asarray(alone)[0], words[7])
+
+
+@pytest.mark.parametrize("search", [greedy_search, partial(beam_search, search=Search())])
+def test_a_caption_ends_even_where_that_is_impossible(search):
+    """So nothing is truncated, and there is a caption for every image."""
+
+    def step(tokens, state, image):
+        return ops.one_hot(tokens * 0 + 4, 6) * 900.0, state
+
+    tokens, log_p = search(step, *start_state(1), n=1, max_words=3)
+    words = np.asarray(tokens)[0].tolist()
+    assert words.count(END) == 1 and possible(log_p)[0]

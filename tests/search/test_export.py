@@ -78,7 +78,7 @@ def some_features(kind: str, count: int = 7):
 
 def captions_elsewhere(kind, path, features, captioner, tmp_path) -> list[str]:
     np.savez(tmp_path / "features.npz", *features)
-    most = str(captioner.tokenizer.max_words + 1)
+    most = str(captioner.tokenizer.max_words)
     command = [sys.executable, "-c", ELSEWHERE, kind, str(path), str(tmp_path / "features.npz")]
     result = subprocess.run([*command, most], capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr

@@ -2,6 +2,7 @@
 
 import inspect
 import unicodedata
+import warnings
 from itertools import pairwise
 
 import numpy as np
@@ -242,3 +243,19 @@ def test_words_without_a_heat_map(image, words, weights, titles):
     figure = word_map_figure(image, words, weights, panels=8)
     assert [axis.get_title() for axis in drawn(figure)] == ["the image", *titles]
     assert ("No maps" in figure.alt) == (not titles)
+
+
+def test_several_references_leave_room_for_the_images(tmp_path):
+    path = tmp_path / "a.png"
+    Image.new("L", (64, 64), 90).save(path)
+    references = [f"{k}. " + "The lungs are clear and the heart is of normal size. " * 6
+                  for k in range(5)]  # fmt: skip
+    frame = pd.DataFrame({"image": [path] * 2, "caption": "x", "references": [references] * 2})
+    captions = pd.DataFrame({"caption": ["a mass in the left lung"] * 2})
+    figure = plots.gallery(frame, captions, np.array([1.0, 0.5]))
+    assert [f"{k}. The lungs" in figure.alt for k in range(5)] == [True] * 3 + [False] * 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib's, of axes that collapsed
+        figure.savefig(tmp_path / "figure.png")
+    heights = [axis.get_window_extent().height / figure.dpi for axis in figure.axes]
+    assert min(heights) > 1.5  # inches

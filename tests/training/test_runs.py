@@ -397,3 +397,7 @@ def test_folders_of_other_programs_are_no_runs(tmp_path):
     (tmp_path / ".vscode").mkdir()
     (tmp_path / ".vscode" / RECORD).write_text("{}")
     assert list_runs(tmp_path).empty
+
+
+def test_a_member_that_has_nothing_yet_does_not_excuse_the_others_from_retrain(given, tmp_path):
+    assert not checkpoint.is_begun(given) and not checkpoint.is_begun(tmp_path / "none")

@@ -74,9 +74,13 @@ def _random(seed: int, split: str, index: int, *, stream: int) -> np.random.Gene
     return np.random.default_rng([seed, SPLITS.index(split), index, stream])
 
 
-def is_drawn(folder: Path) -> bool:
-    """Return whether a folder holds phantoms."""
-    return (folder / RECORD).exists()
+def name_of(folder: Path) -> str:
+    """Return the name of the phantoms in a folder, "" if it has others."""
+    try:
+        record = read_json(folder / RECORD)
+        return "-".join(["phantoms", *(str(record[s]) for s in SPLITS), f"seed{record['seed']}"])
+    except (UserError, LookupError, TypeError):  # missing, damaged, or of another program
+        return ""
 
 
 def make_phantoms(
