@@ -25,6 +25,7 @@ PATHS = (
     "DATA_DIR", "CACHE_DIR", "DRIVE_DIR", "ENCODER_WEIGHTS", "FEATURES_FILE", "GRID_FILE",
     "CHECKPOINT_DIR", "IMAGE", "TEXT_FILE",
 )  # fmt: skip
+AUTO: dict[str, Callable[[str], Any]] = {"BATCH_SIZE": int, "LEARNING_RATE": float}  # or "auto"
 OTHER_NAMES = "PROGRESS", "REPOSITORY", "WEIGHTS_SERVER"  # read elsewhere, but no settings
 
 
@@ -76,11 +77,9 @@ def _checked(name: str, value: Any) -> Any:
     """Return a setting's value, overridden and expanded; a UserError says what it must be."""
     valid, is_valid = CHECKS.get(name, ("a text", lambda value: True))
     with contextlib.suppress(AttributeError, TypeError, ValueError, OSError):  # another type
-        value = str(value) if name == "BATCH_SIZE" else value
-        value = float(value) if name == "LEARNING_RATE" and type(value) is int else value
-        value = setting(name, value)
+        value = setting(name, str(value) if name in AUTO else value)
         value = os.path.expanduser(value) if name in PATHS else value
-        value = int(value) if name == "BATCH_SIZE" and value.isdecimal() else value
+        value = AUTO[name](value) if name in AUTO and value != "auto" else value
         if is_valid(value):
             return value
     there = f" Relative paths start at {os.getcwd()}." if name in PATHS and value else ""
@@ -152,7 +151,9 @@ CHECKS: dict[str, tuple[str, Callable[[Any], Any]]] = {
         "'imagenet', 'random' or the path of a weights file",
         lambda value: value in ("imagenet", "random") or os.path.isfile(value),
     ),
-    "LEARNING_RATE": ("a number above 0", lambda value: 0 < value < math.inf),
+    "LEARNING_RATE": (
+        "'auto' or a number above 0", lambda value: value == "auto" or 0 < value < math.inf,
+    ),
     "PHANTOMS": ("three whole numbers above 0 such as '768,48,300'", parse_counts),
     "IMAGE": ("the path of an image file or ''", _is_image),
 }  # fmt: skip

@@ -48,6 +48,17 @@ def test_the_batch_size_is_a_number_or_follows_the_captions(names, monkeypatch, 
     assert names["BATCH_SIZE"] == (expected if expected == "auto" else int(expected))
 
 
+@pytest.mark.parametrize("given", [None, "auto", "4e-3", "1"])
+@pytest.mark.parametrize("inside", ["auto", 1e-3, 1])
+def test_the_learning_rate_is_a_number_or_follows_the_captions(names, monkeypatch, given, inside):
+    names["LEARNING_RATE"] = inside
+    if given:
+        monkeypatch.setenv("ROCO_LEARNING_RATE", given)
+    read_settings(names)
+    expected = given or inside
+    assert names["LEARNING_RATE"] == (expected if expected == "auto" else float(expected))
+
+
 @pytest.mark.parametrize("value", [0, 2.5, True, None, "many", "-3", "2.5", "²"])
 def test_a_batch_size_that_is_none_is_named(names, value):
     names["BATCH_SIZE"] = value
@@ -90,7 +101,7 @@ def test_an_invalid_setting_is_named_with_its_value(names, monkeypatch, name, va
 @pytest.mark.parametrize(
     ("name", "value"),
     [("EPOCHS", "30"), ("EPOCHS", 1.5), ("EPOCHS", None), ("BEAMS", True), ("ATTENTION", "False"),
-     ("PHANTOMS", (48, 8)), ("LEARNING_RATE", "2e-3"), ("IMAGE", 5), ("DATA_DIR", ["a"]),
+     ("PHANTOMS", (48, 8)), ("LEARNING_RATE", [2e-3]), ("IMAGE", 5), ("DATA_DIR", ["a"]),
      ("COLUMNS", {"image": "scan"}), ("COLUMNS", None), ("COLUMNS", ["image=scan"]), ("COLUMNS", 3),
      ("DATA_DIR", None), ("DRIVE_DIR", None), ("IMAGE", None), ("PHANTOMS", [48, 8, 8]),
      ("ENCODER", ["vgg16"]), ("BEAMS", 10**30), ("DATA_DIR", "a\0b"), ("DATA_DIR", __file__)],

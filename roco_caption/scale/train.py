@@ -40,7 +40,7 @@ def train_captioner(
     image_dropout: float = 0.1,
     epochs: int = 30,
     batch_size: int = 256,
-    learning_rate: float = 2e-3,
+    learning_rate: float = 8e-3,
     seed: int = 1,
     retrain: bool = False,
     beams: int = 5,

@@ -34,7 +34,7 @@ from roco_caption.training.checkpoint import (
 )
 
 RECORD = "settings.json"
-MANY = 20_000  # captions from which on batches are larger
+MANY = 20_000  # captions from which on batches and learning rate are larger
 DECAY_STEPS = 47  # steps per epoch of the data that the weight decay was chosen on
 # Files that a run writes, by names that others use as well
 COMMON = (
@@ -51,7 +51,7 @@ class Schedule:
 
     epochs: int = 30  # passes over the training captions
     batch_size: int | str = "auto"  # captions per step: 32, or 256 from `MANY` captions on
-    learning_rate: float = 2e-3  # its maximum
+    learning_rate: float | str = "auto"  # its maximum: 2e-3, or 8e-3 from `MANY` captions on
     weight_decay: float = 0.5  # of AdamW, at up to `DECAY_STEPS` steps per epoch
     patience: int = 6  # epochs of images alone without improvement after which training stops
     seed: int = 0  # of the batches' order
@@ -61,12 +61,18 @@ class Schedule:
         if self.batch_size != "auto":
             at_least(1, batch_size=self.batch_size)
         at_least(0, seed=self.seed)
-        at_least(0.0, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
+        if self.learning_rate != "auto":
+            at_least(0.0, learning_rate=self.learning_rate)
+        at_least(0.0, weight_decay=self.weight_decay)
 
     def for_captions(self, count: int) -> Schedule:
-        """Return the schedule with the batch size for so many training captions."""
-        chosen = self.batch_size if self.batch_size != "auto" else 32 if count < MANY else 256
-        return replace(self, batch_size=chosen)
+        """Return the schedule with batch size and learning rate for so many training captions."""
+        batch_size, learning_rate = (256, 8e-3) if count >= MANY else (32, 2e-3)
+        return replace(
+            self,
+            batch_size=batch_size if self.batch_size == "auto" else self.batch_size,
+            learning_rate=learning_rate if self.learning_rate == "auto" else self.learning_rate,
+        )
 
     def decay(self, steps: int) -> float:
         """Return AdamW's weight decay per step, for so many steps per epoch.

@@ -302,9 +302,11 @@ def test_runs_below_a_run_are_not_in_its_zip(given, name):
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 32), (19_999, 32), (20_000, 256), (65_450, 256)])
-def test_batches_follow_the_number_of_captions(count, size):
-    assert Schedule().for_captions(count).batch_size == size
-    assert Schedule(batch_size=7).for_captions(count).batch_size == 7
+def test_batches_and_learning_rate_follow_the_number_of_captions(count, size):
+    chosen, rate = Schedule().for_captions(count), {32: 2e-3, 256: 8e-3}[size]
+    assert (chosen.batch_size, chosen.learning_rate) == (size, rate)
+    assert Schedule(batch_size=7).for_captions(count) == Schedule(batch_size=7, learning_rate=rate)
+    assert Schedule(learning_rate=0.1).for_captions(count).learning_rate == 0.1
 
 
 def test_weights_decay_as_much_per_epoch_however_many_steps_it_has():
