@@ -248,7 +248,7 @@ def refuse_unmounted(path: str | os.PathLike) -> None:
     """Raise a UserError for a path on a Drive that was unmounted: it would be on Colab's disk."""
     on_drive = Path(path).absolute().is_relative_to(DRIVE)
     if on_drive and find_platform() == "colab" and not os.path.ismount(DRIVE.resolve()):
-        raise UserError("Google Drive is not mounted any more. Run the cell with DRIVE_DIR again.")
+        raise UserError("Google Drive is not mounted any more. Run all of part 2, then this cell.")
 
 
 def drive_folder(folder: str) -> Path | None:

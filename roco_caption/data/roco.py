@@ -125,8 +125,9 @@ def _given(data_dir: str) -> Source:
     if root is None:
         raise UserError(
             f"DATA_DIR is {data_dir!r}, which does not contain all_data/train/radiology, nor a "
-            f"table of images and captions ({', '.join(READERS)}). Set it to the folder above "
-            "all_data, to one with your images and such a table, or leave it empty."
+            f"table of images and captions ({', '.join(READERS)}), or a text per image, at most "
+            "two folders below it. Set it to the folder above all_data, to one with your images "
+            "and such files, or leave it empty."
         )
     place = root.resolve()  # in the name, so that folders of the same name do not share caches
     phantoms = name_of(root)

@@ -40,7 +40,7 @@ def train_captioner(
     image_dropout: float = 0.1,
     epochs: int = 30,
     batch_size: int = 256,
-    learning_rate: float = 8e-3,
+    learning_rate: float | str = "auto",
     seed: int = 1,
     retrain: bool = False,
     beams: int = 5,
@@ -54,6 +54,7 @@ def train_captioner(
         strategy: as `Replicas` takes it.
         copies: a local folder for the shards of an object store.
         dropout, image_dropout: as in `build_decoder`.
+        batch_size: captions per step, of all devices together.
         min_frequency and the rest: as the notebook's settings.
     """
     features = read_shards(local_copy(shards, copies))
@@ -67,7 +68,8 @@ def train_captioner(
     )
     pipeline.train_decoder(
         decoder, inputs, words, folder, seed=seed, epochs=epochs, batch_size=batch_size,
-        learning_rate=learning_rate, retrain=retrain, strategy=strategy,
+        learning_rate=learning_rate if learning_rate == "auto" else float(learning_rate),
+        retrain=retrain, strategy=strategy,
     )  # fmt: skip
     if rank_of(strategy):
         return Captioner(decoder, words.tokenizer, encoder=features.encoder)

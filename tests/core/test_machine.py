@@ -397,7 +397,7 @@ def test_a_drive_that_was_unmounted_gets_no_copies_on_colabs_disk(drive, tmp_pat
     with backed_up(folder, copy):
         mount.mounts.clear()  # drive.flush_and_unmount()
     assert "not mounted any more" in capsys.readouterr().out and not copy.exists()
-    with pytest.raises(UserError, match=r"not mounted any more\. Run the cell with DRIVE_DIR"):
+    with pytest.raises(UserError, match=r"not mounted any more\. Run all of part 2"):
         bring_back(copy, folder)
     mount_drive([str(copy)])
     with backed_up(folder, copy):

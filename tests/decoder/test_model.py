@@ -127,7 +127,7 @@ def test_greedy_search_is_the_classic_loop(decoder, batch):
             padded[0, : len(prefix)] = prefix
             p = decoder.next_word.predict([image[None], padded], verbose=0)[0]
             p[[PAD, START, UNKNOWN]] = 0
-            prefix.append(int(p.argmax()))
+            prefix.append(int(p.argmax()) if len(prefix) < MAX_LEN else END)  # the last place
         assert row[row != PAD].tolist() == prefix[1:]
 
 
