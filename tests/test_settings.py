@@ -38,25 +38,21 @@ def test_the_notebooks_defaults_are_valid_and_all_are_checked(names, capsys):
 
 
 @pytest.mark.parametrize("given", [None, "auto", "64", "1"])
-@pytest.mark.parametrize("inside", ["auto", 16])
-def test_the_batch_size_is_a_number_or_follows_the_captions(names, monkeypatch, given, inside):
-    names["BATCH_SIZE"] = inside
+@pytest.mark.parametrize(
+    ("name", "kind", "inside"),
+    [("BATCH_SIZE", int, "auto"), ("BATCH_SIZE", int, 16), ("LEARNING_RATE", float, "auto"),
+     ("LEARNING_RATE", float, 1e-3), ("LEARNING_RATE", float, 1)],
+)  # fmt: skip
+def test_what_may_follow_the_captions_is_a_number_or_auto(
+    names, monkeypatch, name, kind, inside, given
+):
+    names[name] = inside
     if given:
-        monkeypatch.setenv("ROCO_BATCH_SIZE", given)
+        monkeypatch.setenv(f"ROCO_{name}", given)
     read_settings(names)
     expected = given or inside
-    assert names["BATCH_SIZE"] == (expected if expected == "auto" else int(expected))
-
-
-@pytest.mark.parametrize("given", [None, "auto", "4e-3", "1"])
-@pytest.mark.parametrize("inside", ["auto", 1e-3, 1])
-def test_the_learning_rate_is_a_number_or_follows_the_captions(names, monkeypatch, given, inside):
-    names["LEARNING_RATE"] = inside
-    if given:
-        monkeypatch.setenv("ROCO_LEARNING_RATE", given)
-    read_settings(names)
-    expected = given or inside
-    assert names["LEARNING_RATE"] == (expected if expected == "auto" else float(expected))
+    assert names[name] == (expected if expected == "auto" else kind(expected))
+    assert type(names[name]) in (str, kind)
 
 
 @pytest.mark.parametrize("value", [0, 2.5, True, None, "many", "-3", "2.5", "²"])
