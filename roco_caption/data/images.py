@@ -31,6 +31,9 @@ DEEP = ("RGB;16", "RGBA;16", "RGBX;16")  # Pillow reads only the upper 8 bits of
 WHITE_IS = 262  # a tag of TIFF: 0 if the lowest value is white, as film digitisers write it
 AHEAD = 4  # batches that are decoded while one is used
 HOSTED_THREADS = 16  # in Colab and on Kaggle images may be on a network drive, which answers slowly
+# Pillow and pydicom warn of odd metadata, which is harmless and may name a patient
+SILENT = [(Warning, r"(pydicom|roco_caption\.data)\b"), (UserWarning, r"PIL\b")]
+_silencing = threading.Lock()
 ImageLike = str | os.PathLike | Image.Image | np.ndarray
 
 
@@ -74,11 +77,6 @@ def read_with_note(image: ImageLike, size: int = 224) -> tuple[np.ndarray, str]:
     except Exception as error:  # a damaged file can raise nearly anything inside its decoder
         reason = str(error).replace(f" '{image}'", "").split(" <_io")[0] or type(error).__name__
         raise ImageError(f"{name} cannot be decoded ({reason}). Replace or remove it.") from error
-
-
-# Pillow and pydicom warn of odd metadata, which is harmless and may name a patient
-SILENT = [(Warning, r"(pydicom|roco_caption\.data)\b"), (UserWarning, r"PIL\b")]
-_silencing = threading.Lock()
 
 
 def _silence() -> None:

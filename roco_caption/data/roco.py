@@ -125,7 +125,7 @@ def _given(data_dir: str) -> Source:
     if root is None:
         raise UserError(
             f"DATA_DIR is {data_dir!r}, which does not contain all_data/train/radiology, nor a "
-            f"table of images and captions ({', '.join(READERS)}), or a text per image, at most "
+            f"table of images and captions ({', '.join(READERS)}), nor a text per image, at most "
             "two folders below it. Set it to the folder above all_data, to one with your images "
             "and such files, or leave it empty."
         )

@@ -162,7 +162,7 @@ def begin_or_resume(
     again, saved = folder / RETRAINING, notes_of(folder)
     empty = not saved and not (folder / WEIGHTS).exists()
     stopped = saved.get("settings") == settings and not saved["finished"]
-    if not retrain or not (again.exists() or not (empty or stopped)):
+    if not retrain or (not again.exists() and (empty or stopped)):
         progress = resume(model, folder, settings)
         if progress.epoch or progress.step or not (folder / BUNDLE).exists():
             return folder, progress
