@@ -182,9 +182,9 @@ def final(data: pipeline.Data, features: Features, name: str, folder: Path) -> p
         for baseline in list(compared)[4:]:
             systems[baseline] = compared[baseline]
         known = list(inputs.frames["train"].caption)
-        fitted = Coherence.fit(known)
-        said = pd.concat([fitted.judge(run).mean() for run in some], axis=1).mean(axis=1)
-        own = fitted.judge(references).mean()
+        judge = Coherence.fit(known).judge
+        said = pd.concat([judge(run).mean() for run in some], axis=1).mean(axis=1)
+        own = judge(references).mean()
         print(f"{system}:", said.round(4).to_dict(), "references:", own.round(4).to_dict())
         table = score_table(references, systems, train_captions=known, groups=inputs.cases["test"])
         table.insert(0, "against", system)
