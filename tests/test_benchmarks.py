@@ -3,7 +3,9 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 
 from benchmarks import __main__ as benchmarks
 from benchmarks import rehearsal
@@ -52,6 +54,35 @@ def test_experiments_have_names_that_can_be_listed():
 
     assert {*experiments.NAMES, *experiments.FINAL} <= set(experiments.VARIANTS)
     assert not any("text" in name for name in experiments.NAMES)  # there is no TEXT_FILE
+
+
+def test_experiments_compare_variants_and_score_the_best(tmp_path, monkeypatch, capsys):
+    from benchmarks import experiments
+
+    names = [f"{i}.png" for i in range(24)]
+    for name in names:
+        Image.new("L", (32, 32), int(name[:-4])).save(tmp_path / name)
+    splits = ["train"] * 16 + ["validation"] * 4 + ["test"] * 4
+    captions = [f"axial image number {i % 3} of a mass" for i in range(24)]
+    table = pd.DataFrame({"id": names, "caption": captions, "split": splits})
+    table.to_csv(tmp_path / "captions.csv", index=False)
+    features = np.random.default_rng(0).normal(size=(24, 16)).astype(np.float32)
+    np.savez(tmp_path / "features.npz", names=np.array(names), features=features)
+    for name, value in {
+        "DATA_DIR": tmp_path, "FEATURES_FILE": tmp_path / "features.npz",
+        "CHECKPOINT_DIR": tmp_path / "runs", "CACHE_DIR": tmp_path / "cache",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(f"ROCO_{name}", str(value))
+    monkeypatch.setattr(experiments, "NAMES", ["greedy"])
+    monkeypatch.setattr(experiments, "FINAL", ["greedy"])
+    monkeypatch.setattr(experiments, "FOLDS", 2)
+    monkeypatch.setattr(experiments, "SEEDS", 2)
+    experiments.main()
+    chosen = pd.read_csv(tmp_path / "runs" / "variants.csv", index_col=0)
+    assert list(chosen.index) == ["greedy"] and chosen.perplexity.between(1, 100).all()
+    scored = pd.read_csv(tmp_path / "runs" / "final greedy.csv", index_col=0)
+    assert {"greedy, 2 seeds", "greedy, ensemble"} <= set(scored.index)
+    assert "greedy: perplexity" in capsys.readouterr().out
 
 
 def test_captions_of_a_rehearsal_differ_and_are_as_long_as_those_given():
