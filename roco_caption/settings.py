@@ -92,14 +92,15 @@ def _checked(name: str, value: Any) -> Any:
 
 def _is_mixed(run: str, name: str, place: str) -> bool:
     """Return whether a run's folder is or holds the place, or is read as a part of DATA_DIR."""
-    folder, held, read = Path(run).resolve(), [Path(place).resolve()], []
-    with contextlib.suppress(UserError, OSError):  # no data set, which is said later
-        if name == "DATA_DIR":
+    folder = Path(run).resolve()
+    if Path(place).resolve().is_relative_to(folder):
+        return True
+    if name == "DATA_DIR":
+        with contextlib.suppress(UserError, OSError):  # no data set, which is said later
             root = locate_dataset("", data_dir=place).root.resolve()
-            read = [root / TREE if (root / TREE).is_dir() else root]
-    return any(p.is_relative_to(folder) for p in held + read) or (
-        any(map(folder.is_relative_to, read))
-    )
+            read = root / TREE if (root / TREE).is_dir() else root
+            return read.is_relative_to(folder) or folder.is_relative_to(read)
+    return False
 
 
 def _is_whole(least: int, value: Any) -> bool:

@@ -82,6 +82,8 @@ def _update(
         refuse_unmounted(copy)
         with _one_at_a_time:
             present = set(_files(folder))
+            if known and not present:
+                raise UserError(f"{folder} is empty or gone, so its copy stays as it is")
             gone = {path for path in known - present if not (folder / path).exists()}
             try:
                 _copy_newer(folder, copy)  # first, as what has gone may be joined into a new file

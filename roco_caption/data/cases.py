@@ -3,6 +3,7 @@
 import pandas as pd
 
 IMAGES_PER_CASE = 10  # if id prefixes average more images than this, they are not case ids
+NEARLY_ALL = 0.9  # of the prefixes have a digit if they are case ids; the others are no case's
 MIN_FOLDERS = 20  # fewer are rather kinds of images, years or parts of a data set than patients
 SESSIONS = 5  # folders in a patient's folder, at most on average;
 MANY, MIN_PATIENTS = 10, 5  # if they are called sessions, and are in so many folders at least
@@ -19,10 +20,13 @@ def cases_of(ids: pd.Series) -> pd.Series:
     known = parts.dropna()
     folders = known.groupby("name").folder.nunique().mean()
     # a name in many folders is a slice's number in a patient's folder
-    cases = (parts.folder + parts["name"] if folders > 3 else parts["name"]).fillna(ids)
-    informative = 1 < cases.nunique() >= ids.nunique() / IMAGES_PER_CASE
-    numbered = len(known) and known["name"].str.contains(r"\d").all()
-    return cases if informative and numbered else ids
+    cases = parts.folder + parts["name"] if folders > 3 else parts["name"]
+    numbered = parts["name"].str.contains(r"\d", na=False)
+    if numbered.sum() < NEARLY_ALL * max(1, len(known)):
+        return ids
+    prefixes, cases = cases[numbered].nunique(), cases.where(numbered, ids)
+    several = 1 < cases.nunique() >= ids.nunique() / IMAGES_PER_CASE
+    return cases if several or prefixes >= MIN_FOLDERS else ids
 
 
 def cases_in(frame: pd.DataFrame) -> pd.Series:
@@ -87,12 +91,13 @@ def _patients_folders(files: pd.Series, splits: pd.Series) -> pd.Series | None:
         numerous = numbered and len(names) >= MIN_FOLDERS
         if (called and len(names) <= MANY * above) or (numerous and len(names) <= SESSIONS * outer):
             dated = depth > 2 and deep.str[depth - 2].str.fullmatch(DATE).mean() > 0.5
-            return deep.str[: depth - 1 - dated].str.join("/")
+            return deep.str[: depth - 2 if dated else depth - 1].str.join("/")
         if numerous and not crossing(folders):
             # a patient's folder may be below several others, as of kinds or of dates
             below = folders.str.rpartition("/")[2]
             repeated = MIN_FOLDERS <= below.nunique() < len(names) and not crossing(below)
             return below if repeated else folders
-        above, enough = len(names), MIN_FOLDERS if not numbered else MIN_FOLDERS // 2
+        above = len(names)
+        enough = MIN_FOLDERS // 2 if numbered else MIN_FOLDERS
         outer = above if above >= enough and not crossing(folders) else 0
     return None

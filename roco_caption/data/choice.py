@@ -14,7 +14,7 @@ import pandas as pd
 from roco_caption.core.errors import UserError
 from roco_caption.core.files import HIDDEN
 from roco_caption.data.columns import BESIDE, FILES, file_columns
-from roco_caption.data.joined import joined, merged
+from roco_caption.data.joined import completed, joined, merged
 from roco_caption.data.names import match_files, without_extension
 from roco_caption.data.reports import table_of_texts, texts_of_folders, texts_of_images
 from roco_caption.data.splits import split_word, without_splits
@@ -66,15 +66,17 @@ def choose_tables(
         problems += _without_key(incomplete)
         problems += [why for *_, why in failed] + [why for _, why in unread]
         raise UserError(f"{folder} has no table of images and captions. {' '.join(problems[:3])}")
-    unread += _with_splits(failed, tables, folder)
-    labels = _labels_in(tables)
+    names, labels = tables, _labels_in(tables)
     tables = joined([table for table in tables if table not in labels], folder)
     splits = dict.fromkeys(table.split for table in tables if table.images)
     groups = [[table for table in tables if table.split == split] for split in splits if split]
     whole = len(groups) < 2 or ("" in splits and "train" not in splits)
-    chosen = [_largest(group, folder) for group in ([tables] if whole else groups)]
+    best = [_largest(group, folder) for group in ([tables] if whole else groups)]
+    chosen = [completed(table, incomplete) for table in best]
+    used = {path for table in chosen for path in table.texts}
+    unread += _with_splits([one for one in failed if one[0] not in used], names, folder)
     for table in (*tables, *labels):
-        if table not in chosen:
+        if table not in best:
             why = f"{table} ({len(table.images):,} of the images) is not read."
             unread.append(("" if table in labels else table.split, why))
     return chosen, unread
@@ -199,10 +201,21 @@ def _by_best_column(table: Table, files: list[str]) -> Table:
     likely = [name for name in paths if 2 * len(images[name]) >= most]
     best = max(likely or found, key=lambda name: len(images[name]))
     numbered = table.rows[best].str.fullmatch(r"\s*\d{1,9}\s*").all()
+    lost = [name for name in paths if not images[name]]
+    if "image" not in table.fixed and numbered and lost and _counts_rows(table.rows[best]):
+        raise UserError(
+            f"{table.path} names images in column {lost[0]!r}, but there is no file such as "
+            f"{table.rows[lost[0]].iloc[0]}. Correct them or DATA_DIR; or, if the numbers in "
+            f"{best!r} are the names of files, set COLUMNS = 'image={best}'."
+        )
     if "image" not in table.fixed and (numbered or not (most or paths)):
         best, found[best] = _by_other_column(table, files, best, found[best], most)
     roles = table.roles | {"image": [best]}
     return replace(table, files=files, images=_single(found[best]), roles=roles)
+
+
+def _counts_rows(numbers: pd.Series) -> bool:
+    return len(numbers) > 1 and bool((numbers.astype(int).diff()[1:] == 1).all())
 
 
 def _by_other_column(
@@ -268,6 +281,6 @@ def report_unread(unread: list[tuple[str, str]], splits: set[str]) -> None:
                 "Correct it, or move it to another folder: images are then held out at random."
             )
     if unread:
-        reasons = [why for _, why in unread[:3]] + ["…"] * (len(unread) > 3)
+        reasons = [why for _, why in unread[:3]] + (["…"] if len(unread) > 3 else [])
         print("NOTE:", *reasons, "To read another table, move the others away, or set DATA_DIR to "
               "a folder of its own.")  # fmt: skip

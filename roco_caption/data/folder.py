@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
@@ -19,6 +20,11 @@ from roco_caption.data.names import match_files
 from roco_caption.data.splits import SPLITS, listed_splits, split_word
 from roco_caption.data.tables import Table
 
+PERSON = re.compile(r"patient|subject|proband|person", re.I)  # in a column's name
+OF_PERSON = re.compile(  # what else such columns say
+    r"age|alter|sex|gender|geschlecht|weight|height|size|position|orient|date|birth|geb|history"
+    r"|type|class|group|country|race|ethnic|status|comment|info", re.I
+)  # fmt: skip
 QUOTES = "Put captions that contain the separator in quotes."
 
 
@@ -142,6 +148,10 @@ def _patients(table: Table) -> pd.Series | None:
         table.roles["patient"] = [column]
         return cases
     table.roles["patient"] = []
+    for column in filter(PERSON.search, table.rows):
+        if not OF_PERSON.search(column) and table.rows[column].duplicated().any():
+            print(f"NOTE: if column {column!r} of {table.path} names the patients, set COLUMNS = "
+                  f"'patient={column}'.")  # fmt: skip
     return None
 
 

@@ -16,6 +16,7 @@ from roco_caption.core.files import printable
 EXTENSION = re.compile(
     r"(?<=[^/])\.(bmp|dcm|dicom|gif|jfif|jpe|jpeg|jpg|pbm|pgm|png|pnm|ppm|tif|tiff|webp)$", re.I
 )  # of images
+KIND = re.compile(r"\d+|\b(?:train(?:ing)?|val(?:id)?(?:ation)?|dev|test(?:ing)?)\b")  # in folders
 NUMBER = re.compile(r"(^|/)0*(\d+)(\.0)?$")  # `007`, or `7.0` as spreadsheets show it
 
 
@@ -56,8 +57,18 @@ def match_files(names: pd.Series, files: Sequence[str]) -> pd.Series:
     bare = {name: re.split(r"[\\/]", name)[-1] for name in found}
     few = 10 * sum(map(bool, found.values())) <= len(found)
     if few and len(set(bare.values())) == len(bare):  # the folders are another computer's
-        found = {name: found[name] or find(bare[name]) for name in found}
+        for name in found:
+            here = [file for file in find(bare[name]) if not _is_other(name, file)]
+            found[name] = found[name] or here
     return names.map(found)
+
+
+def _is_other(name: str, file: str) -> bool:
+    """Return whether a folder in a name is one like the file's, but another: p1/ and p2/."""
+    folders = (re.split(r"[\\/]", path.casefold())[-2::-1] for path in (name, file))
+    return any(
+        a != b and KIND.sub("#", a) == KIND.sub("#", b) for a, b in zip(*folders, strict=False)
+    )
 
 
 def _ends(path: str) -> list[str]:

@@ -60,5 +60,5 @@ def _shortened(match: re.Match[str]) -> str:
     """Return the letters that follow, with a capital or an article if the text needs one."""
     first, article = (match.groupdict("").get(name, "") for name in ("first", "article"))
     if article:
-        return f"{article[0]}{'n' * bool(VOWEL.match(first))} {first}"
+        return f"{article[0]}n {first}" if VOWEL.match(first) else f"{article[0]} {first}"
     return first if match.start() else first[:1].upper() + first[1:]

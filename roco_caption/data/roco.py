@@ -260,7 +260,7 @@ def _rows(root: Path, split: str, columns: str = "") -> pd.DataFrame:
         missing = images if path else " or ".join(map(str, paths))
         raise UserError(f"{missing} is missing. Unpack the data set there, or change DATA_DIR.")
     table = read_table(path, columns)
-    if "UTF-8" not in table.how.split():
+    if not table.how.endswith("encoding UTF-8"):  # there is more to say
         print(table)
     rows = list_rows(table, images, [entry.name for entry in os.scandir(images)])
     files = rows.file.map(lambda name: name and f"{split}/{name}")

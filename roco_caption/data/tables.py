@@ -40,6 +40,7 @@ from roco_caption.data.quotes import END, HINT, close_quotes, double_quotes, rec
 
 UNREAD = (".xls", ".xlsb", ".ods", ".numbers")  # tables that would need further packages
 BELOW = ". NOTE: row {} names the columns; those above it are not read"
+csv.field_size_limit(2**31 - 1)  # characters: a stray quote may swallow a whole table
 MISFIT = "\0 misfit"  # a column: the number of a line that has more fields than the header, else 0
 
 

@@ -10,14 +10,15 @@ from pathlib import Path
 import pandas as pd
 
 from roco_caption.core.errors import UserError, first_line
-from roco_caption.data.cells import plain_text
+from roco_caption.data.cells import plain_text, text_of
 from roco_caption.data.choice import tables_in
-from roco_caption.data.encodings import decode
+from roco_caption.data.encodings import decode, decode_together
 from roco_caption.data.kaggle import download_texts
 from roco_caption.data.remarks import without_remarks
 from roco_caption.data.reports import OTHERS, shown_section, shown_sections
 from roco_caption.data.tables import READERS, find_columns, read_table
 
+MANY_FILES, LINES = 10, 50  # so many text files of few lines each are reports, one in each
 ROCO = "roco"  # TEXT_FILE: ROCO's captions, from Kaggle
 ROCO_TEXTS = [f"all_data/{s}/radiology/captions.txt" for s in ("train", "validation", "test")]
 
@@ -81,16 +82,19 @@ def _read_all(path: Path) -> list[str]:
     if path.is_file():
         return _read(path)
     # ROCO has other images as well
-    files = path.is_dir() and (sorted(path.rglob("radiology/captions.txt")) or tables_in(path))
+    files = []
+    if path.is_dir():
+        files = sorted(path.rglob("radiology/captions.txt")) or tables_in(path)
     if not files:
         raise UserError(
             f"TEXT_FILE must be a file of captions, or a folder with some, or {ROCO!r}; {path} is "
             "not. Name a text file with one caption per line, or a table with a column `caption`."
         )
-    texts, others = [], []
-    for file in files:
+    files = [file for file in files if not OTHERS.match(file.name)]
+    texts, others = _reports([file for file in files if file.suffix.lower() == ".txt"]), []
+    for file in files if not texts else [f for f in files if f.suffix.lower() != ".txt"]:
         try:
-            texts += [] if OTHERS.match(file.name) else _read(file)
+            texts += _read(file)
         except UserError as error:
             others.append(str(error))
     if others and not texts:
@@ -98,6 +102,15 @@ def _read_all(path: Path) -> list[str]:
     for reason in others:
         print(f"Left out: {reason}")
     return texts
+
+
+def _reports(files: list[Path]) -> list[str]:
+    """Return the reports in text files, one in each; none if they are few or have many lines."""
+    if len(files) < MANY_FILES:
+        return []
+    reports = [text_of(text).strip() for text in decode_together(files)[0].values()]
+    short = pd.Series(reports, dtype=str).str.count("\n").median() < LINES
+    return [report for report in reports if report] if short else []
 
 
 def _read(path: Path) -> list[str]:

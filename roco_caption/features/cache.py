@@ -154,24 +154,21 @@ class FeatureCache:
 
 
 def _checked(value: Any, path: Path) -> Features:
-    try:
-        ids, matrix, encoder, skipped = map(value.get, ("ids", "features", "encoder", "skipped"))
-        encoder, files = {"precision": "float32"} | encoder, value.get("files")  # older lack both
-        features = Features(ids, matrix, encoder, skipped, files=files)
-        valid = (
-            (type(ids), type(encoder), type(skipped)) == (list, dict, dict)
+    with suppress(TypeError, AttributeError, LookupError):
+        ids, matrix, skipped = value["ids"], value["features"], value["skipped"]
+        encoder = {"precision": "float32"} | value["encoder"]  # older files lack precision, marks
+        features = Features(ids, matrix, encoder, skipped, files=value.get("files"))
+        if (
+            isinstance(ids, list) and isinstance(skipped, dict)
             and all(isinstance(name, str) for name in ids)
             and len(set(ids)) == len(ids) == len(matrix)
             and (matrix.dtype, matrix.ndim) == (np.float16, 2)
             and (features.files.dtype, features.files.shape) == (np.int64, (len(ids), 3))
-        )
-    except (TypeError, AttributeError):
-        valid = False
-    if not valid and path.parent.suffix == PARTS:
+        ):  # fmt: skip
+            return features
+    if path.parent.suffix == PARTS:
         raise DamagedFile(path, "it is no part of a feature cache", "")
-    if not valid:
-        raise UserError(f"{path} is not a feature cache. Delete it, then run this cell again.")
-    return features
+    raise UserError(f"{path} is not a feature cache. Delete it, then run this cell again.")
 
 
 class GridFile:

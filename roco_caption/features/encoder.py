@@ -128,13 +128,17 @@ def _outputs(architecture: Architecture, network: Any) -> tuple[Any, Any]:
 
 def load_weights(name: str, network: Any, tower: Any, convolutions: Any, path: str) -> None:
     """Load a file of the whole network, or of its convolutions if `tower` uses nothing else."""
-    if not (error := _misfit(network, path)):
+    error = _misfit(network, path)
+    if error is None:
         return
-    no_top = not _misfit(convolutions, path)
+    no_top = _misfit(convolutions, path) is None
     if no_top and len(tower.weights) == len(convolutions.weights):
         return
-    if not ENCODERS[name].top and not _misfit(whole := _network(name, top=True), path):
-        return network.set_weights(whole.get_weights()[: len(network.weights)])
+    if not ENCODERS[name].top:
+        whole = _network(name, top=True)
+        if _misfit(whole, path) is None:
+            network.set_weights(whole.get_weights()[: len(network.weights)])
+            return
     problem = f"{first_line(error)}. Choose a file of that network's weights as Keras saves them"
     if no_top:
         kind = ENCODERS[name].network

@@ -1,5 +1,6 @@
 """Image files to features: decodes, encodes on every device, and caches."""
 
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,14 +13,19 @@ from typing import Any
 import keras
 import numpy as np
 
-from roco_caption.core.errors import UserError, memory_for
+from roco_caption.core.errors import UserError, first_line, memory_for
 from roco_caption.core.files import lock
 from roco_caption.core.progress import progress_bar
-from roco_caption.data.images import image_batches, read_image
+from roco_caption.data.images import ImageError, image_batches, read_image
 from roco_caption.features.cache import FeatureCache
 from roco_caption.features.encoder import WeightsUnavailable, build_encoder, describe, weights_path
 from roco_caption.features.files import FileMark, file_mark, present_marks
 from roco_caption.features.table import Features
+
+LOST = (  # errors of a disk or network, not of a file
+    errno.ENOENT, errno.EIO, errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV,
+    errno.EHOSTDOWN,
+)  # fmt: skip
 
 PRECISIONS = "float32", "mixed_float16", "mixed_bfloat16"  # that `detect` chooses from
 
@@ -167,7 +173,17 @@ def _encode(images: dict[str, Path], cache: FeatureCache, build: Callable, batch
 
     def read(path: Path, size: int) -> np.ndarray:
         marks[path] = file_mark(path)
-        return read_image(path, size)
+        try:
+            return read_image(path, size)
+        except ImageError as error:
+            cause = error.__cause__
+            if not isinstance(cause, OSError) or cause.errno not in LOST:
+                raise
+            raise UserError(
+                f"{path} could not be read ({first_line(cause)}). Check that its disk or "
+                "Drive is there, then run this cell again: what was encoded before is kept. If "
+                "only this file fails, remove it."
+            ) from error
 
     reading: dict[str, Any] = {"rescue": lambda: build("float32"), "read": read}
     with (

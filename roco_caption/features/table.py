@@ -73,8 +73,7 @@ class Features:
 
     def places(self, ids: Sequence[str]) -> np.ndarray:
         """Return the rows of these images, int64 (len(ids),)."""
-        missing = [name for name in ids if name not in self._row]
-        if missing:
+        if missing := [name for name in ids if name not in self._row]:
             raise UserError(f"{len(missing)} images have no features, {missing[0]} among them.")
         return np.array([self._row[name] for name in ids], np.int64)
 
@@ -104,8 +103,8 @@ class LazyRows:
         """Return the `LazyRows` of these places, int (k,), without reading any."""
         return replace(self, rows=self.rows[places])
 
-    def mean(self, axis: int = 0, keepdims: bool = True) -> np.ndarray:
-        """Return the average row, float32 (1, ...), reading block by block."""
+    def mean(self, axis: int, keepdims: bool) -> np.ndarray:
+        """Return the average row, float32 (1, ...), block by block; only for axis 0, keepdims."""
         blocks = (self[i : i + GRID_BLOCK] for i in range(0, len(self), GRID_BLOCK))
         return sum(block.sum(axis=0, keepdims=True) for block in blocks) / len(self)
 
@@ -241,18 +240,19 @@ class Inputs:
         """Raise a UserError if words or decoders were made for other captions or features."""
         if words.source not in ("", captions_digest(self.frames)):
             raise UserError("The captions have changed. Run the cell with `index_words` again.")
-        size = words.tokenizer.vocab_size, words.tokenizer.max_words + 1
         for member in members:
-            changed, known = "", member.ratings
-            if known and known.source not in ("", self._digest):
-                changed = "features"
-            elif size != (member.sizes["vocab_size"], member.sizes["max_len"]) or (
-                known and not np.array_equal(known.tokens, words.tokens["train"][known.rows])
-            ):
-                changed = "words"
-            if changed:
+            if changed := self._changed(words, member):
                 raise UserError(f"The {changed} have changed. Run the cell that makes the decoder "
                                 "(`make_decoder`) and those after it again.")  # fmt: skip
+
+    def _changed(self, words: Any, member: Any) -> str:
+        """Return which of the data that a decoder was made for have changed, "" for none."""
+        known, sizes = member.ratings, (member.sizes["vocab_size"], member.sizes["max_len"])
+        if known and known.source not in ("", self._digest):
+            return "features"
+        same = not known or np.array_equal(known.tokens, words.tokens["train"][known.rows])
+        same = same and sizes == (words.tokenizer.vocab_size, words.tokenizer.max_words + 1)
+        return "" if same else "words"
 
     @cached_property
     def _digest(self) -> str:

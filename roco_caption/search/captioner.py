@@ -198,23 +198,28 @@ class Captioner:
     def _found(self, features: Any, count: int, search: Search) -> list[list[Caption]]:
         return self.ranked(self.candidates(features, search), count, search)
 
+    def _has_flaw(self, text: str) -> bool:
+        return self.coherence is not None and any(self.coherence.flaws(text))
+
     def _flawed(self, captions: list[Caption]) -> bool:
         """Return whether even the best of an image's captions has a flaw, see `Coherence`."""
-        first = captions[0].text if captions else ""
-        return self.coherence is not None and any(self.coherence.flaws(first))
+        return self._has_flaw(captions[0].text if captions else "")
 
     def ranked(self, candidates: Candidates, count: int, search: Search) -> list[list[Caption]]:
         """Return the best of an image's candidates, see `best_captions`."""
         ranks = np.broadcast_to(np.arange(candidates.log_p.shape[1]), candidates.log_p.shape)
         if search.neighbours:
             ranks = candidates.ranked(search.word_bonus)
-        best, decode = [], self.tokenizer.decode
+        best = []
         for tokens, log_p, order in zip(candidates.tokens, candidates.log_p, ranks, strict=True):
-            found = (
-                Caption(decode(tokens[k]), float(log_p[k])) for k in order[possible(log_p[order])]
-            )
-            coherence = self.coherence if search.neighbours else None
-            best.append(_sound_first(found, count, coherence))
+            sound, flawed = list[Caption](), list[Caption]()
+            for k in order[possible(log_p[order])]:
+                caption = Caption(self.tokenizer.decode(tokens[k]), float(log_p[k]))
+                bad = search.neighbours and self._has_flaw(caption.text)
+                (flawed if bad else sound).append(caption)
+                if len(sound) == count:
+                    break
+            best.append((sound + flawed)[:count])
         return best
 
     def candidates(self, features: Any, search: Search) -> Candidates:
@@ -280,17 +285,3 @@ def _images_at_once(beams: int, vocab_size: int) -> int:
     count = ROWS * FEW_BEAMS // max(beams, FEW_BEAMS)
     words = -(-vocab_size // WORD_BLOCK) * WORD_BLOCK  # as `padded` makes them
     return max(1, min(count, LOGITS // (beams * words)) if on_tensorflow_cpu() else count)
-
-
-def _sound_first(
-    captions: Iterator[Caption], count: int, coherence: Coherence | None
-) -> list[Caption]:
-    """Return the first `count` captions, those with a flaw behind all others."""
-    sound: list[Caption] = []
-    flawed: list[Caption] = []
-    for caption in captions:
-        bad = coherence is not None and any(coherence.flaws(caption.text))
-        (flawed if bad else sound).append(caption)
-        if len(sound) == count:
-            break
-    return (sound + flawed)[:count]

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -86,10 +86,12 @@ def _rows(captioner: Captioner, files: Sequence[Path], search: Search | None) ->
     except UserError as error:  # such as an image that is too large for the memory
         if len(files) > 1:
             return [row for file in files for row in _rows(captioner, [file], search)]
-        features, reasons = None, {0: str(error)}
-    some = len(reasons) < len(files)
-    captions = iter(captioner.caption_features(features, search) if some else [])
-    return [
-        (str(file), *((None, math.nan, reasons[i]) if i in reasons else (*next(captions), None)))
-        for i, file in enumerate(files)
+        return [(str(files[0]), None, math.nan, str(error))]
+    rows: list[tuple[Any, ...]] = [
+        (str(file), None, math.nan, reasons.get(i)) for i, file in enumerate(files)
     ]
+    readable = [i for i in range(len(files)) if i not in reasons]
+    captions = captioner.caption_features(features, search) if readable else []
+    for i, caption in zip(readable, captions, strict=True):
+        rows[i] = (str(files[i]), *caption, None)
+    return rows

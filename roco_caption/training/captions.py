@@ -93,9 +93,8 @@ class CaptionData:
             return self
         m = len(self.texts)
         passes = range(start // m, (end - 1) // m + 1)
-        orders = [np.random.default_rng([seed, k]).permutation(m) for k in passes]
-        first = start - start // m * m
-        texts = self.texts[np.concatenate(orders)[first : first + end - start]]
+        order = {k: np.random.default_rng([seed, k]).permutation(m) for k in passes}
+        texts = self.texts[[order[place // m][place % m] for place in range(start, end)]]
         rng = np.random.default_rng([seed, epoch, m])
         simulated = to_float16(self.ratings.simulated(texts, rng))
         rated, *grids = arrays_of(self.features)

@@ -88,7 +88,7 @@ def train(
         decoder.untrained = [np.asarray(variable) for variable in learnt_variables(model)]
     for variable, value in zip(learnt_variables(model), decoder.untrained, strict=True):
         variable.assign(value)  # it may have been trained before
-    decay = Schedule(weight_decay=settings["weight_decay"]).decay(sum(steps) / len(steps))
+    decay = Schedule(**schedule).decay(sum(steps) / len(steps))
     rate = CosineByEpoch(settings["learning_rate"], steps)
     optimizer = keras.optimizers.AdamW(rate, weight_decay=decay, global_clipnorm=1.0)
     optimizer.build(model.trainable_variables)

@@ -35,6 +35,10 @@ from roco_caption.training.checkpoint import (
 
 RECORD = "settings.json"
 MANY = 20_000  # captions from which on batches and learning rate are larger
+GENTLE = 2e-3  # a higher learning rate is reached from this one, during the first `WARM_UP`
+WARM_UP = (
+    0.1  # of the epochs; without it, 0.008 and little weight decay left 768 phantoms untrained
+)
 DECAY_STEPS = 47  # steps per epoch of the data that the weight decay was chosen on
 # Files that a run writes, by names that others use as well
 COMMON = (
@@ -86,7 +90,7 @@ class Schedule:
 class CosineByEpoch(keras.optimizers.schedules.LearningRateSchedule):
     """A cosine decay from `highest` to zero, equally far in each epoch, however long that is.
 
-    `steps` are those of each epoch.
+    Above `GENTLE` the rate rises first. `steps` are those of each epoch.
     """
 
     def __init__(self, highest: float, steps: Sequence[int]) -> None:
@@ -97,7 +101,8 @@ class CosineByEpoch(keras.optimizers.schedules.LearningRateSchedule):
         lengths = np.array(self.steps, np.float32)
         passed = (ops.cast(step, "float32") - (np.cumsum(lengths) - lengths)) / lengths
         share = ops.sum(ops.clip(passed, 0.0, 1.0)) / len(self.steps)
-        return self.highest * 0.5 * (1.0 + ops.cos(math.pi * share))
+        rising = GENTLE + max(self.highest - GENTLE, 0.0) * share / WARM_UP
+        return ops.minimum(self.highest * 0.5 * (1.0 + ops.cos(math.pi * share)), rising)
 
     def get_config(self) -> dict[str, Any]:
         return {"highest": self.highest, "steps": self.steps}
@@ -127,20 +132,27 @@ def run_folder(
     folder = Path(parent) / name
     if checkpoint_dir:
         folder = Path(checkpoint_dir).expanduser()
-        copies = [copy / "checkpoints" / folder.name] if copy else []
-        if any(_holds_another(place, record["trainings"]) for place in (folder, *copies)):
-            print(f"{folder} holds a training with other settings, which is kept.")
-            folder /= name
-    earlier = [copy / "checkpoints" / folder.name] if copy else []
-    if checkpoint_dir:
-        for place in (folder, *earlier):
+        for place in _places(folder, copy):
+            if _holds_another(place, record["trainings"]):
+                print(f"{place} holds a training with other settings, which is kept.")
+                folder /= name
+                break
+        for place in _places(folder, copy):
             _refuse_others(place)
-    for place in [*earlier, *(attached(f"checkpoints/{name}") if folder.name == name else [])]:
+    _, *earlier = _places(folder, copy)
+    if folder.name == name:
+        earlier += attached(f"checkpoints/{name}")
+    for place in earlier:
         bring_back(place, folder)
     commits = [*commits_of(folder), project_commit(Path(__file__).parents[2])]
     write_json(folder / RECORD, record | {"commits": list(dict.fromkeys(commits))}, sealed=True)
     print(f"Files of this run: {folder}")
     return folder
+
+
+def _places(folder: Path, copy: Path | None) -> list[Path]:
+    """Return a run's folder and, if there is one, that of its copy."""
+    return [folder, copy / "checkpoints" / folder.name] if copy else [folder]
 
 
 def commits_of(folder: Path) -> list[str]:
@@ -167,11 +179,18 @@ def _is_run(folder: Path) -> bool:
 
 def _refuse_others(folder: Path) -> None:
     """Raise a UserError if a folder has files that a run would replace, but is not a run's."""
-    found = [name for name in COMMON if (folder / name).exists()]
-    if found and not _is_run(folder):
+    if _is_run(folder) or not folder.is_dir():
+        return
+    if found := [name for name in COMMON if (folder / name).exists()]:
         raise UserError(
             f"{folder} is not a run's folder, and a run would replace its {', '.join(found)}. "
             "Choose an empty folder as CHECKPOINT_DIR."
+        )
+    folders = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != "."]
+    if others := [path.name for path in folders if not any(map(_is_run, (path, *path.iterdir())))]:
+        raise UserError(
+            f"{folder} has folders of something else ({', '.join(others[:3])}), which would get "
+            "into the run's copies. Choose an empty folder as CHECKPOINT_DIR."
         )
 
 

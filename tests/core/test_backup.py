@@ -64,13 +64,28 @@ def test_it_copies_meanwhile_and_removes_what_is_gone(places, monkeypatch):
     update = backup._update
     monkeypatch.setattr(backup, "_update", lambda *arguments: (update(*arguments), updated.set()))
     with backed_up(folder, drive, seconds=0.01):
+        (folder / "kept").write_text("x")
         (folder / "part").write_text("x")
         updated.clear()
         assert updated.wait(10) and updated.clear() is None and updated.wait(10)
         assert (drive / "part").read_text() == "x"
         (folder / "part").unlink()
         (drive / "of another program").write_text("x")
-    assert names(drive) == ["of another program"]
+    assert names(drive) == ["kept", "of another program"]
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_folder_that_is_gone_leaves_its_copy(places, empty, capsys):
+    folder, drive = places
+    (folder / "weights").write_text("x")
+    with backed_up(folder, drive):
+        pass
+    with backed_up(folder, drive):
+        shutil.rmtree(folder)
+        if empty:
+            folder.mkdir()
+    assert (drive / "weights").read_text() == "x"
+    assert f"{folder} is empty or gone" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("full", [False, True])

@@ -177,6 +177,7 @@ def test_names_without_their_folders_are_explained(tmp_path):
         ([f"{'CT' if i < 30 else 'MR'}_{i}.png" for i in range(40)], "image"),
         ([f"{i}_x.png" for i in range(40)], "image"),
         ([f"T{1 + i // 20}_{i}.png" for i in range(40)], "image"),
+        ([f"{i // 4:03d}_{i % 4}.png" for i in range(39)] + ["IMG_1.png"], "patient"),
     ],
 )
 def test_without_a_column_ids_show_the_patient_or_a_note_says_no(tmp_path, capsys, names, unit):
@@ -188,6 +189,77 @@ def test_without_a_column_ids_show_the_patient_or_a_note_says_no(tmp_path, capsy
     )
     rows = together(frames)
     assert len(rows) == 40 and rows.groupby(cases_of(rows.id)).split.nunique().eq(1).all()
+
+
+def test_patients_of_many_slices_are_kept_together(tmp_path, capsys):
+    names = [f"P{i // 15:03d}_{i % 15:02d}.png" for i in range(450)]
+    make_folder(tmp_path, names, [f"{name},text of {name}" for name in names])
+    rows = together(read_dataset(tmp_path)[0])
+    assert rows.groupby(rows.id.str[:4]).split.nunique().eq(1).all()
+    assert "Split by patient" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("written", "there"),
+    [("train", "test"), ("batch1", "batch2"), ("p{}", "q/p1{}"), ("2019\\ct", "2020\\ct")],
+)
+def test_an_image_of_the_same_name_in_another_folder_of_this_kind_is_another(
+    tmp_path, written, there
+):
+    files = [f"{there.format(i)}/{i}.png".replace("\\", "/") for i in range(40)]
+    rows = [f"{written.format(i)}\\{i}.png,text of {i}" for i in range(40)]
+    make_folder(tmp_path, files, rows)
+    with pytest.raises(UserError, match="Check that its images are unpacked"):
+        read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("written", "there"), [("C:\\scans", "."), ("/home/a/images", "png"), ("p{}", ".")]
+)
+def test_folders_of_another_computer_do_not_matter(tmp_path, written, there):
+    files = [f"{there}/{i}.png" for i in range(40)]
+    make_folder(tmp_path, files, [f"{written.format(i)}/{i}.png,text of {i}" for i in range(40)])
+    rows = together(read_dataset(tmp_path)[0])
+    assert len(rows) == 40 and (rows.caption == "text of " + rows.id).all()
+
+
+def test_a_counter_of_rows_is_no_name_if_another_column_has_names(tmp_path):
+    files = [f"{i}.png" for i in range(20)]
+    rows = [f"{i},scan{99 - i}.png,text" for i in range(20)]
+    make_folder(tmp_path, files, rows, header="id,filename,report")
+    with pytest.raises(UserError, match=r"no file such as scan99.png.*COLUMNS = 'image=id"):
+        read_dataset(tmp_path)
+    frames, _ = read_dataset(tmp_path, columns="image=id")
+    assert len(together(frames)) == 20
+
+
+@pytest.mark.parametrize(
+    ("header", "value"), [("name,subject_id", "s{}"), ("name,split", "{}"), ("name,set", "{}")]
+)
+def test_patients_and_splits_may_be_in_a_table_of_their_own(tmp_path, capsys, header, value):
+    files = [f"{i}.png" for i in range(40)]
+    of = ["train", "val", "test", "train"] if "sub" not in header else range(8)
+    make_folder(tmp_path, files, [f"{i}.png,text of {i}" for i in range(40)])
+    rows = [f"{i},{value.format(of[i % len(of)])}" for i in range(40)]
+    make_folder(tmp_path, [], rows, table="metadata.csv", header=header)
+    rows = together(read_dataset(tmp_path)[0])
+    said = capsys.readouterr().out
+    assert f"column {header[5:]!r} of {tmp_path / 'metadata.csv'}" in said
+    assert "is not read" not in said and "Split by image" not in said
+    of_image = [str(of[int(name) % len(of)]) for name in rows.id]
+    if "sub" in header:
+        assert rows.split.groupby(of_image).nunique().eq(1).all()
+    else:
+        assert (rows.split.str[:3] == [name[:3] for name in of_image]).all()
+
+
+def test_a_column_that_may_name_patients_is_suggested(tmp_path, capsys):
+    rows = [f"{i}.png,text,C{i // 4},{40 + i % 5}" for i in range(40)]
+    header = "image,caption,patient_code,patient_age"
+    make_folder(tmp_path, [f"{i}.png" for i in range(40)], rows, header=header)
+    read_dataset(tmp_path)
+    said = capsys.readouterr().out
+    assert "COLUMNS = 'patient=patient_code'" in said and "patient_age" not in said
 
 
 @pytest.mark.parametrize("count", [3, 4, 5, 7, 10, 30])

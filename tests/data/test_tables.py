@@ -758,3 +758,11 @@ def test_what_is_no_caption_is_left_out(tmp_path, text):
     (tmp_path / "captions.tsv").write_text(content, "utf-8")
     rows = list_rows(read_table(tmp_path / "captions.tsv"), tmp_path, ["a.png", "b.png"])
     assert rows.reason.tolist() == ["no caption", ""]
+
+
+def test_a_stray_quote_before_many_rows_is_repaired(tmp_path):
+    rows = [f"ROCO_{i:05d}.jpg,Chest X-ray of patient number {i}, erect" for i in range(4000)]
+    rows[1] = rows[1].replace("Chest", '"Chest')
+    (tmp_path / "c.csv").write_text("\n".join(["image,caption", *rows, ""]))
+    table = read_table(tmp_path / "c.csv")
+    assert len(table.rows) == 4000 and "stray quotes in lines [3]" in table.how

@@ -190,3 +190,12 @@ def test_no_report_of_an_image_to_test_on_is_learned(tmp_path, others, sign):
         frame = pd.DataFrame({"id": [*map(str, range(40))], "caption": held})
         texts = read_texts(tmp_path / "a.txt", tmp_path, FRAMES | {"test": frame})
         assert not [text for text in texts if text not in (*lines[40:], "One more")]
+
+
+def test_a_folder_of_many_text_files_has_a_report_in_each(tmp_path, capsys):
+    for i in range(20):
+        (tmp_path / f"{i}.txt").write_text(f"FINDINGS:\nMass {i} is seen.\nNo effusion {i}.\n")
+    held = pd.DataFrame({"caption": ["Mass 3 is seen. No effusion 3."]})
+    found = read_texts(tmp_path, tmp_path, FRAMES | {"test": held})
+    assert len(found) == 19 and "Mass 4 is seen.\nNo effusion 4." in found
+    assert "1 that validation or test images have are left out" in capsys.readouterr().out

@@ -1,5 +1,7 @@
 """The cache is filled as it goes, survives kills, and is never mistaken for another's."""
 
+import errno
+import itertools
 import os
 import pickle
 import signal
@@ -17,6 +19,7 @@ from PIL import Image
 
 from roco_caption.core.errors import UserError
 from roco_caption.core.pickles import write_pickle
+from roco_caption.data.images import ImageError
 from roco_caption.features import cache as cache_module
 from roco_caption.features import extract as extraction
 from roco_caption.features.cache import FeatureCache
@@ -73,6 +76,25 @@ def test_undecodable_images_are_skipped_and_listed(tmp_path, tiny, monkeypatch):
     assert "image002.png cannot be decoded" in made.skipped["image002"]
     monkeypatch.setattr(extraction, "build_encoder", None)
     assert extract(images, tmp_path).skipped == made.skipped
+
+
+@pytest.mark.parametrize("lost", [errno.ENOENT, errno.EIO, errno.ENOTCONN])
+def test_a_disk_that_is_gone_stops_and_keeps_what_was_done(tmp_path, tiny, monkeypatch, lost):
+    images = make_images(tmp_path / "images", 20)
+    read, count = extraction.read_image, itertools.count()
+
+    def read_until(path, size):
+        if next(count) < 12:
+            return read(path, size)
+        error = OSError(lost, os.strerror(lost), str(path))
+        raise ImageError("cannot be decoded") from error
+
+    monkeypatch.setattr(extraction, "read_image", read_until)
+    with pytest.raises(UserError, match=r"could not be read.*run this cell again"):
+        extract(images, tmp_path)
+    monkeypatch.setattr(extraction, "read_image", read)
+    made = extract(images, tmp_path)
+    assert made.ids == list(images) and not made.skipped
 
 
 def test_a_folder_of_rubbish_alone_ends_without_features(tmp_path, tiny):

@@ -6,6 +6,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from helpers.toy_training import fresh, run, toy
@@ -18,6 +19,7 @@ from roco_caption.training.loop import identify
 from roco_caption.training.runs import (
     DECAY_STEPS,
     RECORD,
+    CosineByEpoch,
     Schedule,
     list_runs,
     run_folder,
@@ -299,6 +301,25 @@ def test_runs_below_a_run_are_not_in_its_zip(given, name):
     with zipfile.ZipFile(zip_run(given)) as archive:
         names = {name.removeprefix("given/") for name in archive.namelist()}
     assert names == {HISTORY, RECORD, WEIGHTS, "notes/figures.zip"}
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "MyDrive" / "thesis").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"folders of something else \(thesis\)"):
+        run_folder(tmp_path, "label", PLAIN, checkpoint_dir=str(tmp_path / "MyDrive"))
+    run_folder(tmp_path / "runs", "label", PLAIN)
+    given = run_folder(tmp_path, "label", PLAIN, checkpoint_dir=str(tmp_path / "runs"))
+    assert given == tmp_path / "runs"
+
+
+def test_a_high_learning_rate_is_reached_slowly():
+    steps = [10] * 20
+    high, low = (
+        np.array([CosineByEpoch(rate, steps)(step) for step in range(200)]) for rate in (8e-3, 2e-3)
+    )
+    assert high[0] == pytest.approx(2e-3) and high.argmax() in range(15, 21)
+    np.testing.assert_allclose(high[25:], 4 * low[25:], rtol=1e-5)
+    assert low.argmax() == 0 and low[0] == pytest.approx(2e-3) and (np.diff(low) < 0).all()
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 32), (19_999, 32), (20_000, 256), (65_450, 256)])
