@@ -59,6 +59,7 @@ NAMES = setting(
     "VARIANTS", ",".join(n for n, v in VARIANTS.items() if TEXT_FILE or "text" not in v)
 ).split(",")
 PRECISION = setting("PRECISION", detect().precision)
+BASELINES = ["nearest image's caption", "consensus of the nearest", "most frequent caption"]
 METRICS = ["CIDEr", "BLEU-1", "ROUGE-L", "words", "distinct", "repeated"]
 
 
@@ -179,7 +180,7 @@ def final(data: pipeline.Data, features: Features, name: str, folder: Path) -> p
     references = list(inputs.frames["test"].caption)
     for system, some in {label: runs, f"{name}, ensemble": [texts(ensemble, test)]}.items():
         systems = {system: some, f"{system}, images shuffled": shuffled(some, inputs.cases["test"])}
-        for baseline in list(compared)[4:]:
+        for baseline in BASELINES:
             systems[baseline] = compared[baseline]
         known = list(inputs.frames["train"].caption)
         judge = Coherence.fit(known).judge
@@ -201,6 +202,11 @@ def final(data: pipeline.Data, features: Features, name: str, folder: Path) -> p
 def main() -> None:
     """Run both parts and write their tables."""
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    for name in filter(None, (*NAMES, *FINAL)):
+        if name not in VARIANTS:
+            sys.exit(f"There is no variant {name!r}; there are {', '.join(VARIANTS)}.")
+        if VARIANTS[name].get("text") and not TEXT_FILE:
+            sys.exit(f"{name!r} needs captions without images: set ROCO_TEXT_FILE.")
     data, inputs, features = prepare()
     folder = Path(setting("CHECKPOINT_DIR", f"checkpoints/experiments/{data.source.name}"))
     folder.mkdir(parents=True, exist_ok=True)

@@ -38,7 +38,7 @@ EPOCHS, SEEDS = setting("EPOCHS", 0), setting("SEEDS", 2)
 
 def read(folder: str) -> Inputs:
     """Return the captions as inputs without images."""
-    paths = sorted(Path(folder).rglob("captions.txt"))
+    paths = sorted(Path(folder).rglob("radiology/captions.txt"))
     rows = [line.split("\t") for path in paths for line in path.read_text("utf-8").splitlines()]
     frame = pd.DataFrame([(row[0], row[-1].strip()) for row in rows], columns=["id", "caption"])
     held_out = np.arange(len(frame)) % 8 == 0

@@ -38,7 +38,10 @@ def read_settings(names: dict[str, Any]) -> None:
     Raises:
         UserError: settings are invalid; one line for each.
     """
-    settings = [name for name in names if name.isupper() and not name.startswith("_")]
+    settings = [
+        name for name in names
+        if name.isupper() and not name.startswith("_") and name not in (*OTHER_NAMES, "PROJECT")
+    ]  # fmt: skip
     mount_drive(str(setting(name, str(names[name]))) for name in PATHS if name in names)
     problems = {}
     for name in settings:
@@ -105,13 +108,13 @@ def _is_mixed(run: str, name: str, place: str) -> bool:
 
 def _is_whole(least: int, value: Any) -> bool:
     whole = isinstance(value, Integral) and not isinstance(value, bool)
-    return whole and least <= value < 2**32
+    return whole and least <= value < 2**31
 
 
 def _is_writable(value: str) -> bool:
     """Return whether this is a folder to write to, or one that can be made."""
     place = Path(value).absolute()
-    while not os.path.lexists(place):
+    while not os.path.lexists(place) and place != place.parent:  # a drive may be missing
         place = place.parent
     return not value or (place.is_dir() and os.access(place, os.W_OK))
 

@@ -40,7 +40,7 @@ OTHERWISE = "Set DATA_SOURCE = 'phantoms' for a small synthetic set instead."
 def parse_counts(text: str) -> tuple[int, int, int]:
     """Return how many phantoms to train, validate and test on, of a text such as "768,48,300"."""
     counts = [part.strip() for part in text.split(",")]
-    if len(counts) != 3 or not all(count.isdigit() and int(count) for count in counts):
+    if len(counts) != 3 or not all(count.isdecimal() and int(count) for count in counts):
         raise UserError(
             f"PHANTOMS must be three whole numbers above 0 such as '768,48,300', got {text!r}."
         )

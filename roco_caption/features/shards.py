@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from roco_caption.core.errors import DamagedFile, UserError, first_line
-from roco_caption.core.files import atomic_open, atomic_path
+from roco_caption.core.files import atomic_open, atomic_path, read_json, write_json
 from roco_caption.features.table import Features, concatenated
 
 INSTALL = 'It may need pip install ".[distributed]" in a clone of the project'
 COLUMNS = "features", "grid"
+COPIED = "copied.json"  # the states of an object store's shards that were copied
 KEY = b"roco_caption"  # of an Arrow file's metadata: encoder, skipped images, shapes of the rows
 
 
@@ -112,17 +113,30 @@ def _opened(fs: Any, path: str, mend: bool) -> Features | None:
 
 
 def local_copy(url: str, folder: str | os.PathLike) -> str:
-    """Copy an object store's shards to a folder of its own below `folder`, unless they are there;
-    return the local folder of `url`."""
+    """Copy an object store's shards to a folder of its own below `folder`; return it.
+
+    Those that are there and have not changed are kept, those that have gone are removed. A local
+    folder is returned as it is.
+    """
     fs, place = filesystem(url)
     if is_local(fs):
         return place
     folder = Path(folder) / hashlib.sha256(url.encode()).hexdigest()[:8]
-    for path in _listed(fs, place):
-        copy = folder / path.rsplit("/", 1)[-1]
-        if not copy.exists():
-            with atomic_path(copy, size=fs.size(path)) as aside:
+    listed, record = {path.rsplit("/", 1)[-1]: path for path in _listed(fs, place)}, folder / COPIED
+    try:
+        known = read_json(record)
+    except UserError:  # missing or damaged
+        known = {}
+    for name, path in listed.items():
+        state = fs.ukey(path)  # changes with the object
+        if known.get(name) != state or not (folder / name).exists():
+            with atomic_path(folder / name, size=fs.size(path)) as aside:
                 fs.get_file(path, str(aside))
+            known[name] = state
+            write_json(record, known)
+    for copy in folder.glob("*.arrow"):
+        if copy.name not in listed:
+            copy.unlink()
     return str(folder)
 
 

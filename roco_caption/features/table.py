@@ -103,7 +103,7 @@ class LazyRows:
         """Return the `LazyRows` of these places, int (k,), without reading any."""
         return replace(self, rows=self.rows[places])
 
-    def mean(self, axis: int, keepdims: bool) -> np.ndarray:
+    def mean(self, axis: int = 0, keepdims: bool = True) -> np.ndarray:
         """Return the average row, float32 (1, ...), block by block; only for axis 0, keepdims."""
         blocks = (self[i : i + GRID_BLOCK] for i in range(0, len(self), GRID_BLOCK))
         return sum(block.sum(axis=0, keepdims=True) for block in blocks) / len(self)

@@ -14,6 +14,7 @@ from roco_caption.core.errors import UserError, first_line
 from roco_caption.core.files import atomic_path, cannot_read, printable
 from roco_caption.search.folder import COLUMNS
 
+LONGEST = 100_000  # characters of a cell
 OTHER_TABLE = "is not a table of captions"
 NOT_IN_XML = "[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]"  # nor in an Excel file
 
@@ -77,6 +78,8 @@ class CaptionsTable:
             content = self.path.read_bytes()
             text = content[: content.rfind(b"\n") + 1].decode("utf-8-sig")
             rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=self.separator))
+            if max((len(cell) for row in rows for cell in row), default=0) > LONGEST:
+                raise ValueError("a cell is too long, perhaps after a stray quote")
         except OSError as error:
             raise cannot_read(self.path, error) from error
         except (ValueError, csv.Error) as error:

@@ -81,7 +81,8 @@ class CaptionData:
 
     def _text_places(self, epoch: int, epochs: int) -> tuple[int, int]:
         last = _epochs_with_texts(epochs)
-        total = 0 if self.texts is None else text_passes(epochs) * len(self.texts)
+        count = 0 if self.texts is None or self.ratings is None else len(self.texts)
+        total = text_passes(epochs) * count
         first, end = (min(k, last) * total // last for k in (epoch, epoch + 1))
         return first, end
 

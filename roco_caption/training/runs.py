@@ -187,7 +187,8 @@ def _refuse_others(folder: Path) -> None:
             "Choose an empty folder as CHECKPOINT_DIR."
         )
     folders = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != "."]
-    if others := [path.name for path in folders if not any(map(_is_run, (path, *path.iterdir())))]:
+    runs = [path for path in folders if any((path / name).exists() for name in COMMON)]
+    if others := [path.name for path in folders if path not in runs]:
         raise UserError(
             f"{folder} has folders of something else ({', '.join(others[:3])}), which would get "
             "into the run's copies. Choose an empty folder as CHECKPOINT_DIR."

@@ -183,6 +183,19 @@ def test_shards_of_an_object_store_are_copied_once(tmp_path, memory, monkeypatch
     assert local_copy(str(tmp_path), "unused") == str(tmp_path)
 
 
+def test_shards_that_changed_are_copied_again_and_those_that_went_are_removed(tmp_path, memory):
+    ids, _ = write_some(memory, sizes=(3,))[:2]
+    write_shard(memory, ["gone"], some(1, 5), ENCODER, {})
+    local_copy(memory, tmp_path)
+    for path in fsspec.filesystem("memory").ls(memory.removeprefix("memory:/"), detail=False):
+        fsspec.filesystem("memory").rm(path)
+    new = some(3, 9)
+    write_shard(memory, [f"image0-{i}" for i in range(3)], new, ENCODER, {"bad0": "no image"})
+    found = read_shards(local_copy(memory, tmp_path))
+    assert sorted(found.ids) == sorted(ids)
+    assert (found.select_rows([f"image0-{i}" for i in range(3)])[:] == new[0]).all()
+
+
 def put_images(folder, count=11):
     """Put images, one of them damaged, into memory's file system; return their local twins."""
     images = toy_features.make_images(folder, count)
