@@ -1,5 +1,6 @@
 """Shards hold what was encoded, whole or not at all, and are trained on where they lie."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -277,6 +278,8 @@ def test_notes_of_a_shard_are_json(tmp_path):
     path = write_shard(str(tmp_path), ["a"], some(1, 0), ENCODER, {"b": "why"})
     with pa.memory_map(path) as source:
         notes = json.loads(pa.ipc.open_file(source).schema.metadata[shards.KEY])
+    content = b"".join(array.tobytes() for array in some(1, 0))
+    assert notes.pop("sha256") == hashlib.sha256(content).hexdigest()
     assert notes == {"encoder": ENCODER, "skipped": {"b": "why"}, "shapes": [[5], [4, 3]]}
 
 
