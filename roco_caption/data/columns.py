@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from roco_caption.data.names import EXTENSION
+from roco_caption.data.names import BESIDE, EXTENSION
 
 # Usual names of columns, the best first, without case, spaces, `_` and `-`
 USUAL = {role: names.split() for role, names in {
@@ -26,11 +26,6 @@ USUAL = {role: names.split() for role, names in {
     " patient subjectid subject person pid fallnummer fallnr fallid caseid case studyid study",
 }.items()}  # fmt: skip
 STUDIES = {"fallnummer", "fallnr", "fallid", "caseid", "case", "studyid", "study"}  # of patients
-BESIDE = re.compile(  # names of columns of files that belong to the images
-    r"mas[kq]|m[aá]sc|thumb|heat|seg|label|annot|overlay|ground|truth|saliency|contour|crop|prior"
-    r"|prev|before|contra|compar|baseline|url|anterior|pr[eé]c[eé]d|vorauf|vorbild|vorher|vorunt"
-    r"|(?<![a-z])(?:roi|gt|cam|gradcam|bbox|box)(?![a-z])", re.I
-)  # fmt: skip
 # words in names of columns of the images themselves
 FILES = re.compile(r"im[aá]?ge|img|immag|bild|file|fich|datei|path|pfad|[pf]h?oto|scan", re.I)
 

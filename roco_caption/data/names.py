@@ -16,7 +16,13 @@ from roco_caption.core.files import printable
 EXTENSION = re.compile(
     r"(?<=[^/])\.(bmp|dcm|dicom|gif|jfif|jpe|jpeg|jpg|pbm|pgm|png|pnm|ppm|tif|tiff|webp)$", re.I
 )  # of images
-KIND = re.compile(r"\d+|\b(?:train(?:ing)?|val(?:id)?(?:ation)?|dev|test(?:ing)?)\b")  # in folders
+SPLIT = re.compile(r"(?<![a-z])(?:train(?:ing)?|val(?:id)?(?:ation)?|dev|test(?:ing)?)(?![a-z])")
+KIND = re.compile(r"\d+|(?<![a-z])(?:train|val|test)(?![a-z])")  # what tells such folders apart
+BESIDE = re.compile(  # names of columns and folders of files that belong to images
+    r"mas[kq]|m[aá]sc|thumb|heat|seg|label|annot|overlay|ground|truth|saliency|contour|crop|prior"
+    r"|prev|before|contra|compar|baseline|url|anterior|pr[eé]c[eé]d|vorauf|vorbild|vorher|vorunt"
+    r"|(?<![a-z])(?:roi|gt|cam|gradcam|bbox|box)(?![a-z])", re.I
+)  # fmt: skip
 NUMBER = re.compile(r"(^|/)0*(\d+)(\.0)?$")  # `007`, or `7.0` as spreadsheets show it
 
 
@@ -56,9 +62,15 @@ def match_files(names: pd.Series, files: Sequence[str]) -> pd.Series:
             found[name] = find(without_extension(name) + ".*")
     bare = {name: re.split(r"[\\/]", name)[-1] for name in found}
     few = 10 * sum(map(bool, found.values())) <= len(found)
-    if few and len(set(bare.values())) == len(bare):  # the folders are another computer's
+    if few and len(set(bare.values())) == len(
+        bare
+    ):  # the folders are another computer's, or the ending
         for name in found:
-            here = [file for file in find(bare[name]) if not _is_other(name, file)]
+            meant = find(bare[name])
+            if not meant and EXTENSION.search(name):  # the images were converted
+                meant = find(without_extension(bare[name]) + ".*")
+                meant = [file for file in meant if not BESIDE.search(os.path.dirname(file))]
+            here = [file for file in meant if not _is_other(name, file)]
             found[name] = found[name] or here
     return names.map(found)
 
@@ -66,9 +78,14 @@ def match_files(names: pd.Series, files: Sequence[str]) -> pd.Series:
 def _is_other(name: str, file: str) -> bool:
     """Return whether a folder in a name is one like the file's, but another: p1/ and p2/."""
     folders = (re.split(r"[\\/]", path.casefold())[-2::-1] for path in (name, file))
-    return any(
-        a != b and KIND.sub("#", a) == KIND.sub("#", b) for a, b in zip(*folders, strict=False)
-    )
+    pairs = [(_plain(a), _plain(b)) for a, b in zip(*folders, strict=False)]
+    return any(a != b and KIND.sub("#", a) == KIND.sub("#", b) for a, b in pairs)
+
+
+def _plain(folder: str) -> str:
+    """Return a folder's name with one word per split, and numbers without leading zeros."""
+    words = SPLIT.sub(lambda word: {"tr": "train", "te": "test"}.get(word[0][:2], "val"), folder)
+    return re.sub(r"0*(\d+)", r"\1", words)
 
 
 def _ends(path: str) -> list[str]:

@@ -214,13 +214,32 @@ def test_an_image_of_the_same_name_in_another_folder_of_this_kind_is_another(
 
 
 @pytest.mark.parametrize(
-    ("written", "there"), [("C:\\scans", "."), ("/home/a/images", "png"), ("p{}", ".")]
+    ("written", "there"),
+    [
+        ("C:\\scans", "."),
+        ("/home/a/images", "png"),
+        ("p{}", "."),
+        ("/x/training", "train"),
+        ("/x/batch_01", "batch_1"),
+    ],
 )
 def test_folders_of_another_computer_do_not_matter(tmp_path, written, there):
     files = [f"{there}/{i}.png" for i in range(40)]
     make_folder(tmp_path, files, [f"{written.format(i)}/{i}.png,text of {i}" for i in range(40)])
     rows = together(read_dataset(tmp_path)[0])
     assert len(rows) == 40 and (rows.caption == "text of " + rows.id).all()
+
+
+@pytest.mark.parametrize(("folder", "used"), [(".", 40), ("png", 40), ("masks", 0)])
+def test_images_may_have_been_converted(tmp_path, folder, used):
+    make_folder(tmp_path, [f"{folder}/{i}.png" for i in range(40)],
+                [f"raw/{i}.jpg,text of {i}" for i in range(40)])  # fmt: skip
+    if not used:
+        with pytest.raises(UserError, match="unpacked"):
+            read_dataset(tmp_path)
+        return
+    rows = together(read_dataset(tmp_path)[0])
+    assert len(rows) == used and (rows.caption == "text of " + rows.id).all()
 
 
 def test_a_counter_of_rows_is_no_name_if_another_column_has_names(tmp_path):
