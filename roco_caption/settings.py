@@ -108,7 +108,7 @@ def _is_mixed(run: str, name: str, place: str) -> bool:
 
 def _is_whole(least: int, value: Any) -> bool:
     whole = isinstance(value, Integral) and not isinstance(value, bool)
-    return whole and least <= value < 2**31
+    return whole and least <= value < 2**32
 
 
 def _is_writable(value: str) -> bool:

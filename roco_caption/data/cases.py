@@ -25,8 +25,9 @@ def cases_of(ids: pd.Series) -> pd.Series:
     if numbered.sum() < NEARLY_ALL * max(1, len(known)):
         return ids
     prefixes, cases = cases[numbered].nunique(), cases.where(numbered, ids)
-    several = 1 < cases.nunique() >= ids.nunique() / IMAGES_PER_CASE
-    return cases if several or prefixes >= MIN_FOLDERS else ids
+    several = 1 < prefixes >= ids[numbered].nunique() / IMAGES_PER_CASE
+    dated = parts["name"][numbered].str.fullmatch(rf"{DATE}|(?:19|20)\d\d").mean() > 0.5
+    return cases if several or (prefixes >= MIN_FOLDERS and not dated) else ids
 
 
 def cases_in(frame: pd.DataFrame) -> pd.Series:

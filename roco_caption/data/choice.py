@@ -14,7 +14,7 @@ import pandas as pd
 from roco_caption.core.errors import UserError
 from roco_caption.core.files import HIDDEN
 from roco_caption.data.columns import BESIDE, FILES, file_columns
-from roco_caption.data.joined import completed, joined, merged
+from roco_caption.data.joined import joined, merged, report_roles
 from roco_caption.data.names import match_files, without_extension
 from roco_caption.data.reports import table_of_texts, texts_of_folders, texts_of_images
 from roco_caption.data.splits import split_word, without_splits
@@ -72,14 +72,13 @@ def choose_tables(
     groups = [[table for table in tables if table.split == split] for split in splits if split]
     whole = len(groups) < 2 or ("" in splits and "train" not in splits)
     best = [_largest(group, folder) for group in ([tables] if whole else groups)]
-    chosen = [completed(table, incomplete) for table in best]
-    used = {path for table in chosen for path in table.texts}
-    unread += _with_splits([one for one in failed if one[0] not in used], names, folder)
+    unread += _with_splits(failed, names, folder)
+    report_roles(best[0], incomplete)
     for table in (*tables, *labels):
         if table not in best:
             why = f"{table} ({len(table.images):,} of the images) is not read."
             unread.append(("" if table in labels else table.split, why))
-    return chosen, unread
+    return best, unread
 
 
 def _may_have_captions(incomplete: list[Table], failed: list[tuple[Path, str, str]]) -> bool:
@@ -201,7 +200,8 @@ def _by_best_column(table: Table, files: list[str]) -> Table:
     likely = [name for name in paths if 2 * len(images[name]) >= most]
     best = max(likely or found, key=lambda name: len(images[name]))
     numbered = table.rows[best].str.fullmatch(r"\s*\d{1,9}\s*").all()
-    lost = [name for name in paths if not images[name]]
+    endings = {os.path.splitext(file)[1].lower() for file in files} - {""}
+    lost = [name for name in paths if not images[name] and _are_files(table.rows[name], endings)]
     if "image" not in table.fixed and numbered and lost and _counts_rows(table.rows[best]):
         raise UserError(
             f"{table.path} names images in column {lost[0]!r}, but there is no file such as "
@@ -212,6 +212,12 @@ def _by_best_column(table: Table, files: list[str]) -> Table:
         best, found[best] = _by_other_column(table, files, best, found[best], most)
     roles = table.roles | {"image": [best]}
     return replace(table, files=files, images=_single(found[best]), roles=roles)
+
+
+def _are_files(names: pd.Series, endings: set[str]) -> bool:
+    """Return whether most names have an ending of the files that are there, and are no URLs."""
+    ending = names.map(lambda name: os.path.splitext(name.strip())[1].lower())
+    return bool((ending.isin(endings) & ~names.str.contains("://")).mean() > 0.5)
 
 
 def _counts_rows(numbers: pd.Series) -> bool:

@@ -14,7 +14,7 @@ from roco_caption.core.files import files_below
 from roco_caption.data.cases import IMAGES_PER_CASE
 from roco_caption.data.cells import plain_text
 from roco_caption.data.choice import choose_tables, report_unread
-from roco_caption.data.columns import STUDIES, plain
+from roco_caption.data.columns import STUDIES, USUAL, plain
 from roco_caption.data.images import is_image_file
 from roco_caption.data.names import match_files
 from roco_caption.data.splits import SPLITS, listed_splits, split_word
@@ -149,7 +149,10 @@ def _patients(table: Table) -> pd.Series | None:
         return cases
     table.roles["patient"] = []
     for column in filter(PERSON.search, table.rows):
-        if not OF_PERSON.search(column) and table.rows[column].duplicated().any():
+        values = table.rows[column].str.strip()
+        other = plain(column) in USUAL["patient"] or values[values != ""].nunique() < 3
+        other = other or column in table.roles["image"] + table.roles["caption"]
+        if not (other or OF_PERSON.search(column)) and values.duplicated().any():
             print(f"NOTE: if column {column!r} of {table.path} names the patients, set COLUMNS = "
                   f"'patient={column}'.")  # fmt: skip
     return None

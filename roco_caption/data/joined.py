@@ -20,7 +20,6 @@ APART = re.compile(  # words in the name of a sheet or file that is probably not
     r"|archiv|backup|ausschl|ausge?sch|aussort|vorlage|muster|beispiel|entwurf|unbrauch|unklar|papierk"
     r"|dublett|(?<![a-z])(?:old|not|non|bad|alt|offen)(?![a-z])", re.I
 )  # fmt: skip
-NEARLY_ALL = 0.9  # of a table's images
 KEY = re.compile(r".+(?:id|no|nr|number)|accession")  # the plain name of a column; not "id" alone
 COUNTER = re.compile(r"(?:sl|sr|serial|lfd|lauf\w*|row|line|index|record)(?:id|no|nr|number)")
 
@@ -76,28 +75,16 @@ def _as_one(parts: list[Table], folder: Path) -> Table:
     )  # fmt: skip
 
 
-def completed(table: Table, others: Sequence[Table]) -> Table:
-    """Return a table with the patients and the splits that another one has for nearly all images.
-
-    Only those that it lacks itself, and that the other has once for each image.
-    """
-    found = match_files(table.rows[table.roles["image"][0]], table.files)
-    files = found.map(lambda one: one[0] if len(one) == 1 else "")
+def report_roles(table: Table, others: Sequence[Table]) -> None:
+    """Print which tables may have patients or splits of a table's images, if it has none."""
     for role, other in itertools.product(("patient", "split"), others):
         if table.roles[role] or not (other.roles["image"] and other.roles[role]):
             continue
-        column = other.roles[role][0]
         named = match_files(other.rows[other.roles["image"][0]], table.files)
-        pairs = [(one[0], value) for one, value in zip(named, other.rows[column], strict=True)
-                 if len(one) == 1]  # fmt: skip
-        values = dict(pairs)
-        if len({*pairs}) > len(values) or files.isin(values).mean() < NEARLY_ALL:
-            continue
-        print(f"NOTE: column {column!r} of {other.path} says the {role} of each image.")
-        rows = table.rows.assign(**{column: files.map(values).fillna("")})
-        roles, texts = table.roles | {role: [column]}, table.texts | {other.path}
-        table = replace(table, rows=rows, roles=roles, texts=texts)
-    return table
+        images = {one[0] for one in named if len(one) == 1}
+        if 2 * len(images & table.images) > len(table.images):
+            print(f"NOTE: {other.path} may have the {role} of each image, in its column "
+                  f"{other.roles[role][0]!r}. If so, add that column to {table.path}.")  # fmt: skip
 
 
 def merged(names: Table, texts: Table) -> Table | None:

@@ -17,12 +17,16 @@ EXTENSION = re.compile(
     r"(?<=[^/])\.(bmp|dcm|dicom|gif|jfif|jpe|jpeg|jpg|pbm|pgm|png|pnm|ppm|tif|tiff|webp)$", re.I
 )  # of images
 SPLIT = re.compile(r"(?<![a-z])(?:train(?:ing)?|val(?:id)?(?:ation)?|dev|test(?:ing)?)(?![a-z])")
-KIND = re.compile(r"\d+|(?<![a-z])(?:train|val|test)(?![a-z])")  # what tells such folders apart
+KIND = re.compile(r"(\d+)|(?<![a-z])(?:train|val|test)(?![a-z])")  # what tells such folders apart
+UNIQUE = re.compile(
+    r"(?=.*\d)(?=.*[a-f])[\da-f-]{12,}|[\d.]{20,}"
+)  # a name that no other image has
 BESIDE = re.compile(  # names of columns and folders of files that belong to images
     r"mas[kq]|m[aá]sc|thumb|heat|seg|label|annot|overlay|ground|truth|saliency|contour|crop|prior"
     r"|prev|before|contra|compar|baseline|url|anterior|pr[eé]c[eé]d|vorauf|vorbild|vorher|vorunt"
     r"|(?<![a-z])(?:roi|gt|cam|gradcam|bbox|box)(?![a-z])", re.I
 )  # fmt: skip
+MANY = 10  # names of which hardly any fits until other endings are allowed
 NUMBER = re.compile(r"(^|/)0*(\d+)(\.0)?$")  # `007`, or `7.0` as spreadsheets show it
 
 
@@ -62,12 +66,11 @@ def match_files(names: pd.Series, files: Sequence[str]) -> pd.Series:
             found[name] = find(without_extension(name) + ".*")
     bare = {name: re.split(r"[\\/]", name)[-1] for name in found}
     few = 10 * sum(map(bool, found.values())) <= len(found)
-    if few and len(set(bare.values())) == len(
-        bare
-    ):  # the folders are another computer's, or the ending
+    unique, converted = len({*bare.values()}) == len(bare), len(bare) >= MANY
+    if few and unique:  # folders or endings are another computer's
         for name in found:
             meant = find(bare[name])
-            if not meant and EXTENSION.search(name):  # the images were converted
+            if not meant and converted and EXTENSION.search(name):
                 meant = find(without_extension(bare[name]) + ".*")
                 meant = [file for file in meant if not BESIDE.search(os.path.dirname(file))]
             here = [file for file in meant if not _is_other(name, file)]
@@ -77,9 +80,23 @@ def match_files(names: pd.Series, files: Sequence[str]) -> pd.Series:
 
 def _is_other(name: str, file: str) -> bool:
     """Return whether a folder in a name is one like the file's, but another: p1/ and p2/."""
-    folders = (re.split(r"[\\/]", path.casefold())[-2::-1] for path in (name, file))
-    pairs = [(_plain(a), _plain(b)) for a, b in zip(*folders, strict=False)]
-    return any(a != b and KIND.sub("#", a) == KIND.sub("#", b) for a, b in pairs)
+    *folders, stem = re.split(r"[\\/]", without_extension(file).casefold())
+    here = [_plain(folder) for folder in folders]
+    named = [_plain(folder) for folder in re.split(r"[\\/]", name.casefold())[:-1]]
+    if UNIQUE.fullmatch(stem) or _within(here, named) or _within(named, here):
+        return False
+    pairs = zip(named[::-1], here[::-1], strict=False)
+    return any(a != b and _kind(a) == _kind(b) for a, b in pairs)
+
+
+def _within(some: list[str], folders: list[str]) -> bool:
+    """Return whether some folders are among others, in their order."""
+    rest = iter(folders)
+    return bool(some) and all(folder in rest for folder in some)
+
+
+def _kind(folder: str) -> str:
+    return KIND.sub(lambda found: "#" if found[1] else "@", folder)
 
 
 def _plain(folder: str) -> str:

@@ -107,7 +107,7 @@ def table_of_texts(
 
 def shown_sections(captions: pd.Series) -> pd.Series:
     """Return captions (str); if most are reports with headings, `shown_section` of each."""
-    are_reports = captions.map(_is_report).astype(bool)
+    are_reports = captions.map(is_report).astype(bool)
     if 2 * are_reports.sum() <= captions.str.contains(r"\w").sum():
         return captions
     print("NOTE: captions are reports with headings. The findings of each are used, or else the "
@@ -115,7 +115,7 @@ def shown_sections(captions: pd.Series) -> pd.Series:
     return captions.where(~are_reports, captions.map(shown_section))
 
 
-def _is_report(text: str) -> bool:
+def is_report(text: str) -> bool:
     """Return whether a text begins with a heading or has several."""
     headings = [*HEADING.finditer(text)]
     return len(headings) > 1 or (bool(headings) and not text[: headings[0].start()].strip())

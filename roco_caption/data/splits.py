@@ -140,4 +140,8 @@ def complete_splits(rows: pd.DataFrame, seed: int, unit: str = "patient") -> pd.
     if unit == "image":
         print("NOTE: no known column names the patients, so one may be in training and in test. "
               "COLUMNS = 'patient=…' names their column.")  # fmt: skip
+    elif "case" not in used:
+        alike = cases[cases.duplicated()].iloc[0]
+        print(f"NOTE: images whose names begin alike, such as {alike}_, count as one patient's. "
+              "COLUMNS = 'patient=…' names the patients' column.")  # fmt: skip
     return split

@@ -15,7 +15,7 @@ from roco_caption.data.choice import tables_in
 from roco_caption.data.encodings import decode, decode_together
 from roco_caption.data.kaggle import download_texts
 from roco_caption.data.remarks import without_remarks
-from roco_caption.data.reports import OTHERS, shown_section, shown_sections
+from roco_caption.data.reports import OTHERS, is_report, shown_section, shown_sections
 from roco_caption.data.tables import READERS, find_columns, read_table
 
 MANY_FILES, LINES = 10, 50  # so many text files of few lines each are reports, one in each
@@ -91,10 +91,11 @@ def _read_all(path: Path) -> list[str]:
             "not. Name a text file with one caption per line, or a table with a column `caption`."
         )
     files = [file for file in files if not OTHERS.match(file.name)]
-    texts, others = _reports([file for file in files if file.suffix.lower() == ".txt"]), []
-    for file in files if not texts else [f for f in files if f.suffix.lower() != ".txt"]:
+    reports = _reports([file for file in files if file.suffix.lower() == ".txt"])
+    texts, others = [], []
+    for file in files:
         try:
-            texts += _read(file)
+            texts += [reports[file]] if file in reports else _read(file)
         except UserError as error:
             others.append(str(error))
     if others and not texts:
@@ -104,13 +105,16 @@ def _read_all(path: Path) -> list[str]:
     return texts
 
 
-def _reports(files: list[Path]) -> list[str]:
-    """Return the reports in text files, one in each; none if they are few or have many lines."""
+def _reports(files: list[Path]) -> dict[Path, str]:
+    """Return {file: text} of those with one report with headings, if they are many and most."""
     if len(files) < MANY_FILES:
-        return []
-    reports = [text_of(text).strip() for text in decode_together(files)[0].values()]
-    short = pd.Series(reports, dtype=str).str.count("\n").median() < LINES
-    return [report for report in reports if report] if short else []
+        return {}
+    texts = {path: text_of(text).strip() for path, text in decode_together(files)[0].items()}
+    reports = {
+        path: text for path, text in texts.items()
+        if is_report(text) and text.count("\n") < LINES and "\t" not in text
+    }  # fmt: skip
+    return reports if 2 * len(reports) > len(files) else {}
 
 
 def _read(path: Path) -> list[str]:

@@ -23,7 +23,7 @@ from roco_caption.features.files import FileMark, file_mark, present_marks
 from roco_caption.features.table import Features
 
 LOST = (  # errors of a disk or network, not of a file
-    errno.ENOENT, errno.EIO, errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV,
+    errno.EIO, errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT, errno.ENODEV,
     errno.EHOSTDOWN,
 )  # fmt: skip
 
@@ -177,7 +177,8 @@ def _encode(images: dict[str, Path], cache: FeatureCache, build: Callable, batch
             return read_image(path, size)
         except ImageError as error:
             cause = error.__cause__
-            if not isinstance(cause, OSError) or cause.errno not in LOST:
+            gone = isinstance(cause, FileNotFoundError) and not Path(path).parent.is_dir()
+            if not isinstance(cause, OSError) or not (gone or cause.errno in LOST):
                 raise
             raise UserError(
                 f"{path} could not be read ({first_line(cause)}). Check that its disk or "

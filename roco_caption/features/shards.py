@@ -134,7 +134,7 @@ def local_copy(url: str, folder: str | os.PathLike) -> str:
                 fs.get_file(path, str(aside))
             known[name] = state
             write_json(record, known)
-    for copy in folder.glob("*.arrow"):
+    for copy in folder.glob("*.arrow") if listed else ():  # none may be an error of the store
         if copy.name not in listed:
             copy.unlink()
     return str(folder)

@@ -186,13 +186,17 @@ def _refuse_others(folder: Path) -> None:
             f"{folder} is not a run's folder, and a run would replace its {', '.join(found)}. "
             "Choose an empty folder as CHECKPOINT_DIR."
         )
-    folders = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != "."]
-    runs = [path for path in folders if any((path / name).exists() for name in COMMON)]
-    if others := [path.name for path in folders if path not in runs]:
-        raise UserError(
-            f"{folder} has folders of something else ({', '.join(others[:3])}), which would get "
-            "into the run's copies. Choose an empty folder as CHECKPOINT_DIR."
-        )
+    with contextlib.suppress(OSError):  # one that cannot be read
+        folders = (path for path in sorted(folder.iterdir()) if path.is_dir())
+        others = [path.name for path in folders if path.name[0] != "." and not _has_run(path)]
+        if others:
+            print(f"WARNING: {folder} also has {', '.join(others[:3])}: the run's zip and its copy "
+                  "on Drive contain these. Choose an empty folder as CHECKPOINT_DIR to avoid "
+                  "it.")  # fmt: skip
+
+
+def _has_run(folder: Path) -> bool:
+    return any(map(_is_run, (folder, *folder.iterdir())))
 
 
 def list_runs(parent: str | os.PathLike, copy: Path | None = None) -> pd.DataFrame:

@@ -201,7 +201,7 @@ def test_patients_of_many_slices_are_kept_together(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("written", "there"),
-    [("train", "test"), ("batch1", "batch2"), ("p{}", "q/p1{}"), ("2019\\ct", "2020\\ct")],
+    [("train", "test"), ("batch1", "batch2"), ("p{}x", "q/p1{}x"), ("2019\\ct", "2020\\ct")],
 )
 def test_an_image_of_the_same_name_in_another_folder_of_this_kind_is_another(
     tmp_path, written, there
@@ -252,24 +252,15 @@ def test_a_counter_of_rows_is_no_name_if_another_column_has_names(tmp_path):
     assert len(together(frames)) == 20
 
 
-@pytest.mark.parametrize(
-    ("header", "value"), [("name,subject_id", "s{}"), ("name,split", "{}"), ("name,set", "{}")]
-)
-def test_patients_and_splits_may_be_in_a_table_of_their_own(tmp_path, capsys, header, value):
-    files = [f"{i}.png" for i in range(40)]
-    of = ["train", "val", "test", "train"] if "sub" not in header else range(8)
-    make_folder(tmp_path, files, [f"{i}.png,text of {i}" for i in range(40)])
-    rows = [f"{i},{value.format(of[i % len(of)])}" for i in range(40)]
-    make_folder(tmp_path, [], rows, table="metadata.csv", header=header)
-    rows = together(read_dataset(tmp_path)[0])
+@pytest.mark.parametrize("column", ["subject_id", "split"])
+def test_patients_and_splits_in_a_table_of_their_own_are_pointed_out(tmp_path, capsys, column):
+    make_folder(tmp_path, [f"{i}.png" for i in range(40)], [f"{i}.png,text" for i in range(40)])
+    rows = [f"{i},{i % 8}" for i in range(40)]
+    make_folder(tmp_path, [], rows, table="metadata.csv", header=f"name,{column}")
+    read_dataset(tmp_path)
     said = capsys.readouterr().out
-    assert f"column {header[5:]!r} of {tmp_path / 'metadata.csv'}" in said
-    assert "is not read" not in said and "Split by image" not in said
-    of_image = [str(of[int(name) % len(of)]) for name in rows.id]
-    if "sub" in header:
-        assert rows.split.groupby(of_image).nunique().eq(1).all()
-    else:
-        assert (rows.split.str[:3] == [name[:3] for name in of_image]).all()
+    assert f"{tmp_path / 'metadata.csv'} may have the" in said and repr(column) in said
+    assert f"add that column to {tmp_path / 'captions.csv'}" in said
 
 
 def test_a_column_that_may_name_patients_is_suggested(tmp_path, capsys):

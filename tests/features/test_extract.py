@@ -86,12 +86,16 @@ def test_a_disk_that_is_gone_stops_and_keeps_what_was_done(tmp_path, tiny, monke
     def read_until(path, size):
         if next(count) < 12:
             return read(path, size)
+        if lost == errno.ENOENT and (tmp_path / "images").exists():
+            (tmp_path / "images").rename(tmp_path / "unplugged")
         error = OSError(lost, os.strerror(lost), str(path))
         raise ImageError("cannot be decoded") from error
 
     monkeypatch.setattr(extraction, "read_image", read_until)
     with pytest.raises(UserError, match=r"could not be read.*run this cell again"):
         extract(images, tmp_path)
+    if lost == errno.ENOENT:
+        (tmp_path / "unplugged").rename(tmp_path / "images")
     monkeypatch.setattr(extraction, "read_image", read)
     made = extract(images, tmp_path)
     assert made.ids == list(images) and not made.skipped

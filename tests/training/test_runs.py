@@ -303,13 +303,13 @@ def test_runs_below_a_run_are_not_in_its_zip(given, name):
     assert names == {HISTORY, RECORD, WEIGHTS, "notes/figures.zip"}
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path):
+def test_what_else_is_in_the_folder_is_named(tmp_path, capsys):
     (tmp_path / "MyDrive" / "thesis").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"folders of something else \(thesis\)"):
-        run_folder(tmp_path, "label", PLAIN, checkpoint_dir=str(tmp_path / "MyDrive"))
+    run_folder(tmp_path, "label", PLAIN, checkpoint_dir=str(tmp_path / "MyDrive"))
+    assert f"WARNING: {tmp_path / 'MyDrive'} also has thesis:" in capsys.readouterr().out
     run_folder(tmp_path / "runs", "label", PLAIN)
-    given = run_folder(tmp_path, "label", PLAIN, checkpoint_dir=str(tmp_path / "runs"))
-    assert given == tmp_path / "runs"
+    run_folder(tmp_path, "label", PLAIN, checkpoint_dir=str(tmp_path / "runs"))
+    assert "WARNING" not in capsys.readouterr().out
 
 
 def test_a_high_learning_rate_is_reached_slowly():
