@@ -27,6 +27,7 @@ PATHS = (
 )  # fmt: skip
 AUTO: dict[str, Callable[[str], Any]] = {"BATCH_SIZE": int, "LEARNING_RATE": float}  # or "auto"
 OTHER_NAMES = "PROGRESS", "REPOSITORY", "WEIGHTS_SERVER"  # read elsewhere, but no settings
+PLACE = "PROJECT"  # the notebook's name for the project's folder, which is no setting
 
 
 def read_settings(names: dict[str, Any]) -> None:
@@ -40,7 +41,7 @@ def read_settings(names: dict[str, Any]) -> None:
     """
     settings = [
         name for name in names
-        if name.isupper() and not name.startswith("_") and name not in (*OTHER_NAMES, "PROJECT")
+        if name.isupper() and not name.startswith("_") and name not in (*OTHER_NAMES, PLACE)
     ]  # fmt: skip
     mount_drive(str(setting(name, str(names[name]))) for name in PATHS if name in names)
     problems = {}

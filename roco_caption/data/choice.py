@@ -66,19 +66,19 @@ def choose_tables(
         problems += _without_key(incomplete)
         problems += [why for *_, why in failed] + [why for _, why in unread]
         raise UserError(f"{folder} has no table of images and captions. {' '.join(problems[:3])}")
-    names, labels = tables, _labels_in(tables)
+    unread += _with_splits(failed, tables, folder)
+    labels = _labels_in(tables)
     tables = joined([table for table in tables if table not in labels], folder)
     splits = dict.fromkeys(table.split for table in tables if table.images)
     groups = [[table for table in tables if table.split == split] for split in splits if split]
     whole = len(groups) < 2 or ("" in splits and "train" not in splits)
-    best = [_largest(group, folder) for group in ([tables] if whole else groups)]
-    unread += _with_splits(failed, names, folder)
-    report_roles(best[0], incomplete)
+    chosen = [_largest(group, folder) for group in ([tables] if whole else groups)]
+    report_roles(chosen[0], incomplete)
     for table in (*tables, *labels):
-        if table not in best:
+        if table not in chosen:
             why = f"{table} ({len(table.images):,} of the images) is not read."
             unread.append(("" if table in labels else table.split, why))
-    return best, unread
+    return chosen, unread
 
 
 def _may_have_captions(incomplete: list[Table], failed: list[tuple[Path, str, str]]) -> bool:

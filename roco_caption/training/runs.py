@@ -36,9 +36,7 @@ from roco_caption.training.checkpoint import (
 RECORD = "settings.json"
 MANY = 20_000  # captions from which on batches and learning rate are larger
 GENTLE = 2e-3  # a higher learning rate is reached from this one, during the first `WARM_UP`
-WARM_UP = (
-    0.1  # of the epochs; without it, 0.008 and little weight decay left 768 phantoms untrained
-)
+WARM_UP = 0.1  # of the epochs; without it 0.008 left 768 phantoms untrained
 DECAY_STEPS = 47  # steps per epoch of the data that the weight decay was chosen on
 # Files that a run writes, by names that others use as well
 COMMON = (
@@ -178,7 +176,10 @@ def _is_run(folder: Path) -> bool:
 
 
 def _refuse_others(folder: Path) -> None:
-    """Raise a UserError if a folder has files that a run would replace, but is not a run's."""
+    """Raise a UserError if a folder has files that a run would replace, but is not a run's.
+
+    Folders of something else in it are named in a warning.
+    """
     if _is_run(folder) or not folder.is_dir():
         return
     if found := [name for name in COMMON if (folder / name).exists()]:
