@@ -45,7 +45,7 @@ class Progress:
         waited: epochs since then, those with captions without images not counted.
         finished: whether the training is complete.
         history: one row per epoch.
-        weights_file: checksum of the weights file of the best epoch.
+        weights_file: checksum of the weights file of the best epoch, "" if it is not written yet.
         weights: the model's weights of that epoch. The weights file is a copy for the captioner;
             these count, so that weights and history cannot come from two trainings.
     """
@@ -94,6 +94,11 @@ def save_state(model: keras.Model, folder: Path, progress: Progress) -> None:
             (folder / STATE).replace(folder / PREVIOUS)
 
 
+def keep_best(model: keras.Model, progress: Progress) -> None:
+    """Keep the model's weights as the best so far, for the next state; see also `save_best`."""
+    progress.weights, progress.weights_file = model.get_weights(), ""
+
+
 def save_best(model: keras.Model, folder: Path, progress: Progress) -> None:
     """Keep the model's weights as the best so far, in `progress` and in the captioner's file."""
     weights, path = model.get_weights(), folder / WEIGHTS
@@ -122,19 +127,25 @@ def load_best(model: keras.Model, folder: Path, progress: Progress) -> None:
             "validation images' features for outliers."
         )
     model.set_weights(progress.weights)
-    path = folder / WEIGHTS
+    if progress.weights_file and _is_written(folder / WEIGHTS, progress.weights_file):
+        return
+    save_best(model, folder, progress)
+    if progress.finished:  # else the model does not have the variables of its last step
+        save_state(model, folder, progress)
+
+
+def _is_written(path: Path, checksum: str) -> bool:
+    """Return whether a weights file has this checksum; a damaged one is set aside."""
     remedy = f"It is written again from {STATE}."
     try:
-        if verify(path) == progress.weights_file:
-            return
+        if verify(path) == checksum:
+            return True
         print(f"{path} belongs to another training. {remedy}")
     except DamagedFile as error:
         set_aside(path, error.why, remedy)
     except UserError as error:
         print(f"{error} {remedy}")
-    save_best(model, folder, progress)
-    if progress.finished:  # else the model does not have the variables of its last step
-        save_state(model, folder, progress)
+    return False
 
 
 def notes_of(folder: Path) -> dict[str, Any]:

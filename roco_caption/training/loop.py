@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from roco_caption.training.checkpoint import (
     WEIGHTS,
     Progress,
     begin_or_resume,
+    keep_best,
     learnt_variables,
     load_best,
     replace_run,
@@ -38,6 +39,7 @@ from roco_caption.training.checkpoint import (
 from roco_caption.training.runs import CosineByEpoch, Schedule
 
 SAVE_SECONDS = 20  # a kill loses at most this much
+EPOCH_SECONDS = 5  # between saves at the ends of epochs; small data have shorter ones
 FEW_STEPS = 200  # after fewer, captions are words in no order
 READ_EVERY = 20  # steps: reading a loss waits for an accelerator
 
@@ -165,6 +167,7 @@ class _Run:
     replicas: Replicas
     callbacks: list[Callable[[Row], None]]
     folder: Path
+    saved: float = field(default_factory=time.monotonic)
 
     def go_on(self, progress: Progress) -> None:
         """Train from where `progress` is to the end."""
@@ -210,23 +213,31 @@ class _Run:
         batches = plan(
             lengths, batch_size=settings["batch_size"], seed=settings["seed"], epoch=progress.epoch
         )
-        saved, waiting = time.monotonic(), []
+        waiting: list[tuple[Any, int]] = []
         for rows in batches[progress.step :]:
             batch, words = self.replicas.batch(data.features, data.tokens, rows)
             waiting.append((self.replicas.train_on_batch(*batch), words))
             progress.step += 1
-            due = self.replicas.chief and time.monotonic() - saved > SAVE_SECONDS
+            due = self.replicas.chief and time.monotonic() - self.saved > SAVE_SECONDS
             if due or len(waiting) == READ_EVERY or progress.step == len(batches):
                 self._add_losses(progress, waiting)
             if due:
-                save_state(self.model, self.folder, progress)
-                saved = time.monotonic()
+                self._save(progress)
             bar.update()
+
+    def _save(self, progress: Progress) -> None:
+        # the state last, so that after a kill no file is older than it says
+        if progress.history:
+            write_text(self.folder / HISTORY, pd.DataFrame(progress.history).to_csv(index=False))
+        save_state(self.model, self.folder, progress)
+        self.saved = time.monotonic()
 
     def _add_losses(self, progress: Progress, waiting: list[tuple[Any, int]]) -> None:
         """Read losses, which waits for their steps, and add them to the epoch's."""
         for loss, words in waiting:
             if not math.isfinite(float(loss)):
+                if progress.weights:
+                    load_best(self.model, self.folder, progress)
                 raise UserError(
                     f"The loss is {loss} in epoch {progress.epoch + 1}. The best weights so far "
                     f"are kept in {self.folder}. Lower LEARNING_RATE, and check the features for "
@@ -243,10 +254,11 @@ class _Run:
         row = {"epoch": progress.epoch + 1, "loss": progress.loss / progress.words}
         row |= {"val_loss": val_loss, "learning_rate": float(model.optimizer.learning_rate)}
         progress.history.append(row)
-        if val_loss < progress.best:
+        improved = val_loss < progress.best
+        if improved:
             progress.best, progress.waited = val_loss, 0
             if self.replicas.chief:
-                save_best(model, self.folder, progress)
+                keep_best(model, progress)
         elif not self.training.text_count(progress.epoch, settings["epochs"]):
             progress.waited += 1
         progress.epoch, progress.step = progress.epoch + 1, 0
@@ -255,10 +267,10 @@ class _Run:
             progress.epoch == settings["epochs"] or progress.waited >= settings["patience"]
         )
         if self.replicas.chief:
-            # last, so that after a kill no file is older than the state says
-            history = pd.DataFrame(progress.history)
-            write_text(self.folder / HISTORY, history.to_csv(index=False))
-            save_state(model, self.folder, progress)
+            if progress.finished or time.monotonic() - self.saved > EPOCH_SECONDS:
+                if improved:
+                    save_best(model, self.folder, progress)
+                self._save(progress)
             self._notify(row)
         return row
 

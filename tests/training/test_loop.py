@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -99,9 +101,9 @@ def undisturbed(tmp_path_factory):
     return run(tmp_path_factory.mktemp("whole"))
 
 
-def assert_ends_as(undisturbed, folder):
+def assert_ends_as(undisturbed, folder, **options):
     """The training in the folder, continued, ends with the same losses and weights."""
-    history, weights = run(folder)
+    history, weights = run(folder, **options)
     expected, same = undisturbed
     pd.testing.assert_frame_equal(history, expected, check_exact=True)
     assert all((a == b).all() for a, b in zip(weights, same, strict=True))
@@ -185,3 +187,35 @@ def test_a_loss_that_is_no_number_stops_and_says_what_to_do(tmp_path):
     bad.features[3, 2] = np.nan
     with pytest.raises(UserError, match="LEARNING_RATE"):
         train(fresh(), bad, toy(40, 1), tmp_path, epochs=2, batch_size=16)
+
+
+def test_short_epochs_share_a_save(tmp_path, monkeypatch):
+    begun, saves = [time.monotonic()], []
+    run_epoch, save_state = loop._Run._run_epoch, loop.save_state
+    clock = SimpleNamespace(monotonic=lambda: begun[0] + 2 * len(begun))  # an epoch: two seconds
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "EPOCH_SECONDS", 5)
+        patch.setattr(loop, "time", clock)
+        patch.setattr(loop._Run, "_run_epoch", lambda *a: begun.append(0) or run_epoch(*a))
+        patch.setattr(loop, "save_state", lambda *a: saves.append(a[2].epoch) or save_state(*a))
+        run(tmp_path, epochs=7)
+    assert saves == [2, 5, 7] and len(pd.read_csv(tmp_path / "history.csv")) == 7
+    assert_ends_as(run(tmp_path / "every", epochs=7), tmp_path, epochs=7)
+
+
+def test_a_loss_that_is_not_finite_leaves_the_best_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "EPOCH_SECONDS", 1000)
+    step, done = loop.Replicas.train_on_batch, []
+
+    def failing(*arguments):
+        done.append(1)
+        return step(*arguments) * (float("nan") if len(done) > 14 else 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Replicas, "train_on_batch", failing)
+        with pytest.raises(UserError, match=r"in epoch 3\. The best weights so far are kept"):
+            run(tmp_path)
+    best = run(tmp_path / "undisturbed")[0].val_loss[:2].min()
+    decoder = fresh()
+    decoder.every_word.load_weights(tmp_path / WEIGHTS)
+    assert evaluate_loss(decoder, toy(40, 1)) == pytest.approx(best, rel=1e-5)
