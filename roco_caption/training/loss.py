@@ -16,6 +16,7 @@ if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
 ROWS, LOGITS = 256, 3_000_000  # of a block: at least so many words, or so many logits (12 MB)
+LEAST = 1.2e-38  # probability of a word, so its loss is at most 87 nats; smaller ones become 0
 
 
 def weighted_loss(hidden: Any, dense: Any, targets: Any, weights: Any, trained: bool) -> Any:
@@ -53,29 +54,24 @@ def _in_blocks(
     by_word = tf.transpose(kernel)  # once: products by a transposed matrix are slow
     with_one = tf.concat([rows, tf.ones([count, 1])], axis=1)  # the bias' gradient comes with it
 
-    def advance(k: Any, norms: Any, back: Any, summed: Any) -> tuple[Any, ...]:
+    def advance(k: Any, found: Any, back: Any, summed: Any) -> tuple[Any, ...]:
         part = slice(k * size, (k + 1) * size)
-        logits = tf.nn.bias_add(tf.matmul(rows[part], kernel), bias)
-        top = tf.reduce_max(logits, axis=1, keepdims=True)
-        powers = tf.exp(logits - top)
-        total = tf.reduce_sum(powers, axis=1, keepdims=True)
-        norms = norms.write(k, (top + tf.math.log(total))[:, 0])
+        # the softmax is one fused pass
+        shares = tf.nn.softmax(tf.nn.bias_add(tf.matmul(rows[part], kernel), bias))
+        found = found.write(k, tf.gather(shares, targets[part], batch_dims=1))
         if trained:
-            # a softmax is never written: its denominator divides what is multiplied by it
-            share = weights[part, None] / total
-            back = back.write(k, tf.matmul(powers, by_word) * share)
-            summed += tf.matmul(powers, with_one[part] * share, transpose_a=True)
-        return k + 1, norms, back, summed
+            weight = weights[part, None]
+            back = back.write(k, tf.matmul(shares, by_word) * weight)
+            summed += tf.matmul(shares, with_one[part] * weight, transpose_a=True)
+        return k + 1, found, back, summed
 
-    norms = tf.TensorArray(tf.float32, blocks, element_shape=[None], infer_shape=False)
+    found = tf.TensorArray(tf.float32, blocks, element_shape=[None], infer_shape=False)
     back = tf.TensorArray(tf.float32, blocks, element_shape=[None, units], infer_shape=False)
-    start = (0, norms, back, tf.zeros([words, units + 1]))
-    _, norms, back, summed = tf.while_loop(lambda k, *_: k < blocks, advance, start)
-    of_targets = tf.gather(by_word, targets)
-    logits = tf.reduce_sum(rows * of_targets, axis=1) + tf.gather(bias, targets)
-    loss = tf.reduce_sum(weights * (norms.concat() - logits))
+    start = (0, found, back, tf.zeros([words, units + 1]))
+    _, found, back, summed = tf.while_loop(lambda k, *_: k < blocks, advance, start)
+    loss = -tf.reduce_sum(weights * tf.math.log(tf.maximum(found.concat(), LEAST)))
     if not trained:
         return (loss,)
     summed = tf.tensor_scatter_nd_sub(summed, targets[:, None], with_one * weights[:, None])
-    back = back.concat() - of_targets * weights[:, None]
+    back = back.concat() - tf.gather(by_word, targets) * weights[:, None]
     return loss, back, tf.transpose(summed[:, :units]), summed[:, units]

@@ -26,6 +26,14 @@ def plain(hidden, dense, targets, weights):
     return own(targets, dense(hidden), sample_weight=weights)
 
 
+def with_gradients(hidden, dense, function):
+    with tf.GradientTape() as tape:
+        tape.watch(hidden)
+        loss = function()
+    sources = [hidden, dense.kernel.value, dense.bias.value]
+    return [loss, *map(tf.convert_to_tensor, tape.gradient(loss, sources))]
+
+
 @pytest.mark.parametrize("rows", [1, 4, 1000])
 @pytest.mark.parametrize("shape", [(5, 6, 11), (1, 1, 3), (3, 9, 40)])
 def test_loss_and_gradients_are_those_of_all_logits_at_once(monkeypatch, rows, shape):
@@ -33,16 +41,9 @@ def test_loss_and_gradients_are_those_of_all_logits_at_once(monkeypatch, rows, s
     monkeypatch.setattr(losses, "LOGITS", 0)
     dense, hidden, targets, weights = case(*shape)
 
-    def with_gradients(function):
-        with tf.GradientTape() as tape:
-            tape.watch(hidden)
-            loss = function()
-        sources = [hidden, dense.kernel.value, dense.bias.value]
-        return [loss, *map(tf.convert_to_tensor, tape.gradient(loss, sources))]
-
-    expected = with_gradients(lambda: plain(hidden, dense, targets, weights))
+    expected = with_gradients(hidden, dense, lambda: plain(hidden, dense, targets, weights))
     blocks = tf.function(lambda: losses.weighted_loss(hidden, dense, targets, weights, True))
-    for ours, theirs in zip(with_gradients(blocks), expected, strict=True):
+    for ours, theirs in zip(with_gradients(hidden, dense, blocks), expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-6)
     untrained = losses.weighted_loss(hidden, dense, targets, weights, False)
     np.testing.assert_allclose(untrained, expected[0], rtol=2e-6, atol=1e-6)
@@ -59,8 +60,16 @@ def test_captions_without_words_have_no_loss_and_no_gradient():
 def test_confident_logits_do_not_overflow():
     dense, hidden, targets, weights = case(3, 4, 6)
     dense.set_weights([w * 1000 for w in dense.get_weights()])
-    loss = losses.weighted_loss(hidden, dense, targets, weights, True)
-    np.testing.assert_allclose(loss, plain(hidden, dense, targets, weights), rtol=1e-5)
+    loss, *gradients = with_gradients(
+        hidden, dense, lambda: losses.weighted_loss(hidden, dense, targets, weights, True)
+    )
+    _, *expected = with_gradients(hidden, dense, lambda: plain(hidden, dense, targets, weights))
+    for ours, theirs in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-6 * np.abs(theirs).max())
+    each = -np.take_along_axis(np.asarray(tf.nn.log_softmax(dense(hidden))), targets[..., None], 2)
+    assert each.max() > 1000  # a word loses as much as float32 can say of its probability
+    expected_loss = (weights * np.minimum(each[..., 0], -np.log(losses.LEAST))).sum()
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
 
 
 def test_no_operation_holds_the_logits_of_all_words(monkeypatch):
