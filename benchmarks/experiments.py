@@ -28,7 +28,8 @@ from roco_caption import pipeline
 from roco_caption.core.machine import detect, setting
 from roco_caption.data.cases import cases_in
 from roco_caption.decoder.model import combine
-from roco_caption.features.table import Features, Inputs, select_inputs
+from roco_caption.features.inputs import Inputs, select_inputs
+from roco_caption.features.table import Features
 from roco_caption.scores import baselines
 from roco_caption.scores.coherence import Coherence
 from roco_caption.scores.phantoms import score_phantoms

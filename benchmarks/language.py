@@ -20,7 +20,7 @@ import pandas as pd
 
 from roco_caption import pipeline
 from roco_caption.core.machine import detect, setting
-from roco_caption.features.table import Inputs
+from roco_caption.features.inputs import Inputs
 from roco_caption.training import runs
 
 SCHEDULES = [  # 4,032 steps each, then 1,680

@@ -55,7 +55,7 @@ def mixed(captions: list[str], count: int, rng: np.random.Generator) -> list[str
 
 def synthetic_inputs(share: float) -> tuple:
     """Return `Inputs` of random features, float16 (n, 4096), at a share of ROCO's size."""
-    from roco_caption.features.table import Inputs
+    from roco_caption.features.inputs import Inputs
 
     rng, captions = np.random.default_rng(0), known_captions()
     frames, features = {}, {}

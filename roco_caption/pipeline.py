@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import pandas as pd
 
 from roco_caption.core.backup import backed_up, bring_back
+from roco_caption.core.errors import UserError
+from roco_caption.core.files import lock
 from roco_caption.core.machine import attached
 from roco_caption.core.progress import tensorboard
 from roco_caption.data.roco import Source, locate_dataset, parse_counts, read_dataset
@@ -20,7 +21,14 @@ from roco_caption.data.texts import read_texts  # noqa: F401  a stage as well
 from roco_caption.decoder.model import Decoder, Ensemble, build_decoder, combine, fit_scalers
 from roco_caption.features.extract import extract_features
 from roco_caption.features.given import read_features_file, with_grid_file
-from roco_caption.features.table import Features, Inputs, arrays_of, captions_digest, select_inputs
+from roco_caption.features.inputs import (  # index_words is a stage as well
+    Frames,
+    Inputs,
+    Words,
+    index_words,  # noqa: F401
+    select_inputs,
+)
+from roco_caption.features.table import Features, arrays_of
 from roco_caption.scores.coherence import Coherence
 from roco_caption.search.beam import Search
 from roco_caption.search.captioner import Captioner
@@ -31,13 +39,11 @@ from roco_caption.search.compare import (  # the last stages  # noqa: F401
     score,
 )
 from roco_caption.search.rerank import Consensus, match_length
-from roco_caption.text.tokenizer import CaptionTokenizer
 from roco_caption.training import runs
+from roco_caption.training.batches import rank_of
 from roco_caption.training.captions import CaptionData
-from roco_caption.training.checkpoint import is_begun, member_folder
+from roco_caption.training.checkpoint import is_begun, member_folders, replace_run
 from roco_caption.training.loop import identify, train
-
-Frames = dict[str, pd.DataFrame]  # {split: DataFrame[id, image, caption]}
 
 
 @dataclass(frozen=True)
@@ -47,16 +53,6 @@ class Data:
     source: Source
     frames: Frames
     counts: pd.DataFrame
-
-
-@dataclass(frozen=True)
-class Words:
-    """The vocabulary, and the captions as the decoder takes them: {split: int32 (n, length)}."""
-
-    tokenizer: CaptionTokenizer
-    tokens: dict[str, np.ndarray]
-    texts: np.ndarray | None = None  # captions without images, int32 (m, length)
-    source: str = ""  # `captions_digest` of what they were made from
 
 
 def prepare_data(
@@ -125,28 +121,8 @@ def prepare_features(
 ) -> Inputs:
     """Encode the images, or read precomputed features: `read_or_encode`, then `select_inputs`."""
     features = read_or_encode(data, cache_dir, attention=attention, **options)
-    return select_inputs(data.frames, features, attention=attention)
-
-
-def index_words(
-    frames: Frames, texts: Sequence[str] = (), *, min_frequency: int = 3, max_words: int = 50
-) -> Words:
-    """Make the vocabulary of the training captions, and encode all captions with it.
-
-    Args:
-        frames: captions by split.
-        texts: captions without images; their words do not make the vocabulary.
-        min_frequency: words that are rarer in the training captions become unknown.
-        max_words: longer captions are truncated.
-
-    Raises:
-        UserError: no word is that frequent.
-    """
-    captions = list(frames["train"].caption)
-    tokenizer = CaptionTokenizer.fit(captions, min_frequency=min_frequency, max_words=max_words)
-    tokens = {split: tokenizer.encode(list(frame.caption)) for split, frame in frames.items()}
-    encoded = tokenizer.encode(texts) if texts else None
-    return Words(tokenizer, tokens, encoded, captions_digest(frames))
+    inputs = select_inputs(data.frames, features, attention=attention)
+    return replace(inputs, name=data.source.name)
 
 
 def make_decoder(
@@ -189,8 +165,14 @@ def run_folder(
 
     It is below `parent`, named for the data set, `name`, and the settings; or `checkpoint_dir`.
     Its files come back from `copy` if they are there, as `read_or_encode` describes it.
-    The other arguments are the fields of `Schedule`, as `train_decoder` takes them.
+    The other arguments are the fields of `Schedule`, as `train_decoder` takes them. UserError if
+    the inputs are of another data set.
     """
+    if inputs.name not in ("", name):
+        raise UserError(
+            f"The features are of {inputs.name}, not of {name}. Run the cell that makes the "
+            "features (`prepare_features`) and those after it again."
+        )
     trainings = [
         identify(member, *_caption_data(member, inputs, words, k), **options)
         for k, (member, options) in enumerate(
@@ -238,6 +220,8 @@ def train_decoder(
 ) -> list[pd.DataFrame]:
     """Train the decoder, or each member of an ensemble; resume or reuse an earlier training.
 
+    With `retrain`, all members' earlier trainings stay until the last one is finished.
+
     Args:
         decoder: of `make_decoder`.
         inputs, words, folder: what it is trained and validated on, and the run's folder.
@@ -248,15 +232,21 @@ def train_decoder(
     Returns:
         The history of each member, see `train`; raises as that does.
     """
-    histories = []
-    places = [member_folder(folder, k) for k in range(len(decoder.members))]
+    histories, retrained = [], []
+    places = member_folders(folder, len(decoder.members))
     begun = [k for k, place in enumerate(places) if is_begun(place)]
     for k, (place, options) in enumerate(zip(places, _schedules(decoder, schedule), strict=True)):
         again = retrain and k >= min(begun, default=0)  # those before are retrained already
-        options |= {"retrain": again, "precision": precision, "strategy": strategy}
+        together = again and len(places) > 1  # members of two trainings do not fit
+        retrained += [place] if together else []
+        options |= {"retrain": again, "replace": not together}
+        options |= {"precision": precision, "strategy": strategy}
         options["callbacks"] = [tensorboard(place / "tensorboard"), *callbacks]
         learn, tune = _caption_data(decoder.members[k], inputs, words, k)
         histories.append(train(decoder.members[k], learn, tune, place, **options))
+    for place in retrained if rank_of(strategy) == 0 else ():
+        with lock(place / ".lock", "training"):
+            replace_run(place)
     return histories
 
 

@@ -65,7 +65,8 @@ def read_settings(names: dict[str, Any]) -> None:
         if run and place and _is_mixed(run, name, place):
             problems[f"{name} apart"] = (
                 f"CHECKPOINT_DIR must be a folder apart from {name} ({place}), got {run!r}: "
-                "otherwise the run's files mix with those there. Choose an empty folder elsewhere."
+                "otherwise the run's files mix with those there. Choose an empty folder elsewhere, "
+                "or ''."
             )
     used = ("FEATURES_FILE", "GRID_FILE") if names.get("ATTENTION") else ("FEATURES_FILE",)
     given = [name for name in used if names.get(name)]
@@ -95,10 +96,14 @@ def _checked(name: str, value: Any) -> Any:
 
 
 def _is_mixed(run: str, name: str, place: str) -> bool:
-    """Return whether a run's folder is or holds the place, or is read as a part of DATA_DIR."""
+    """Return whether a run's folder is or holds the place, is read as a part of DATA_DIR, or holds
+    its own copy in DRIVE_DIR or is held by it."""
     folder = Path(run).resolve()
     if Path(place).resolve().is_relative_to(folder):
         return True
+    if name == "DRIVE_DIR":
+        copy = (Path(place) / "checkpoints" / folder.name).resolve()
+        return copy != folder and (copy.is_relative_to(folder) or folder.is_relative_to(copy))
     if name == "DATA_DIR":
         with contextlib.suppress(UserError, OSError):  # no data set, which is said later
             root = locate_dataset("", data_dir=place).root.resolve()

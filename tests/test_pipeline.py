@@ -13,11 +13,12 @@ from roco_caption import pipeline
 from roco_caption.core.errors import UserError
 from roco_caption.data.archive import TABLES
 from roco_caption.decoder.model import build_decoder, fit_scalers
-from roco_caption.features.table import Features, LazyRows, mean_image, select_inputs
+from roco_caption.features.inputs import mean_image, select_inputs
+from roco_caption.features.table import Features, LazyRows
 from roco_caption.scale import train as scale
 from roco_caption.scores.baselines import neighbours
 from roco_caption.search import compare
-from roco_caption.search.bundle import export_keras
+from roco_caption.search.bundle import export_keras, export_onnx
 from roco_caption.search.captioner import Captioner
 from roco_caption.show import plots
 
@@ -169,14 +170,60 @@ def test_retraining_an_ensemble_goes_on_with_the_member_that_was_stopped(tmp_pat
 
     options = {"epochs": 2, "retrain": True}
     arguments = decoder, inputs, words, tmp_path
-    earlier = [path.stat().st_mtime_ns for path in names]
+    captions = saved_captioner((inputs, words, decoder), tmp_path)
+    earlier = [path.read_bytes() for path in names]
     with pytest.raises(KeyboardInterrupt):
         pipeline.train_decoder(*arguments, callbacks=[stop_in_the_second], **options)
-    stopped = [path.stat().st_mtime_ns for path in names]
-    assert stopped[0] > earlier[0] and stopped[1] == earlier[1]
-    pipeline.train_decoder(*arguments, **options)
-    done = [path.stat().st_mtime_ns for path in names]
-    assert done[0] == stopped[0] and done[1] > stopped[1]
+    assert [path.read_bytes() for path in names] == earlier  # the members belong together
+    assert loaded_captions((inputs,), tmp_path) == captions
+    finished = (tmp_path / "retraining" / names[0].name).stat().st_mtime_ns
+    pipeline.train_decoder(*arguments, callbacks=[lambda row: calls.append(row)], **options)
+    assert names[0].stat().st_mtime_ns == finished
+    assert not any(path.exists() for path in tmp_path.rglob("retraining"))
+    epochs = [row["epoch"] for row in calls[3:]]
+    assert calls[:3] == [1, 2, 1] and epochs == [1, 2]  # of the second member; the first is told
+
+
+def test_what_an_earlier_training_made_does_not_stay_beside_a_new_one(made, tmp_path):
+    inputs, words, decoder = made
+    pipeline.train_decoder(decoder, inputs, words, tmp_path, epochs=1)
+    captions = saved_captioner(made, tmp_path)
+    names = "scores.csv", "model_card.md", "decoder.keras", "captions.csv"
+    for name in (*names, "notes.txt"):
+        (tmp_path / name).touch()
+    pipeline.train_decoder(decoder, inputs, words, tmp_path, epochs=1)  # reused
+    assert all((tmp_path / name).exists() for name in names)
+    assert loaded_captions(made, tmp_path) == captions
+    pipeline.train_decoder(decoder, inputs, words, tmp_path, epochs=1, retrain=True)
+    assert not any((tmp_path / name).exists() for name in names)
+    assert (tmp_path / "notes.txt").exists()
+    with pytest.raises(UserError, match=r"captioner\.json is missing.*part 8"):
+        Captioner.load(tmp_path)
+    assert saved_captioner(made, tmp_path) == loaded_captions(made, tmp_path)
+
+
+def test_scores_of_other_captions_are_removed(made, tmp_path):
+    inputs, words, decoder = made
+    pipeline.train_decoder(decoder, inputs, words, tmp_path, epochs=1)
+    captioner = pipeline.make_captioner(decoder, inputs, words, beams=2, neighbours=0, match=False)
+    pipeline.caption_test_images(captioner, inputs, tmp_path)
+    for name in ("scores.csv", "model_card.md"):
+        (tmp_path / name).touch()
+    pipeline.caption_test_images(captioner, inputs, tmp_path)  # the same ones
+    assert (tmp_path / "scores.csv").exists() and (tmp_path / "model_card.md").exists()
+    captioner.search = replace(captioner.search, beams=1, no_repeat=0)
+    captions = pipeline.caption_test_images(captioner, inputs, tmp_path)
+    assert len(captions) and not (tmp_path / "scores.csv").exists()
+    assert not (tmp_path / "model_card.md").exists()
+
+
+def test_a_run_is_not_named_for_data_that_it_did_not_see(made, tmp_path):
+    inputs, words, decoder = made
+    inputs = replace(inputs, name="phantoms")
+    with pytest.raises(UserError, match=r"features are of phantoms, not of roco.*prepare_features"):
+        pipeline.run_folder(tmp_path, "roco", decoder, inputs, words, epochs=1)
+    assert not list(tmp_path.iterdir())
+    pipeline.run_folder(tmp_path, "phantoms", decoder, inputs, words, epochs=1)
 
 
 def assert_refused(decoder, inputs, words, folder, changed):
@@ -203,9 +250,16 @@ def test_words_of_other_captions_and_decoders_of_other_features_are_refused(made
     ):
         with pytest.raises(UserError, match=r"captions have changed.*index_words"):
             stage()
+    captioner = pipeline.make_captioner(decoder, made[0], words, match=False)
     features.matrix = features.matrix[::-1].copy()  # as of another encoder
     changed = select_inputs(toy_data()[0], features)
     assert_refused(decoder, changed, words, tmp_path, "features")
+    for stage in (
+        lambda: pipeline.caption_test_images(captioner, changed, tmp_path),
+        lambda: pipeline.caption_by_baselines(captioner, changed, ["a mass is seen"] * 12),
+    ):
+        with pytest.raises(UserError, match=r"features have changed.*make_decoder"):
+            stage()
 
 
 @pytest.mark.parametrize("changed", ["min_frequency", "longer", "shorter", "attention", "grids"])
@@ -273,6 +327,10 @@ def test_a_run_gets_no_scores_and_no_export_of_another_model(made, tmp_path):
     moved = select_inputs(inputs.frames | {"test": reversed_test}, toy_data()[1])
     with pytest.raises(UserError, match=r"captions\.csv does not have the captions.*part 8"):
         pipeline.score({"this model": list(captions.caption)}, moved, tmp_path / "a")
+    others = inputs.frames["test"].assign(caption="another reference")
+    moved = select_inputs(inputs.frames | {"test": others}, toy_data()[1])
+    with pytest.raises(UserError, match=r"captions\.csv does not have the captions.*part 8"):
+        pipeline.score({"this model": list(captions.caption)}, moved, tmp_path / "a")
     assert not (tmp_path / "a" / "scores.csv").exists()
     pipeline.score({"this model": list(captions.caption)}, inputs, tmp_path / "a")
     pipeline.train_decoder(decoder, inputs, words, tmp_path / "b", epochs=2)
@@ -280,9 +338,13 @@ def test_a_run_gets_no_scores_and_no_export_of_another_model(made, tmp_path):
         pipeline.caption_by_baselines(captioner, inputs, captions.caption)
     with pytest.raises(UserError, match=r"b/captions\.csv does not have the captions.*part 8"):
         pipeline.score({"this model": list(captions.caption)}, inputs, tmp_path / "b")
-    with pytest.raises(UserError, match="does not have this captioner's weights"):
-        export_keras(captioner, tmp_path / "a" / "decoder.keras")
-    assert not (tmp_path / "a" / "decoder.keras").exists()
+    for export, path in ((export_keras, tmp_path / "a" / "decoder.keras"),
+                         (export_keras, tmp_path / "decoder.keras"),
+                         (export_onnx, tmp_path / "decoder.onnx")):  # fmt: skip
+        pytest.importorskip("tf2onnx") if export is export_onnx else None
+        with pytest.raises(UserError, match="trained again after this captioner was made"):
+            export(captioner, path)
+        assert not path.exists()
 
 
 def test_an_ensemble_is_trained_captions_and_is_scored_as_one(tmp_path):
@@ -381,7 +443,8 @@ def test_scores_get_all_references(tmp_path, monkeypatch):
     given = []
     table = pd.DataFrame({"CIDEr": [1.0]})
     monkeypatch.setattr(compare, "score_table", lambda r, *a, **o: given.append(r) or table)
-    frames["test"][["id", "caption"]].to_csv(tmp_path / "captions.csv", index=False)
+    written = frames["test"][["id", "caption"]].assign(reference=frames["test"].caption)
+    written.to_csv(tmp_path / "captions.csv", index=False)
     pipeline.score({"x": list(frames["test"].caption)}, inputs, tmp_path)
     assert given[0][0] == [frames["test"].caption[0], "another"] and len(given[0]) == 12
     one = {split: frame.drop(columns="references") for split, frame in frames.items()}

@@ -177,7 +177,9 @@ def test_a_run_cannot_be_mixed_with_the_data(names, tmp_path, make, data, run):
     read_settings(names | chosen | {"DATA_DIR": "", "CACHE_DIR": "/tmp/elsewhere"})
 
 
-@pytest.mark.parametrize("run", ["", "drive", "."])
+@pytest.mark.parametrize(
+    "run", ["", "drive", ".", "drive/roco/checkpoints", "drive/roco/checkpoints/x/x"]
+)
 def test_a_run_cannot_hold_its_own_copy(names, tmp_path, run):
     chosen = {"DRIVE_DIR": f"{tmp_path}/drive/roco", "CHECKPOINT_DIR": f"{tmp_path}/{run}"}
     with pytest.raises(UserError, match=r"CHECKPOINT_DIR must be .* apart from DRIVE_DIR"):

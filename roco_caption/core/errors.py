@@ -23,6 +23,10 @@ class DamagedFile(UserError):
         self.why = why
 
 
+class Diverged(UserError):
+    """A training whose loss is no longer finite."""
+
+
 def at_least(least: float, **values: Any) -> None:
     """Raise a UserError unless these settings, named in small letters, are at least `least`.
 

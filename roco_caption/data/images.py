@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
 from roco_caption.core.errors import OutOfMemory
-from roco_caption.core.machine import find_platform
+from roco_caption.core.machine import find_platform, usable_cpus
 from roco_caption.data.dicom import ImageError, is_dicom, read_dicom
 from roco_caption.data.levels import colour_to_uint8, limits, to_uint8
 from roco_caption.data.names import EXTENSION
@@ -217,8 +217,8 @@ def image_batches(
             return str(error)
 
     if workers is None and find_platform() != "local":
-        workers = max(HOSTED_THREADS, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers or os.cpu_count(), thread_name_prefix="decode") as pool:
+        workers = max(HOSTED_THREADS, usable_cpus())
+    with ThreadPoolExecutor(workers or usable_cpus(), thread_name_prefix="decode") as pool:
         waiting: deque[Iterator] = deque()
         end = len(paths) + (AHEAD - 1) * batch_size  # empty batches, until the last one is used
         for start in range(0, end, batch_size):

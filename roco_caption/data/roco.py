@@ -19,7 +19,7 @@ from roco_caption.data.folder import list_rows, print_left_out, read_folder, wit
 from roco_caption.data.images import is_image_file
 from roco_caption.data.kaggle import RECORD, download_roco, mounted_by_colab
 from roco_caption.data.names import image_ids, match_files
-from roco_caption.data.phantoms.dataset import make_phantoms, name_of
+from roco_caption.data.phantoms.dataset import make_phantoms, name_of, set_name
 from roco_caption.data.remarks import clean_training
 from roco_caption.data.reports import shown_sections
 from roco_caption.data.splits import complete_splits
@@ -98,7 +98,7 @@ def locate_dataset(
             why = f"ROCO from Kaggle{default}: mounted here, so it is not downloaded. {OTHERWISE}"
             return Source(root, "roco", why)
         return Source(download_roco(roco), "roco", f"ROCO from Kaggle{default}. {OTHERWISE}")
-    name = "-".join(["phantoms", *map(str, phantom_counts), f"seed{seed}"])
+    name = set_name(phantom_counts, seed)
     train, validation, test = phantom_counts
     make_phantoms(Path(folder) / name, train=train, validation=validation, test=test, seed=seed)
     reason = "the default outside Colab and Kaggle" if source == "auto" else "as DATA_SOURCE asks"
@@ -202,7 +202,8 @@ def read_dataset(
         rows = pd.concat([_rows(root, split, columns) for split in splits], ignore_index=True)
     else:
         rows = read_folder(root, columns)
-    rows["caption"] = [" ".join(text.split()) for text in shown_sections(rows.caption)]
+    captions = shown_sections(rows.caption)
+    rows["caption"] = [" ".join(text.replace("\0", " ").split()) for text in captions]
     print_left_out(rows)
     rows = rows.dropna(axis="columns", how="all")  # a column of patients may be empty
     if "case" in rows:

@@ -15,7 +15,7 @@ from roco_caption.core.files import atomic_open, atomic_path, read_json, write_j
 from roco_caption.features.table import Features, concatenated
 
 INSTALL = 'It may need pip install ".[distributed]" in a clone of the project'
-COLUMNS = "features", "grid"
+FIELDS = "features", "grid"
 COPIED = "copied.json"  # the states of an object store's shards that were copied
 KEY = b"roco_caption"  # of an Arrow file's metadata: encoder, skipped images, shapes of the rows
 
@@ -31,7 +31,7 @@ def write_shard(
     import pyarrow as pa
 
     columns = {"id": pa.array(ids, pa.string())}
-    for name, array in zip(COLUMNS, arrays, strict=False):
+    for name, array in zip(FIELDS, arrays, strict=False):
         flat = np.ascontiguousarray(array, np.float16).ravel()
         size = int(np.prod(array.shape[1:]))
         columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float16()), size)
@@ -98,7 +98,7 @@ def _opened(fs: Any, path: str, mend: bool) -> Features | None:
         notes = json.loads(table.schema.metadata[KEY])
         arrays: dict[str, Any] = {}
         shapes = notes["shapes"] if local else []
-        for column, shape in zip(COLUMNS, shapes, strict=False):
+        for column, shape in zip(FIELDS, shapes, strict=False):
             flat = [part.flatten().to_numpy(zero_copy_only=True) for part in table[column].chunks]
             arrays[column] = flat[0].reshape(-1, *shape) if flat else np.empty((0, *shape), "f2")
         ids, matrix, grid = table["id"].to_pylist(), arrays.get("features"), arrays.get("grid")

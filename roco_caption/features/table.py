@@ -6,17 +6,14 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from roco_caption.core.errors import UserError
-from roco_caption.data.cases import cases_in
 from roco_caption.features.files import UNKNOWN
 
-Frames = dict[str, pd.DataFrame]  # {split: DataFrame[id, image, caption]}
 GRID_BLOCK = 256  # grids in memory at once: 13 MB of VGG16's
 
 
@@ -173,14 +170,6 @@ def sampled(count: int, most: int) -> np.ndarray:
     return np.arange(k) * count // max(k, 1)
 
 
-def captions_digest(frames: Frames) -> str:
-    """Return a checksum of all splits' images and captions, in hexadecimal."""
-    digest = hashlib.sha256()
-    for split, frame in frames.items():
-        digest.update("\0".join([split, *frame.id, *frame.caption]).encode("utf-8", "replace"))
-    return digest.hexdigest()
-
-
 def images_digest(features: Any, cases: Sequence[Any] | None = None) -> str:
     """Return a checksum that tells features, with grids if any, from those of other images, cases
     or encoders; without reading grids from disk."""
@@ -205,96 +194,3 @@ def to_float16(rows: np.ndarray) -> np.ndarray:
 def arrays_of(features: Any) -> tuple[Any, ...]:
     """Return the decoder's image inputs as a tuple: (features,), or (features, grids)."""
     return features if isinstance(features, tuple) else (features,)
-
-
-def mean_image(features: Any) -> tuple[np.ndarray, ...]:
-    """Return the average image, an array (1, ...) per input of `arrays_of`."""
-    return tuple(array.mean(axis=0, keepdims=True) for array in arrays_of(features))
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What the decoder sees of each image, by split."""
-
-    frames: Frames  # of the images that have features
-    features: dict[str, Any]  # {split: (n, d), or with attention a pair of it and grids}
-    encoder: dict[str, Any]  # as in `Features`
-    missing: list[str]  # one line per image without features: its id and the reason
-
-    @cached_property
-    def vectors(self) -> dict[str, Any]:
-        """The features without the grids."""
-        return {split: arrays_of(arrays)[0] for split, arrays in self.features.items()}
-
-    @cached_property
-    def once(self) -> np.ndarray:
-        """The training images' first rows, as an image has a row per caption: int64 (k,)."""
-        return np.flatnonzero(~self.frames["train"].id.duplicated())
-
-    @cached_property
-    def cases(self) -> dict[str, pd.Series]:
-        """The patient or article of each image, see `cases_in`."""
-        return {split: cases_in(frame) for split, frame in self.frames.items()}
-
-    def refuse(self, words: Any, *members: Any) -> None:
-        """Raise a UserError if words or decoders were made for other captions or features."""
-        if words.source not in ("", captions_digest(self.frames)):
-            raise UserError("The captions have changed. Run the cell with `index_words` again.")
-        for member in members:
-            if changed := self._changed(words, member):
-                raise UserError(f"The {changed} have changed. Run the cell that makes the decoder "
-                                "(`make_decoder`) and those after it again.")  # fmt: skip
-
-    def _changed(self, words: Any, member: Any) -> str:
-        """Return which of the data that a decoder was made for have changed, "" for none."""
-        known, sizes = member.ratings, (member.sizes["vocab_size"], member.sizes["max_len"])
-        if known and known.source not in ("", self._digest):
-            return "features"
-        same = not known or np.array_equal(known.tokens, words.tokens["train"][known.rows])
-        same = same and sizes == (words.tokenizer.vocab_size, words.tokenizer.max_words + 1)
-        return "" if same else "words"
-
-    @cached_property
-    def _digest(self) -> str:
-        return images_digest(self.features["train"], self.cases["train"])
-
-    @property
-    def references(self) -> Sequence[Any]:
-        """The references of the test images: a caption each, or if any has several, all of each."""
-        test = self.frames["test"]
-        several = "references" in test and (test.references.str.len() > 1).any()
-        return list(test.references if several else test.caption)
-
-    def image(self, split: str, row: int) -> tuple[Any, ...]:
-        """Return the features of one image, as `Captioner.caption_features` takes them."""
-        return tuple(array[row : row + 1] for array in arrays_of(self.features[split]))
-
-
-def select_inputs(
-    frames: Frames, features: Features, *, attention: bool = False, lazy: bool = False
-) -> Inputs:
-    """Select the features of each split's images, and leave out images without any.
-
-    `attention` adds the grids; `lazy` leaves features on disk, to be read batch by batch. Raises a
-    UserError if no image of a split has features, or if they have no grids.
-    """
-    selected: dict[str, pd.DataFrame] = {}
-    missing: list[str] = []
-    arrays: dict[str, Any] = {}
-    for split, frame in frames.items():
-        if frame.empty:
-            raise UserError(f"The captions have no {split} split.")
-        mask = frame.id.isin(features.ids)
-        for name in frame.id[~mask].unique():
-            missing.append(f"{name}: {features.skipped.get(name, 'not among the features')}")
-        if not mask.any():
-            raise UserError(
-                f"No image of the {split} split has features ({missing[-1]}). Check that "
-                "FEATURES_FILE belongs to this data set, and the images of the split."
-            )
-        selected[split] = frame[mask].reset_index(drop=True)
-        ids = list(selected[split].id)
-        arrays[split] = features.select_rows(ids) if lazy else features.select(ids)
-        if attention:
-            arrays[split] = arrays[split], features.select_grid(ids)
-    return Inputs(selected, arrays, features.encoder, missing)

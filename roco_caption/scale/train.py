@@ -17,8 +17,8 @@ from roco_caption.core.errors import UserError, first_line
 from roco_caption.core.machine import setting
 from roco_caption.data.remarks import clean_training
 from roco_caption.data.roco import read_dataset
+from roco_caption.features.inputs import select_inputs
 from roco_caption.features.shards import local_copy, read_shards
-from roco_caption.features.table import select_inputs
 from roco_caption.scale.encode import connect_ray, extract_shards
 from roco_caption.search.captioner import Captioner
 from roco_caption.training.batches import find_strategy, rank_of

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import sys
 import zipfile
 from collections.abc import Callable
@@ -22,20 +21,25 @@ from roco_caption.core.backend import chatter_left_out, multiplied_exactly
 from roco_caption.core.errors import UserError, first_line
 from roco_caption.core.files import atomic_path, read_json, write_json
 from roco_caption.core.pickles import checksum, verify
+from roco_caption.data.phantoms.dataset import is_set_name
 from roco_caption.decoder.model import Decoder, Ensemble, build_decoder, combine
 from roco_caption.features.encoder import describe, weights_path
 from roco_caption.scores.coherence import Coherence
 from roco_caption.search.beam import Search
 from roco_caption.search.rerank import Consensus
 from roco_caption.text.tokenizer import END, PAD, START, CaptionTokenizer
-from roco_caption.training.checkpoint import BUNDLE, WEIGHTS, member_folder
-from roco_caption.training.runs import RECORD
+from roco_caption.training.checkpoint import (
+    BUNDLE,
+    CONSENSUS,
+    VOCABULARY,
+    WEIGHTS,
+    member_folders,
+)
+from roco_caption.training.runs import record_of
 
 if TYPE_CHECKING:
     from roco_caption.search.captioner import Captioner
 
-VOCABULARY = "tokenizer.json"
-CONSENSUS = "consensus.npz"
 WORDS = "words.json"  # the member of the Keras file, and the property of the ONNX file
 TOLERANCE = 1e-4  # of the largest output: sums in another order differ by less
 
@@ -64,8 +68,9 @@ def write_bundle(captioner: Captioner, folder: Path) -> None:
 
 
 def _require_weights(captioner: Captioner, folder: Path) -> None:
-    for k, member in enumerate(captioner.decoder.members):
-        path = member_folder(folder, k) / WEIGHTS
+    members = captioner.decoder.members
+    for member, place in zip(members, member_folders(folder, len(members)), strict=True):
+        path = place / WEIGHTS
         if not (path.exists() and member.weights_file and verify(path) == member.weights_file):
             raise UserError(
                 f"{path} does not have this captioner's weights: its training was stopped, or its "
@@ -74,8 +79,8 @@ def _require_weights(captioner: Captioner, folder: Path) -> None:
             )
 
 
-def read_bundle(folder: Path) -> tuple[Any, ...]:
-    """Return the arguments of `Captioner` in order; raises as `Captioner.load` does."""
+def read_bundle(folder: Path) -> dict[str, Any]:
+    """Return the arguments of `Captioner`; raises as `Captioner.load` does."""
     bundle = read_json(folder / BUNDLE)
     tokenizer = CaptionTokenizer.load(folder / VOCABULARY)
     try:
@@ -93,8 +98,8 @@ def read_bundle(folder: Path) -> tuple[Any, ...]:
             f"{folder / VOCABULARY} has {tokenizer.vocab_size} words, but the decoder was "
             f"trained with {sizes['vocab_size']}. Restore the file of that training."
         )
-    for k, member in enumerate(members):
-        path = member_folder(folder, k) / WEIGHTS
+    for member, place in zip(members, member_folders(folder, len(members)), strict=True):
+        path = place / WEIGHTS
         try:
             member.weights_file = verify(path)
             member.every_word.load_weights(path)
@@ -110,7 +115,10 @@ def read_bundle(folder: Path) -> tuple[Any, ...]:
     consensus = Consensus.load(folder / CONSENSUS, decoder) if bundle.get("consensus") else None
     pairs = (bundle.get("coherence") or {}).get("apart")
     coherence = Coherence(tuple((a, b) for a, b in pairs)) if pairs is not None else None
-    return decoder, tokenizer, search, consensus, coherence, encoder
+    return {
+        "decoder": decoder, "tokenizer": tokenizer, "search": search, "consensus": consensus,
+        "coherence": coherence, "encoder": encoder,
+    }  # fmt: skip
 
 
 def checked_encoder(encoder: dict[str, Any], weights: str | os.PathLike = "") -> dict[str, Any]:
@@ -156,8 +164,8 @@ def run_of(path: str | os.PathLike) -> Path:
     if bundles == [folder / BUNDLE]:
         return folder
     trained = ""
-    with suppress(UserError, LookupError, TypeError, ValueError):  # not written by the notebook
-        trained = f", trained on {read_json(newest / RECORD)['captions']['train']:,} captions"
+    with suppress(LookupError, TypeError, ValueError):  # not written by the notebook
+        trained = f", trained on {record_of(newest)['captions']['train']:,} captions"
     hint = f". To use another run, give its {BUNDLE}." if bundles[1:] else ""
     print(f"The newest of {len(bundles)} runs in {folder}: {newest}{trained}{hint}")
     return newest
@@ -165,10 +173,7 @@ def run_of(path: str | os.PathLike) -> Path:
 
 def is_synthetic(run: Path) -> bool:
     """Return whether a run was trained on phantoms, as far as its record says."""
-    with suppress(UserError, AttributeError):  # missing, damaged, or not the notebook's
-        data = str(read_json(run / RECORD).get("data"))
-        return re.fullmatch(r"phantoms-\d+-\d+-\d+-seed\d+(-[0-9a-f]{6})?", data) is not None
-    return False
+    return is_set_name(str(record_of(run).get("data")))
 
 
 def plain_model(decoder: Decoder | Ensemble, view: str = "next_word") -> keras.Model:
@@ -219,6 +224,7 @@ def export_keras(captioner: Captioner, path: str | os.PathLike) -> Path:
     path = Path(path).expanduser()
     if path.suffix != ".keras":
         raise UserError(f"Keras' own format needs a path that ends in .keras, got {path}.")
+    captioner.refuse_retrained()
     if (path.parent / WEIGHTS).exists():  # a run's folder
         _require_weights(captioner, path.parent)
     with chatter_left_out(), atomic_path(path, ending=".keras") as written:
@@ -246,6 +252,7 @@ def export_onnx(captioner: Captioner, path: str | os.PathLike) -> Path:
             f'ONNX needs {error.name}: pip install ".[onnx]" in a clone, or onnx, onnxruntime and '
             "tf2onnx."
         ) from error
+    captioner.refuse_retrained()
     path, model = Path(path).expanduser(), plain_model(captioner.decoder, "every_word")
     with atomic_path(path, ending=".onnx") as written:
         signature = [model.inputs]  # keeps their names, and any number of images and words

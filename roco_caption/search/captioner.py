@@ -79,6 +79,14 @@ class Captioner:
     def _weights_now(self) -> list[str]:
         return [member.weights_file for member in self.decoder.members]
 
+    def refuse_retrained(self) -> None:
+        """Raise a UserError if the decoder was trained again after this captioner was made."""
+        if self._weights_now() != self._weights:
+            raise UserError(
+                "The decoder was trained again after this captioner was made. Run part 8 "
+                "(`make_captioner`) again, and the cells after it."
+            )
+
     @classmethod
     def load(cls, folder: str | os.PathLike, weights: str | os.PathLike | None = None) -> Captioner:
         """Read a run's folder, or of a folder of runs the newest, and print which.
@@ -86,7 +94,7 @@ class Captioner:
         `weights` is where the encoder's weights file is now, if it was moved; its checksum is
         compared. UserError if a file is missing, damaged, or from another run.
         """
-        captioner = cls(*read_bundle(run_of(folder)))
+        captioner = cls(**read_bundle(run_of(folder)))
         if weights is not None:
             captioner.encoder = checked_encoder(captioner.encoder, weights)
         return captioner
@@ -241,11 +249,7 @@ class Captioner:
         self, features: Any, search: Search, all_beams: bool = False
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield each image's tokens and log-probability, or with `all_beams` those of all beams."""
-        if self._weights_now() != self._weights:
-            raise UserError(
-                "The decoder was trained again after this captioner was made. Run part 8 "
-                "(`make_captioner`) again, and the cells after it."
-            )
+        self.refuse_retrained()
         # penalties and reranking leave the compiled search as it is
         key = replace(search, end_penalty=0.0, neighbours=0, word_bonus=0.0), all_beams
         if key not in self._searches:

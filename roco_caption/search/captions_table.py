@@ -12,7 +12,7 @@ import pandas as pd
 
 from roco_caption.core.errors import UserError, first_line
 from roco_caption.core.files import atomic_path, cannot_read, printable
-from roco_caption.search.folder import COLUMNS
+from roco_caption.search.folder import FIELDS
 
 LONGEST = 100_000  # characters of a cell
 OTHER_TABLE = "is not a table of captions"
@@ -39,9 +39,10 @@ class CaptionsTable:
         self.separator = "\t" if ending == ".tsv" else ","
         self.rows: list[pd.DataFrame] = []
         self.names: set[str] = set()  # of the files to be captioned
-        self.begun = resume and self.path.exists()
+        self.resumed = resume and self.path.exists()
+        self.begun = False  # whether the file has these rows and nothing else
         for path in (self.out, self.path):
-            if path.exists() and not overwrite and not self.begun:
+            if path.exists() and not overwrite and not self.resumed:
                 remedy = " or continue it with --resume," if path == self.path else ""
                 raise UserError(
                     f"{path} exists. Choose another --out,{remedy} or replace it with --overwrite."
@@ -59,13 +60,13 @@ class CaptionsTable:
         UserError if the file cannot be read, or is no such table.
         """
         self.names = {printable(str(file)) for file in files}
-        if not self.begun:
+        if not self.resumed:
             return list(files)
-        rows, self.begun = self._read()
-        table = pd.DataFrame(rows, columns=COLUMNS).drop_duplicates("file", keep="last")
+        rows, whole = self._read()
+        table = pd.DataFrame(rows, columns=FIELDS).drop_duplicates("file", keep="last")
         again = (table.caption == "") & (table.error != "") & table.file.isin(self.names)
         kept = table[~again]
-        self.begun = self.begun and len(kept) == len(rows)  # else it is written again
+        self.begun = whole and len(kept) == len(rows)  # else it is written again
         self.rows = [kept] if len(kept) else []
         known = set(kept.file)
         new = [file for file in files if printable(str(file)) not in known]
@@ -84,12 +85,12 @@ class CaptionsTable:
             raise cannot_read(self.path, error) from error
         except (ValueError, csv.Error) as error:
             raise UserError(f"{self.path} {OTHER_TABLE} ({first_line(error)}).") from error
-        if content and rows[:1] != [COLUMNS]:
+        if content and rows[:1] != [FIELDS]:
             raise UserError(
-                f"{self.path} {OTHER_TABLE}: its columns are not {', '.join(COLUMNS)}, separated "
+                f"{self.path} {OTHER_TABLE}: its columns are not {', '.join(FIELDS)}, separated "
                 f"by {'tabs' if self.separator != ',' else 'commas'}. Choose another --out."
             )
-        whole = [row for row in rows[1:] if len(row) == len(COLUMNS)]
+        whole = [row for row in rows[1:] if len(row) == len(FIELDS)]
         return whole, len(whole) == len(rows) - 1 and content.endswith(b"\n")
 
     def add(self, rows: pd.DataFrame) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SYSTEM = "thumbs.db", "desktop.ini", "dicomdir"
 BATCH = 32  # images encoded at once, as in `extract_features`
-COLUMNS = ["file", "caption", "log_probability", "error"]
+FIELDS = ["file", "caption", "log_probability", "error"]
 
 
 def image_files(*places: str | os.PathLike) -> list[Path]:
@@ -76,7 +76,7 @@ def caption_files(
     with progress_bar(total=len(files), desc="captioning", unit="image") as bar:
         for start in range(0, len(files), batch_size):
             batch = files[start : start + batch_size]
-            yield pd.DataFrame(_rows(captioner, batch, search), columns=COLUMNS)
+            yield pd.DataFrame(_rows(captioner, batch, search), columns=FIELDS)
             bar.update(len(batch))
 
 

@@ -12,7 +12,7 @@ from roco_caption import __version__
 from roco_caption.core.errors import UserError
 from roco_caption.core.files import read_json, write_text
 from roco_caption.search.bundle import BUNDLE, is_synthetic
-from roco_caption.training.checkpoint import member_folder
+from roco_caption.training.checkpoint import CARD, HISTORY, SCORES, member_folders
 from roco_caption.training.runs import RECORD, commits_of
 
 PHANTOM_LICENCE = "Phantoms: synthetic radiology images, drawn by roco_caption (MIT)."
@@ -48,9 +48,9 @@ def write_model_card(folder: str | os.PathLike) -> Path:
     if not {"data", "captions"} <= record.keys():
         raise UserError(f"{folder / RECORD} is not the notebook's. Run its part 7 again.")
     data, synthetic = record["data"], is_synthetic(folder)
-    places = [member_folder(folder, k) for k in range(bundle.get("members", 1))]
-    histories = [_read_table(place / "history.csv") for place in places]
-    scores = _read_table(folder / "scores.csv")
+    places = member_folders(folder, bundle.get("members", 1))
+    histories = [_read_table(place / HISTORY) for place in places]
+    scores = _read_table(folder / SCORES)
     licence = f"`{data}`, provided by the user of this run, who must state its licence."
     if synthetic or data == "roco":
         licence = PHANTOM_LICENCE if synthetic else ROCO_LICENCE
@@ -75,8 +75,8 @@ def write_model_card(folder: str | os.PathLike) -> Path:
         _markdown(table),
         USE + SYNTHETIC_LIMIT if synthetic else USE,
     ]
-    write_text(folder / "model_card.md", "\n\n".join(parts) + "\n")
-    return folder / "model_card.md"
+    write_text(folder / CARD, "\n\n".join(parts) + "\n")
+    return folder / CARD
 
 
 def _decoder(sizes: dict[str, Any], histories: list[pd.DataFrame]) -> str:

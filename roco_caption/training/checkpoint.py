@@ -13,22 +13,25 @@ from typing import Any
 
 import keras
 import numpy as np
+import pandas as pd
 
 from roco_caption.core.errors import DamagedFile, UserError, first_line
-from roco_caption.core.files import atomic_open, atomic_path, make_folder, set_aside
+from roco_caption.core.files import atomic_open, atomic_path, make_folder, set_aside, write_text
 from roco_caption.core.pickles import seal, verify
 
 WEIGHTS = "captioner.weights.h5"
 STATE = "training_state.npz"
 PREVIOUS = "training_state.previous.npz"  # one save older, in case the newest is damaged
 HISTORY = "history.csv"
-BUNDLE = "captioner.json"  # written by `Captioner.save`
+BUNDLE, VOCABULARY, CONSENSUS = "captioner.json", "tokenizer.json", "consensus.npz"
+CAPTIONS, SCORES, CARD, KERAS = "captions.csv", "scores.csv", "model_card.md", "decoder.keras"
+MADE = BUNDLE, CONSENSUS, CAPTIONS, SCORES, CARD, KERAS  # with a training's weights
 RETRAINING = "retraining"  # below a run's folder: the training that replaces its own when finished
 
 
-def member_folder(folder: str | os.PathLike, k: int) -> Path:
-    """Return the folder of member `k`'s training; the first member's is the run's own folder."""
-    return Path(folder) / f"member{k + 1}" if k else Path(folder)
+def member_folders(folder: str | os.PathLike, count: int) -> list[Path]:
+    """Return the folders of the members' trainings; the first member's is the run's own folder."""
+    return [Path(folder), *(Path(folder) / f"member{k + 1}" for k in range(1, count))]
 
 
 @dataclass
@@ -94,9 +97,13 @@ def save_state(model: keras.Model, folder: Path, progress: Progress) -> None:
             (folder / STATE).replace(folder / PREVIOUS)
 
 
-def keep_best(model: keras.Model, progress: Progress) -> None:
-    """Keep the model's weights as the best so far, for the next state; see also `save_best`."""
-    progress.weights, progress.weights_file = model.get_weights(), ""
+def write_history(folder: Path, progress: Progress) -> None:
+    """Write `history.csv`, unless it has these rows already."""
+    path, text = folder / HISTORY, pd.DataFrame(progress.history).to_csv(index=False)
+    with contextlib.suppress(OSError, ValueError):  # missing or damaged
+        if path.read_text("utf-8") == text:
+            return
+    write_text(path, text)
 
 
 def save_best(model: keras.Model, folder: Path, progress: Progress) -> None:
@@ -120,13 +127,14 @@ def _prove_room(path: Path, size: int) -> None:
 
 
 def load_best(model: keras.Model, folder: Path, progress: Progress) -> None:
-    """Give the model the best weights, and write the captioner's file again if it differs."""
+    """Give the model the best weights, and write other files again if they differ from these."""
     if not progress.weights:
         raise UserError(
             f"No epoch in {folder} had a finite validation loss. Lower LEARNING_RATE, or check the "
             "validation images' features for outliers."
         )
     model.set_weights(progress.weights)
+    write_history(folder, progress)
     if progress.weights_file and _is_written(folder / WEIGHTS, progress.weights_file):
         return
     save_best(model, folder, progress)
@@ -184,7 +192,12 @@ def begin_or_resume(
 
 
 def replace_run(folder: Path) -> None:
-    """Move a finished training from `RETRAINING` to its run's folder, its state last."""
+    """Move a finished training from `RETRAINING`, if one is there, to its run's folder.
+
+    What was made with the earlier weights is removed first; the state is moved last.
+    """
+    for name in MADE if (folder / RETRAINING).exists() else ():
+        (folder / name).unlink(missing_ok=True)
     for name in (HISTORY, WEIGHTS, PREVIOUS, STATE):
         with contextlib.suppress(FileNotFoundError):
             (folder / RETRAINING / name).replace(folder / name)

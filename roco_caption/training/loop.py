@@ -15,8 +15,8 @@ import keras
 import numpy as np
 import pandas as pd
 
-from roco_caption.core.errors import UserError, first_line, memory_for
-from roco_caption.core.files import lock, make_folder, remove_leftovers, write_text
+from roco_caption.core.errors import Diverged, first_line, memory_for
+from roco_caption.core.files import lock, make_folder, remove_leftovers
 from roco_caption.core.progress import Row, progress_bar
 from roco_caption.decoder.model import Decoder
 from roco_caption.decoder.ratings import RATINGS_VERSION
@@ -24,22 +24,20 @@ from roco_caption.text.tokenizer import PAD
 from roco_caption.training.batches import Replicas, plan
 from roco_caption.training.captions import CaptionData, text_passes
 from roco_caption.training.checkpoint import (
-    HISTORY,
     STATE,
     WEIGHTS,
     Progress,
     begin_or_resume,
-    keep_best,
     learnt_variables,
     load_best,
     replace_run,
     save_best,
     save_state,
+    write_history,
 )
 from roco_caption.training.runs import CosineByEpoch, Schedule
 
-SAVE_SECONDS = 20  # a kill loses at most this much
-EPOCH_SECONDS = 5  # between saves at the ends of epochs; small data have shorter ones
+SAVE_SECONDS = 20  # a kill loses at most this much; the captioner's file may be as old
 FEW_STEPS = 200  # after fewer, captions are words in no order
 READ_EVERY = 20  # steps: reading a loss waits for an accelerator
 
@@ -51,6 +49,7 @@ def train(
     folder: str | os.PathLike,
     *,
     retrain: bool = False,
+    replace: bool = True,
     callbacks: Iterable[Callable[[Row], None]] = (),
     precision: str = "float32",
     strategy: Any = None,
@@ -69,7 +68,7 @@ def train(
         training, validation: what to learn from, and to choose the best epoch by.
         folder: for this run's files; with several machines only the first reads and writes it.
         retrain: train from scratch if this training is finished, or the folder holds another; its
-            files stay until the new ones are complete.
+            files stay until the new ones are complete, or if not `replace`, until `replace_run`.
         callbacks: each is called with the row of every epoch, those finished earlier first, but
             not if the training is finished; one that fails is not called again.
         precision: of matrix products, see `multiplied_in`; no part of the training's identity.
@@ -117,7 +116,7 @@ def train(
             run(place).go_on(progress)
         load_best(model, place, progress)
         decoder.weights_file = progress.weights_file
-        if place != folder:
+        if replace and place != folder:
             replace_run(folder)
         replicas.follow_weights(model.weights)
     return _table(progress)
@@ -167,7 +166,7 @@ class _Run:
     replicas: Replicas
     callbacks: list[Callable[[Row], None]]
     folder: Path
-    saved: float = field(default_factory=time.monotonic)
+    written: float = field(default_factory=time.monotonic)  # when the captioner's file was
 
     def go_on(self, progress: Progress) -> None:
         """Train from where `progress` is to the end."""
@@ -176,12 +175,13 @@ class _Run:
         self.validation = self.validation.rated(decoder)
         try:
             self._go_on(progress)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Diverged) as stopped:
             if self.replicas.chief and progress.weights:
                 load_best(self.model, self.folder, progress)
                 decoder.weights_file = progress.weights_file
-                print(f"Stopped in epoch {progress.epoch + 1}. The decoder has its best weights so "
-                      "far. Run this cell again to go on.")  # fmt: skip
+                if isinstance(stopped, KeyboardInterrupt):
+                    print(f"Stopped in epoch {progress.epoch + 1}. The decoder has its best "
+                          "weights so far. Run this cell again to go on.")  # fmt: skip
             raise
 
     def _go_on(self, progress: Progress) -> None:
@@ -213,32 +213,25 @@ class _Run:
         batches = plan(
             lengths, batch_size=settings["batch_size"], seed=settings["seed"], epoch=progress.epoch
         )
-        waiting: list[tuple[Any, int]] = []
+        begun = progress.epoch or progress.step  # else a state comes after the first step
+        saved, waiting = time.monotonic() if begun else -math.inf, []
         for rows in batches[progress.step :]:
             batch, words = self.replicas.batch(data.features, data.tokens, rows)
             waiting.append((self.replicas.train_on_batch(*batch), words))
             progress.step += 1
-            due = self.replicas.chief and time.monotonic() - self.saved > SAVE_SECONDS
+            due = self.replicas.chief and time.monotonic() - saved > SAVE_SECONDS
             if due or len(waiting) == READ_EVERY or progress.step == len(batches):
                 self._add_losses(progress, waiting)
             if due:
-                self._save(progress)
+                save_state(self.model, self.folder, progress)
+                saved = time.monotonic()
             bar.update()
-
-    def _save(self, progress: Progress) -> None:
-        # the state last, so that after a kill no file is older than it says
-        if progress.history:
-            write_text(self.folder / HISTORY, pd.DataFrame(progress.history).to_csv(index=False))
-        save_state(self.model, self.folder, progress)
-        self.saved = time.monotonic()
 
     def _add_losses(self, progress: Progress, waiting: list[tuple[Any, int]]) -> None:
         """Read losses, which waits for their steps, and add them to the epoch's."""
         for loss, words in waiting:
             if not math.isfinite(float(loss)):
-                if progress.weights:
-                    load_best(self.model, self.folder, progress)
-                raise UserError(
+                raise Diverged(
                     f"The loss is {loss} in epoch {progress.epoch + 1}. The best weights so far "
                     f"are kept in {self.folder}. Lower LEARNING_RATE, and check the features for "
                     "outliers."
@@ -257,8 +250,6 @@ class _Run:
         improved = val_loss < progress.best
         if improved:
             progress.best, progress.waited = val_loss, 0
-            if self.replicas.chief:
-                keep_best(model, progress)
         elif not self.training.text_count(progress.epoch, settings["epochs"]):
             progress.waited += 1
         progress.epoch, progress.step = progress.epoch + 1, 0
@@ -267,12 +258,21 @@ class _Run:
             progress.epoch == settings["epochs"] or progress.waited >= settings["patience"]
         )
         if self.replicas.chief:
-            if progress.finished or time.monotonic() - self.saved > EPOCH_SECONDS:
-                if improved:
-                    save_best(model, self.folder, progress)
-                self._save(progress)
+            if improved:
+                self._keep_best(progress)
+            write_history(self.folder, progress)
+            # last, so that after a kill no file is older than the state says
+            save_state(model, self.folder, progress)
             self._notify(row)
         return row
+
+    def _keep_best(self, progress: Progress) -> None:
+        """Keep the model's weights for the next state, and now and then in the captioner's file."""
+        if progress.finished or time.monotonic() - self.written > SAVE_SECONDS:
+            save_best(self.model, self.folder, progress)
+            self.written = time.monotonic()
+        else:
+            progress.weights, progress.weights_file = self.model.get_weights(), ""
 
     def _notify(self, row: Row) -> None:
         for callback in list(self.callbacks):

@@ -25,26 +25,30 @@ from roco_caption.core.files import atomic_path, gigabytes, read_json, write_jso
 from roco_caption.core.machine import attached, project_commit
 from roco_caption.training.checkpoint import (
     BUNDLE,
+    CAPTIONS,
+    CARD,
+    CONSENSUS,
     HISTORY,
+    KERAS,
     PREVIOUS,
     RETRAINING,
+    SCORES,
     STATE,
+    VOCABULARY,
     WEIGHTS,
     notes_of,
 )
 
 RECORD = "settings.json"
-MANY = 20_000  # captions from which on batches and learning rate are larger
+LEFT_OUT = {STATE, PREVIOUS, RETRAINING, "tensorboard"}  # of a run's zip
+LARGE = 20_000  # captions from which on batches and learning rate are larger
 GENTLE = 2e-3  # a higher learning rate is reached from this one, during the first `WARM_UP`
 WARM_UP = 0.1  # of the epochs; without it 0.008 left 768 phantoms untrained
 DECAY_STEPS = 47  # steps per epoch of the data that the weight decay was chosen on
-# Files that a run writes, by names that others use as well
-COMMON = (
-    RECORD, HISTORY, "captions.csv", "scores.csv", "tokenizer.json", "consensus.npz",
-    "model_card.md", "decoder.keras",
-)  # fmt: skip
+# Names that others use as well
+COMMON = RECORD, HISTORY, CAPTIONS, SCORES, VOCABULARY, CONSENSUS, CARD, KERAS
 SHOWN = "batch_size", "learning_rate", "seed", "units", "embedding_size"  # what users change most
-COLUMNS = ["epochs", "val_loss", "CIDEr", "finished"]  # of `list_runs`
+LISTED = ["epochs", "val_loss", "CIDEr", "finished"]  # of `list_runs`
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,8 @@ class Schedule:
     """How long, how fast and in which order to train; a UserError names an invalid value."""
 
     epochs: int = 30  # passes over the training captions
-    batch_size: int | str = "auto"  # captions per step: 32, or 256 from `MANY` captions on
-    learning_rate: float | str = "auto"  # its maximum: 2e-3, or 8e-3 from `MANY` captions on
+    batch_size: int | str = "auto"  # captions per step: 32, or 256 from `LARGE` captions on
+    learning_rate: float | str = "auto"  # its maximum: 2e-3, or 8e-3 from `LARGE` captions on
     weight_decay: float = 0.5  # of AdamW, at up to `DECAY_STEPS` steps per epoch
     patience: int = 6  # epochs of images alone without improvement after which training stops
     seed: int = 0  # of the batches' order
@@ -69,7 +73,7 @@ class Schedule:
 
     def for_captions(self, count: int) -> Schedule:
         """Return the schedule with batch size and learning rate for so many training captions."""
-        batch_size, learning_rate = (256, 8e-3) if count >= MANY else (32, 2e-3)
+        batch_size, learning_rate = (256, 8e-3) if count >= LARGE else (32, 2e-3)
         return replace(
             self,
             batch_size=batch_size if self.batch_size == "auto" else self.batch_size,
@@ -129,7 +133,7 @@ def run_folder(
     name = f"{label}-{hashlib.sha256(trainings).hexdigest()[:6]}"
     folder = Path(parent) / name
     if checkpoint_dir:
-        folder = Path(checkpoint_dir).expanduser()
+        folder = Path(checkpoint_dir).expanduser().resolve()
         for place in _places(folder, copy):
             if _holds_another(place, record["trainings"]):
                 print(f"{place} holds a training with other settings, which is kept.")
@@ -153,21 +157,25 @@ def _places(folder: Path, copy: Path | None) -> list[Path]:
     return [folder, copy / "checkpoints" / folder.name] if copy else [folder]
 
 
+def record_of(folder: Path) -> dict[str, Any]:
+    """Return a run's `settings.json`, {} if it is missing, damaged or of another program."""
+    with contextlib.suppress(UserError):
+        record = read_json(folder / RECORD)
+        return record if isinstance(record, dict) else {}
+    return {}
+
+
 def commits_of(folder: Path) -> list[str]:
     """Return the project's commits that worked on a run, the first one first."""
-    try:
-        return list(map(str, read_json(folder / RECORD)["commits"]))
-    except (UserError, KeyError, TypeError):  # missing, damaged, or of an earlier version
-        return []
+    commits = record_of(folder).get("commits")  # earlier versions lack them
+    return list(map(str, commits)) if isinstance(commits, list) else []
 
 
 def _holds_another(folder: Path, trainings: list[dict[str, Any]]) -> bool:
     if not any((folder / name).exists() for name in (STATE, PREVIOUS, WEIGHTS)):
         return False
-    try:
-        return read_json(folder / RECORD)["trainings"] != trainings
-    except (UserError, KeyError, TypeError):  # missing, damaged, or of another program
-        return notes_of(folder).get("settings") != trainings[0]
+    known = record_of(folder).get("trainings")
+    return notes_of(folder).get("settings") != trainings[0] if known is None else known != trainings
 
 
 def _is_run(folder: Path) -> bool:
@@ -213,7 +221,7 @@ def list_runs(parent: str | os.PathLike, copy: Path | None = None) -> pd.DataFra
     found = (path.parent for path in records if _is_run(path.parent))
     folders = {folder.name: folder for folder in found}
     rows = {name: _summary(folder) for name, folder in folders.items()}
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=COLUMNS)
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=LISTED)
     settings = pd.DataFrame.from_dict(
         {name: _settings(folder) for name, folder in folders.items()}, orient="index"
     )
@@ -224,8 +232,8 @@ def list_runs(parent: str | os.PathLike, copy: Path | None = None) -> pd.DataFra
 
 def _settings(folder: Path) -> dict[str, Any]:
     """Return the settings `SHOWN` of a run, those that its record has."""
-    with contextlib.suppress(UserError, LookupError, TypeError):  # damaged, or of another program
-        record = read_json(folder / RECORD)
+    record = record_of(folder)
+    with contextlib.suppress(LookupError, TypeError):  # of another program
         known = record["trainings"][0] | record.get("decoder", {})
         return {name: known[name] for name in SHOWN if name in known}
     return {}
@@ -233,7 +241,7 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 def _summary(folder: Path) -> list[Any]:
     history = _column(folder / HISTORY, "val_loss")
-    scores = _column(folder / "scores.csv", "CIDEr")
+    scores = _column(folder / SCORES, "CIDEr")
     bundle = folder / BUNDLE
     when = f"{datetime.fromtimestamp(bundle.stat().st_mtime):%F %T}" if bundle.exists() else ""
     best = f"{min(history):.3f}" if history else ""
@@ -247,16 +255,35 @@ def _column(path: Path, name: str) -> Sequence[float]:
         return []
 
 
+def _zips(folder: Path) -> tuple[Path, Path]:
+    """Return the name of a run's zip, and the one where a file of that name is not a run's zip."""
+    names = f"{folder.name}.zip", f"{folder.name}-captioner.zip"
+    return folder.with_name(names[0]), folder.with_name(names[1])
+
+
+def _is_zip(folder: Path, path: Path) -> bool:
+    """Return whether a file has the run in `folder`, and nothing that `zip_run` leaves out."""
+    with contextlib.suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        kept = all(LEFT_OUT.isdisjoint(Path(name).parts) for name in names)
+        return f"{folder.name}/{RECORD}" in names and kept
+    return False
+
+
 def zip_run(folder: str | os.PathLike) -> Path:
-    """Write a run's files to `<folder>.zip` beside it, without runs below it or resuming states."""
+    """Write a run's files to `<folder>.zip` beside it, without runs below it or resuming states.
+
+    If a zip of another program has that name, ours is `<folder>-captioner.zip`.
+    """
     folder = Path(folder).resolve()
-    path = folder.with_name(f"{folder.name}.zip")
-    parts = STATE, PREVIOUS, RETRAINING, "tensorboard"
+    path, other = _zips(folder)
+    if path.exists() and not _is_zip(folder, path):
+        path = other
     files = [f for f in sorted(folder.rglob("*")) if f.is_file() and not f.name.startswith(".")]
     runs = {path.parent for path in folder.glob(f"*/**/{RECORD}")}
-    zips = {run.with_name(f"{run.name}.zip") for run in runs}
+    zips = {path for run in runs for path in _zips(run)}
     files = [f for f in files if f not in zips and runs.isdisjoint(f.parents)]
-    files = [file for file in files if not set(parts) & set(file.relative_to(folder).parts)]
+    files = [file for file in files if LEFT_OUT.isdisjoint(file.relative_to(folder).parts)]
     with (
         atomic_path(path, size=sum(file.stat().st_size for file in files)) as aside,
         # weights shrink hardly more at higher levels, which take three times as long

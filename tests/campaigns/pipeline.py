@@ -127,7 +127,7 @@ def _slow_down(stage: Callable[[str], None], unit: Callable[[], None]) -> None:
     extract.build_encoder = lambda *a, **o: _encoder(slowed)
     loop.Replicas.train_on_batch = slowed(loop.Replicas.train_on_batch, 0.04)
     cache.FLUSH_SECONDS = FLUSH
-    loop.SAVE_SECONDS, loop.EPOCH_SECONDS = SAVE, 0
+    loop.SAVE_SECONDS = SAVE
 
 
 def _encoder(slowed: Callable) -> keras.Model:

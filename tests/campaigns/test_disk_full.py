@@ -147,6 +147,7 @@ def test_training_goes_on_from_what_was_saved(full, complaint, monkeypatch, caps
             fill()
 
     monkeypatch.setattr(training._Run, "_run_epoch", filling)
+    monkeypatch.setattr(training, "SAVE_SECONDS", -1)
     with pytest.raises(UserError) as error:
         toy_training.run(folder)
     complaint(error, WEIGHTS)
@@ -165,8 +166,6 @@ def test_a_state_that_does_not_fit_leaves_the_one_before(full, complaint, monkey
     toy_training.run(folder, epochs=2)
     before = (folder / STATE).read_bytes()
     fill()
-    monkeypatch.setattr(training, "save_best", lambda *_: None)  # so that the state is the first
-    monkeypatch.setattr(training, "write_text", lambda *_: None)
     with pytest.raises(UserError) as error:
         toy_training.run(folder, epochs=2, retrain=True)
     complaint(error, RETRAINING, sized=False)  # the folder itself may not fit

@@ -1,5 +1,7 @@
 """A folder of one's own images with a table gives the frames that its owner expects."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -907,3 +909,13 @@ def test_a_table_in_data_dir_wins_over_a_data_set_below(tmp_path):
     (tmp_path / "captions.csv").unlink()
     (tmp_path / "requirements.txt").write_text("numpy\n")
     assert locate_dataset("", data_dir=str(tmp_path)).root == below.parents[2]
+
+
+def test_captions_have_no_nul(tmp_path):
+    """CSV, and a run's `captions.csv` is one, would be read back without what follows it."""
+    names = [f"{i:02}.png" for i in range(20)]
+    make_folder(tmp_path, names, ["x,y"], "notes.txt")
+    rows = [{"image": name, "caption": "Left\0lung.\r\n No\0 mass."} for name in names]
+    (tmp_path / "captions.json").write_text(json.dumps(rows))
+    frames, _ = read_dataset(tmp_path)
+    assert set(together(frames).caption) == {"Left lung. No mass."}

@@ -1,6 +1,5 @@
 """Every image format in ROCO is decoded; bad files are reported and stop nothing."""
 
-import os
 import struct
 from pathlib import Path
 
@@ -473,7 +472,7 @@ def test_where_drives_answer_slowly_more_threads_read(tmp_path, monkeypatch, nam
         monkeypatch.delenv(name, raising=False)
     for name, value in names.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(images, "usable_cpus", lambda: cores)
     makers = images.ThreadPoolExecutor
     used = []
     monkeypatch.setattr(

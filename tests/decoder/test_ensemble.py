@@ -13,7 +13,7 @@ from roco_caption.decoder.model import Ensemble, build_decoder
 from roco_caption.search.beam import beam_search
 from roco_caption.search.captioner import Captioner
 from roco_caption.text.tokenizer import PAD, START
-from roco_caption.training.checkpoint import WEIGHTS, member_folder
+from roco_caption.training.checkpoint import WEIGHTS, member_folders
 
 VOCAB, MAX_LEN = 23, 9
 SIZES = {"vocab_size": VOCAB, "max_len": MAX_LEN, "feature_size": 6, "components": 4, "units": 8}
@@ -71,8 +71,7 @@ def test_a_saved_ensemble_says_the_same_and_misses_a_lost_member(tmp_path):
         Ensemble([one.decoder, other.decoder]),
         one.tokenizer, encoder=one.encoder,
     )  # fmt: skip
-    for k, member in enumerate(both.decoder.members):
-        folder = member_folder(tmp_path, k)
+    for member, folder in zip(both.decoder.members, member_folders(tmp_path, 2), strict=True):
         folder.mkdir(exist_ok=True)
         member.every_word.save_weights(folder / WEIGHTS)
         member.weights_file = seal(folder / WEIGHTS)

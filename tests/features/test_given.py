@@ -13,7 +13,8 @@ from roco_caption.features.given import (
     read_grid_file,
     with_grid_file,
 )
-from roco_caption.features.table import Features, select_inputs, to_float16
+from roco_caption.features.inputs import select_inputs
+from roco_caption.features.table import Features, to_float16
 
 
 def test_features_file_is_read_and_selected_from(tmp_path, capsys):

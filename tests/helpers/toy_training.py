@@ -5,11 +5,9 @@ import numpy as np
 
 from roco_caption.decoder.model import build_decoder
 from roco_caption.text.tokenizer import END, START
-from roco_caption.training import loop
 from roco_caption.training.captions import CaptionData
 from roco_caption.training.loop import train
 
-loop.EPOCH_SECONDS = -1  # a state after every epoch, as in trainings on more data
 SIZES = {
     "vocab_size": 14, "max_len": 6, "feature_size": 5, "components": 5, "embedding_size": 8,
     "units": 16, "dropout": 0.2,

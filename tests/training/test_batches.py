@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from roco_caption.features.table import mean_image
+from roco_caption.features.inputs import mean_image
 from roco_caption.text.tokenizer import END, PAD, START
 from roco_caption.training.batches import cut, plan
 

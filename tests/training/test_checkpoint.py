@@ -18,7 +18,7 @@ from roco_caption.core.errors import UserError
 from roco_caption.core.pickles import verify
 from roco_caption.decoder.model import build_decoder
 from roco_caption.training import checkpoint, loop
-from roco_caption.training.checkpoint import PREVIOUS, STATE, WEIGHTS, Progress, load_best
+from roco_caption.training.checkpoint import HISTORY, PREVIOUS, STATE, WEIGHTS, Progress, load_best
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,14 @@ def test_weights_that_are_not_the_trainings_are_written_again(
     out = capsys.readouterr().out
     assert f"{WEIGHTS} " in out and "written again" in out
     assert (folder / f"{WEIGHTS}.damaged").exists() == (what == "flipped")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"epoch,loss\n1,2.0\n", b"\xff\xfe\0"])
+def test_a_history_that_is_not_the_trainings_is_written_again(folder, finished, content):
+    expected = (folder / HISTORY).read_bytes()
+    (folder / HISTORY).unlink() if content is None else (folder / HISTORY).write_bytes(content)
+    assert_ends_as(finished, folder)
+    assert (folder / HISTORY).read_bytes() == expected
 
 
 def test_a_damaged_state_gives_way_to_the_one_before_it(folder, finished, monkeypatch, capsys):
@@ -260,8 +268,9 @@ def stop_after(epochs):
 
 
 def test_a_stop_where_the_weights_are_anothers_leaves_the_state_as_it_was(
-    finished, tmp_path, capsys
+    finished, tmp_path, capsys, monkeypatch
 ):
+    monkeypatch.setattr(loop, "SAVE_SECONDS", -1)  # the state knows its weights' file
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, epochs=3, callbacks=stop_after(2))
     with np.load(tmp_path / STATE) as file:

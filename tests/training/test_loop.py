@@ -15,6 +15,7 @@ from helpers.toy_training import SIZES, fresh, run, toy
 
 from roco_caption.core.errors import OutOfMemory, UserError
 from roco_caption.core.machine import detect
+from roco_caption.core.pickles import verify
 from roco_caption.training import loop
 from roco_caption.training.captions import CaptionData
 from roco_caption.training.checkpoint import STATE, WEIGHTS
@@ -189,33 +190,53 @@ def test_a_loss_that_is_no_number_stops_and_says_what_to_do(tmp_path):
         train(fresh(), bad, toy(40, 1), tmp_path, epochs=2, batch_size=16)
 
 
-def test_short_epochs_share_a_save(tmp_path, monkeypatch):
-    begun, saves = [time.monotonic()], []
-    run_epoch, save_state = loop._Run._run_epoch, loop.save_state
-    clock = SimpleNamespace(monotonic=lambda: begun[0] + 2 * len(begun))  # an epoch: two seconds
+def test_the_captioners_file_is_written_now_and_then_and_at_the_end(tmp_path, monkeypatch):
+    begun, best, saved = [time.monotonic()], [], []
+    run_epoch, save_best, save_state = loop._Run._run_epoch, loop.save_best, loop.save_state
+    clock = SimpleNamespace(monotonic=lambda: begun[0] + 9 * len(begun))  # seconds of an epoch
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "EPOCH_SECONDS", 5)
         patch.setattr(loop, "time", clock)
         patch.setattr(loop._Run, "_run_epoch", lambda *a: begun.append(0) or run_epoch(*a))
-        patch.setattr(loop, "save_state", lambda *a: saves.append(a[2].epoch) or save_state(*a))
+        patch.setattr(loop, "save_best", lambda *a: best.append(a[2].epoch) or save_best(*a))
+        patch.setattr(
+            loop, "save_state", lambda *a: saved.append((a[2].epoch, a[2].step)) or save_state(*a)
+        )
         run(tmp_path, epochs=7)
-    assert saves == [2, 5, 7] and len(pd.read_csv(tmp_path / "history.csv")) == 7
+    assert best == [2, 5, 7]
+    assert saved == [(0, 1), *((epoch, 0) for epoch in range(1, 8))]  # one after the first step
     assert_ends_as(run(tmp_path / "every", epochs=7), tmp_path, epochs=7)
 
 
+def test_stopped_twice_the_best_weights_stay(tmp_path, monkeypatch, capsys, undisturbed):
+    def stop(row):
+        if row["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    for _ in range(2):
+        decoder = fresh()
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, decoder, callbacks=[stop])
+        loaded = fresh()
+        loaded.every_word.load_weights(tmp_path / WEIGHTS)
+        assert decoder.weights_file == verify(tmp_path / WEIGHTS)
+        best = undisturbed[0].val_loss[:2].min()
+        assert evaluate_loss(loaded, toy(40, 1)) == pytest.approx(best, rel=1e-5)
+    assert "another training" not in capsys.readouterr().out
+    assert_ends_as(undisturbed, tmp_path)
+
+
 def test_a_loss_that_is_not_finite_leaves_the_best_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "EPOCH_SECONDS", 1000)
     step, done = loop.Replicas.train_on_batch, []
 
     def failing(*arguments):
         done.append(1)
         return step(*arguments) * (float("nan") if len(done) > 14 else 1)
 
+    decoder = fresh()
     with monkeypatch.context() as patch:
         patch.setattr(loop.Replicas, "train_on_batch", failing)
         with pytest.raises(UserError, match=r"in epoch 3\. The best weights so far are kept"):
-            run(tmp_path)
+            run(tmp_path, decoder)
     best = run(tmp_path / "undisturbed")[0].val_loss[:2].min()
-    decoder = fresh()
-    decoder.every_word.load_weights(tmp_path / WEIGHTS)
+    assert decoder.weights_file == verify(tmp_path / WEIGHTS)  # a captioner can be made of it
     assert evaluate_loss(decoder, toy(40, 1)) == pytest.approx(best, rel=1e-5)

@@ -289,6 +289,31 @@ def test_a_run_is_zipped_without_what_only_resuming_needs(given, tmp_path, capsy
     assert names == {"captioner.json", HISTORY, RECORD, WEIGHTS, f"member2/{WEIGHTS}"}
 
 
+def test_a_zip_of_the_users_own_is_not_replaced(given, tmp_path):
+    theirs = tmp_path / "given.zip"
+    for content in (b"not even a zip", None):
+        if content is None:
+            with zipfile.ZipFile(theirs, "w") as archive:
+                archive.writestr("given/thesis.txt", "x")
+        else:
+            theirs.write_bytes(content)
+        before = theirs.read_bytes()
+        for _ in range(2):
+            assert zip_run(given) == tmp_path / "given-captioner.zip"
+        assert theirs.read_bytes() == before
+    theirs.unlink()
+    for _ in range(2):
+        assert zip_run(given) == theirs
+
+
+@pytest.mark.parametrize("place", [".", "runs/..", "runs/deep/.."])
+def test_a_chosen_folder_has_its_own_name_in_the_copy(tmp_path, monkeypatch, place):
+    (tmp_path / "mine" / "runs" / "deep").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "mine")
+    folder = run_folder(tmp_path, "label", PLAIN, checkpoint_dir=place, copy=tmp_path / "drive")
+    assert folder == (tmp_path / "mine" / place).resolve() and folder.name in ("mine", "runs")
+
+
 @pytest.mark.parametrize("name", ["toy-40captions-1a2b3c", "my.data-1a2b3c", "group/toy", "other"])
 def test_runs_below_a_run_are_not_in_its_zip(given, name):
     (given / "notes").mkdir()

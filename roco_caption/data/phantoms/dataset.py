@@ -7,10 +7,11 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -74,11 +75,21 @@ def _random(seed: int, split: str, index: int, *, stream: int) -> np.random.Gene
     return np.random.default_rng([seed, SPLITS.index(split), index, stream])
 
 
+def set_name(counts: Iterable[int], seed: int) -> str:
+    """Return the name of a set of phantoms, such as "phantoms-768-48-300-seed1"."""
+    return "-".join(["phantoms", *map(str, counts), f"seed{seed}"])
+
+
+def is_set_name(name: str) -> bool:
+    """Return whether a data set's name is a `set_name`, perhaps followed by a digest."""
+    return re.fullmatch(r"phantoms-\d+-\d+-\d+-seed\d+(-[0-9a-f]{6})?", name) is not None
+
+
 def name_of(folder: Path) -> str:
     """Return the name of the phantoms in a folder, "" if it has others."""
     try:
         record = read_json(folder / RECORD)
-        return "-".join(["phantoms", *(str(record[s]) for s in SPLITS), f"seed{record['seed']}"])
+        return set_name([record[split] for split in SPLITS], record["seed"])
     except (UserError, LookupError, TypeError):  # missing, damaged, or of another program
         return ""
 
@@ -86,9 +97,9 @@ def name_of(folder: Path) -> str:
 def make_phantoms(
     folder: str | os.PathLike,
     *,
-    train: int = 900,
-    validation: int = 100,
-    test: int = 300,
+    train: int,
+    validation: int,
+    test: int,
     seed: int = 0,
     progress: bool = True,
 ) -> Path:
