@@ -46,7 +46,7 @@ STAGES = setting("STAGES", "extraction,training,decoding").split(",")
 PRECISIONS = tuple(dict.fromkeys(["float32", detect().precision]))
 BATCHES = 64, 256  # captions a step of our training
 EPOCHS = 5
-ACCELERATOR = 600  # images/s, about what VGG16 in half precision does on a T4
+ACCELERATOR = 600  # images/s, somewhat more than VGG16 in half precision may do on a T4
 
 
 def rate(pieces: Iterable[int], seconds: float = SECONDS) -> float:

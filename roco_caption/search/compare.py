@@ -21,6 +21,7 @@ from roco_caption.search.beam import Search
 from roco_caption.search.captioner import Captioner
 from roco_caption.training.checkpoint import CAPTIONS, CARD, SCORES
 
+COMPARED = ["id", "reference", "caption"]  # of a run's captions
 SHUFFLED = f"images shuffled (mean of {baselines.RUNS})"
 
 
@@ -46,11 +47,11 @@ def caption_test_images(
 
 
 def _are_written(captions: pd.DataFrame, folder: Path) -> bool:
-    """Return whether a run's `captions.csv` has these columns "id", "reference" and "caption"."""
+    """Return whether a run's `captions.csv` has these captions of these images."""
     with suppress(OSError, ValueError):
         read = pd.read_csv(folder / CAPTIONS, dtype=str, keep_default_na=False)
-        names = ["id", "reference", "caption"]
-        return read.reindex(columns=names).equals(captions[names].astype(str))
+        there, here = (t.reindex(columns=COMPARED).to_numpy().tolist() for t in (read, captions))
+        return there == [list(map(str, row)) for row in here]
     return False
 
 
