@@ -68,6 +68,8 @@ def _rendered(dataset: Any, max_pixels: int) -> tuple[np.ndarray, str]:
     frame = frames // 2
     _complete(dataset, frame)
     stored = _stored(dataset, frame if frames > 1 else None)
+    if stored.ndim == 3 and (dataset.get("SamplesPerPixel") or 1) == 1:
+        stored = stored[len(stored) // 2]  # more frames than the file says
     if stored.ndim == 3 or dataset.PhotometricInterpretation == "PALETTE COLOR":
         values, rendering = _colour(stored, dataset), "in colour"
     else:

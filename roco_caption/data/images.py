@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile
 
 from roco_caption.core.errors import OutOfMemory
 from roco_caption.core.machine import find_platform, usable_cpus
@@ -28,6 +28,12 @@ MAX_JPEG_PIXELS = 100_000_000  # decoded at reduced size
 # Not all that Pillow supports: PostScript, for example, is a program that it runs in Ghostscript.
 FORMATS = ("JPEG", "PNG", "GIF", "TIFF", "BMP", "WEBP", "PPM")
 DEEP = ("RGB;16", "RGBA;16", "RGBX;16")  # Pillow reads only the upper 8 bits of these
+ORIENTATION = 274  # a tag of EXIF, and how an image is turned upright
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 WHITE_IS = 262  # a tag of TIFF: 0 if the lowest value is white, as film digitisers write it
 AHEAD = 4  # batches that are decoded while one is used
 HOSTED_THREADS = 16  # in Colab and on Kaggle images may be on a network drive, which answers slowly
@@ -144,7 +150,11 @@ def _loaded(image: Image.Image) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(f"{image.width * image.height:,} pixels are too many to decode safely.")
     image.load()
-    return ImageOps.exif_transpose(image)
+    try:
+        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+    except Exception:  # damaged metadata of an intact image, of which Pillow raises many kinds
+        turn = None
+    return image.copy() if turn is None else image.transpose(turn)
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

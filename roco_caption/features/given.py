@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unicodedata import normalize
 
 import numpy as np
@@ -43,14 +44,15 @@ def read_named(
 
 
 def _conversion(path: Path) -> str:
-    """Return how to convert a pickle of {name: array (d,) or (1, d)}, "" for another file."""
+    """Return how to convert a pickle of {name: array (d,) or (1, d)}, or one of this project's
+    caches, "" for another file."""
     with suppress(OSError), open(path, "rb") as file:
         if file.read(1) == b"\x80":
             return (
                 "It is a pickle, which may run any program. If it is yours, convert it:\nimport "
                 f"pickle, numpy as np; d = pickle.load(open({str(path)!r}, 'rb')); np.savez("
-                f"{str(path.with_suffix('.npz'))!r}, names=list(d), "
-                "features=np.vstack(list(d.values())))"
+                f"{str(path.with_suffix('.npz'))!r}, names=list(d['ids'] if 'ids' in d else d), "
+                "features=d['features'] if 'ids' in d else np.vstack(list(d.values())))"
             )
     return ""
 
@@ -62,13 +64,15 @@ def matched(names: Sequence[str], ids: Iterable[str], source: str) -> list[str]:
     UserError, which names `source`, if a name means several images or several names mean one.
     """
     ids = set(ids)
-    by_stem = defaultdict(list)
+    by_stem: dict[str, list[tuple[str, list[Any]]]] = defaultdict(list)
     for image in sorted(ids.difference(names)):
-        by_stem[_parts(image)[0][-1]].append(image)
+        stem, *its = _parts(image)
+        by_stem[stem].append((image, its))
     name_of: dict[str, str] = {}
     for name in names:
-        alike = [] if name in ids else by_stem[_parts(name)[0][-1]]
-        image, *others = [image for image in alike if _fits(name, image)] or [name]
+        stem, *parts = _parts(name)
+        alike = [] if name in ids else by_stem[stem]
+        image, *others = [image for image, its in alike if _fit(parts, its)] or [name]
         problem = f"{name!r} may mean {image!r} or {others[0]!r}" if others else ""
         if image in name_of:
             problem = f"both {name_of[image]!r} and {name!r} mean {image!r}"
@@ -78,17 +82,18 @@ def matched(names: Sequence[str], ids: Iterable[str], source: str) -> list[str]:
     return list(name_of)
 
 
-def _fits(name: str, image: str) -> bool:
-    (folders, end), (others, other_end) = _parts(name), _parts(image)
-    nested = set(folders) <= set(others) or set(others) <= set(folders)
+def _fit(ours: list[Any], theirs: list[Any]) -> bool:
+    (folders, end), (others, other_end) = ours, theirs
+    nested = folders <= others or others <= folders
     return nested and (end == other_end or "" in (end, other_end))
 
 
-def _parts(name: str) -> tuple[list[str], str]:
-    """Return a name's folders with its stem, and its extension if it is an image's, else ""."""
+def _parts(name: str) -> tuple[str, frozenset[str], str]:
+    """Return a name's stem, its folders with that, and its extension, "" if not an image's."""
     path = normalize("NFC", name.replace("\\", "/"))
     stem = without_extension(path)
-    return stem.split("/"), path.removeprefix(stem).lower()
+    folders = stem.split("/")
+    return folders[-1], frozenset(folders), path.removeprefix(stem).lower()
 
 
 def _check_arrays(arrays: dict[str, np.ndarray], count: int) -> None:

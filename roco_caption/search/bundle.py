@@ -152,7 +152,7 @@ def checked_encoder(encoder: dict[str, Any], weights: str | os.PathLike = "") ->
 def run_of(path: str | os.PathLike) -> Path:
     """Return the run of a file in it, or a folder's newest up to two levels below; print which."""
     path = Path(path).expanduser()
-    folder = path.parent if path.is_file() or path.name == BUNDLE else path
+    folder = path.parent if os.path.isfile(path) or path.name == BUNDLE else path
     below = () if folder != path else ("*/", "*/*/")
     bundles = [file for level in ("", *below) for file in folder.glob(level + BUNDLE)]
     if not bundles:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,10 +40,10 @@ class CaptionsTable:
         self.separator = "\t" if ending == ".tsv" else ","
         self.rows: list[pd.DataFrame] = []
         self.names: set[str] = set()  # of the files to be captioned
-        self.resumed = resume and self.path.exists()
+        self.resumed = resume and os.path.exists(self.path)  # False without permission
         self.begun = False  # whether the file has these rows and nothing else
         for path in (self.out, self.path):
-            if path.exists() and not overwrite and not self.resumed:
+            if os.path.exists(path) and not overwrite and not self.resumed:
                 remedy = " or continue it with --resume," if path == self.path else ""
                 raise UserError(
                     f"{path} exists. Choose another --out,{remedy} or replace it with --overwrite."

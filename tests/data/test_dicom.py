@@ -126,6 +126,11 @@ def test_the_middle_frame_is_taken_and_noted(tmp_path, frames, middle):
     array, note = dicom.read_dicom(path, 999)
     assert np.allclose(array, 255 * ((middle - 15.5) / 31 + 0.5), atol=1)
     assert (f"frame {middle} of {frames}" in note) == (frames > 1)
+    dataset = pydicom.dcmread(path)
+    for said in (1, None):  # by damaged exports
+        dataset.NumberOfFrames = said
+        dataset.save_as(tmp_path / "b")
+        assert (dicom.read_dicom(tmp_path / "b", 999)[0] == array).all()
 
 
 def test_frames_with_settings_of_their_own(tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from campaigns import bad_images
-from PIL import EpsImagePlugin, Image
+from PIL import EpsImagePlugin, Image, TiffImagePlugin
 
 from roco_caption.data import images
 from roco_caption.data.images import ImageError, image_batches, read_image, read_with_note
@@ -164,6 +164,23 @@ def turned(path, orientation, values):
         1: (0, 0), 2: (1, 0), 3: (0, 2), 4: (1, 2), 5: (1, 1), 6: (0, 3), 7: (1, 3), 8: (0, 1)
     }[orientation]  # fmt: skip
     return np.rot90(np.fliplr(values) if flip else values, quarters)
+
+
+@pytest.mark.parametrize("ending", ["png", "webp", "jpg"])
+@pytest.mark.parametrize(
+    "exif", [b"", b"no EXIF at all", b"Exif\0\0MM\0*\0\0\0\x08\0\x02\x01\x12", "signed"]
+)
+def test_damaged_metadata_hides_no_image(tmp_path, ending, exif):
+    image, path = Image.fromarray(QUARTERS).convert("RGB"), tmp_path / f"scan.{ending}"
+    expected = QUARTERS
+    if exif == "signed":  # a tag that Pillow cannot write again
+        known = Image.Exif()
+        known[EXIF_TAG], known[0x9204] = 3, TiffImagePlugin.IFDRational(-1, 3)
+        exif, expected = known.tobytes(), QUARTERS[::-1, ::-1]
+    image.save(path, exif=exif, **({"lossless": True} if ending == "webp" else {}))
+    found = read_image(path, 120)[..., 0].astype(float)
+    small = np.asarray(Image.fromarray(expected).resize((120, 120))).astype(float)
+    assert np.abs(found - small).mean() < 4
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -11,7 +11,7 @@ from roco_caption.core.pickles import read_pickle, write_pickle
 from roco_caption.features import cache as feature_cache
 from roco_caption.features import extract as extraction
 from roco_caption.features.cache import FeatureCache, GridFile, write_grid
-from roco_caption.features.table import LazyRows
+from roco_caption.features.table import LazyRows, images_digest
 from roco_caption.text.tokenizer import END, START
 from roco_caption.training.batches import Replicas
 
@@ -57,6 +57,16 @@ def test_digests_tell_other_grids_and_other_rows_apart():
     others = [LazyRows(values, np.arange(4), identity="b"), grid.take(np.array([1, 0, 2, 3]))]
     assert len({g.digest() for g in [grid, *others]}) == 3
     assert LazyRows(values.copy(), np.arange(4), identity="a").digest() == grid.digest()
+
+
+def test_one_other_image_changes_the_digest():
+    rows = np.random.default_rng(0).normal(size=(5000, 8)).astype(np.float16)
+    known = images_digest(rows)
+    for row in (0, 1, 2500, 4999):
+        other = rows.copy()
+        other[row, 3] += np.float16(0.5)
+        assert images_digest(other) != known
+    assert images_digest(rows.copy()) == known != images_digest(rows[:-1])
 
 
 def test_grids_are_made_in_the_same_pass_and_mapped_from_a_file(tmp_path, tiny, monkeypatch):
