@@ -114,7 +114,7 @@ def _is_mixed(run: str, name: str, place: str) -> bool:
 
 def _is_whole(least: int, value: Any) -> bool:
     whole = isinstance(value, Integral) and not isinstance(value, bool)
-    return whole and least <= value < 2**32
+    return whole and least <= value < 2**31  # a member's seed is SEED and its number
 
 
 def _is_writable(value: str) -> bool:
@@ -138,10 +138,10 @@ FILE = "a file or folder that exists or ''", lambda value: not value or os.path.
 FOLDER = "a folder to write to", _is_writable
 # What a value must be, and its check, which may also raise an error
 CHECKS: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    **{name: (f"a whole number from {least} to 4,294,967,295", partial(_is_whole, least))
+    **{name: (f"a whole number from {least} to 2,147,483,647", partial(_is_whole, least))
        for name, least in LEAST.items()},
     "BATCH_SIZE": (
-        "'auto' or a whole number from 1 to 4,294,967,295",
+        "'auto' or a whole number from 1 to 2,147,483,647",
         lambda value: value == "auto" or _is_whole(1, value),
     ),
     "ATTENTION": SWITCH, "RETRAIN": SWITCH, "FEATURES_FILE": FILE, "GRID_FILE": FILE,

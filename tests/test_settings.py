@@ -79,7 +79,7 @@ def test_settings_are_overridden_from_outside_and_printed(names, monkeypatch, ca
         *(("EPOCHS", value) for value in ("many", "-3", "2.5", "")),
         *(("LEARNING_RATE", value) for value in ("0", "nan", "inf")),
         *(("PHANTOMS", value) for value in ("48 8 8", "48,8", "0,8,8", "4,8,-8")),
-        ("SEED", "5000000000"), ("LIMIT", "-1"), ("MIN_FREQUENCY", "0"),
+        ("SEED", "2147483648"), ("LIMIT", "-1"), ("MIN_FREQUENCY", "0"),
         ("DATA_SOURCE", "kagle"), ("ENCODER", "vgg61"), ("ENCODER_WEIGHTS", "imagnet"),
         ("ENCODER_WEIGHTS", "/nowhere.h5"), ("DATA_DIR", "/nowhere"), ("FEATURES_FILE", "/no.npz"),
         ("GRID_FILE", "no.npz"), ("IMAGE", "/nowhere.png"), ("ATTENTION", "maybe"),

@@ -67,11 +67,11 @@ def download_roco(folder: str | os.PathLike) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
             count = _download_and_unpack(archive)
             write_json(record, {"dataset": DATASET, "files": count})
-            if _marker(archive).exists():
+            if _recorded(archive)[1] == archive.stat().st_ino:
                 archive.unlink(missing_ok=True)
-                _marker(archive).unlink()
             else:
                 print(f"{archive} is not needed any more, and stays: it was saved by hand.")
+            _marker(archive).unlink(missing_ok=True)
         except OSError as error:
             raise cannot_write(error.filename or folder, error) from error
     print(f"made {folder}: {DATASET}, {count:,} radiology files")
@@ -188,8 +188,8 @@ def _receive(response: requests.Response, archive: Path) -> None:
     if not offset and not first.startswith(b"PK"):
         raise _unexpected(archive, first, "a zip archive")
     with open(archive, "ab" if offset else "wb") as file:
-        if not offset:  # after the old bytes are gone and before new ones are written
-            write_json(_marker(archive), version)
+        # after the old bytes are gone and before new ones are written
+        write_json(_marker(archive), version | {"file": os.fstat(file.fileno()).st_ino})
         bar = progress_bar(total=size, initial=offset, unit="B", unit_scale=True, desc=archive.name)
         with bar:
             for piece in itertools.chain([first], pieces):
@@ -223,13 +223,20 @@ def _marker(archive: Path) -> Path:
     return archive.with_name(f"{archive.name}.kaggle-partial")  # as Kaggle's client writes it
 
 
+def _recorded(archive: Path) -> tuple[dict[str, Any], int | None]:
+    """Return the version of which the archive has bytes, and the inode that it was written to."""
+    with contextlib.suppress(UserError, OSError):  # no marker, or a damaged one
+        record = read_json(_marker(archive))
+        if isinstance(record, dict):
+            return record, record.pop("file", None)
+    return {}, None
+
+
 def _valid_bytes(archive: Path, version: dict[str, Any]) -> int:
     """Return how many bytes on disk belong to the version that Kaggle offers now."""
     size = _size(archive)
-    if _marker(archive).exists() and None not in version.values() and size < version["size"]:
-        with contextlib.suppress(UserError):  # the marker is damaged
-            return size if read_json(_marker(archive)) == version else 0
-    return 0
+    known = None not in version.values() and size < version["size"]
+    return size if known and _recorded(archive)[0] == version else 0
 
 
 def _size(path: Path) -> int:

@@ -18,6 +18,7 @@ EXTENSION = re.compile(
 )  # of images
 SPLIT = re.compile(r"(?<![a-z])(?:train(?:ing)?|val(?:id)?(?:ation)?|dev|test(?:ing)?)(?![a-z])")
 KIND = re.compile(r"(\d+)|(?<![a-z])(?:train|val|test)(?![a-z])")  # what tells such folders apart
+SYSTEM = "thumbs.db", "desktop.ini", "dicomdir"  # files of a system, beside images
 UNIQUE = re.compile(
     r"(?=.*\d)(?=.*[a-f])[\da-f-]{12,}|[\d.]{20,}"
 )  # a name that no other image has

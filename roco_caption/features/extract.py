@@ -173,18 +173,7 @@ def _encode(images: dict[str, Path], cache: FeatureCache, build: Callable, batch
 
     def read(path: Path, size: int) -> np.ndarray:
         marks[path] = file_mark(path)
-        try:
-            return read_image(path, size)
-        except ImageError as error:
-            cause = error.__cause__
-            gone = isinstance(cause, FileNotFoundError) and not Path(path).parent.is_dir()
-            if not isinstance(cause, OSError) or not (gone or cause.errno in LOST):
-                raise
-            raise UserError(
-                f"{path} could not be read ({first_line(cause)}). Check that its disk or "
-                "Drive is there, then run this cell again: what was encoded before is kept. If "
-                "only this file fails, remove it."
-            ) from error
+        return read_or_stop(path, size)
 
     reading: dict[str, Any] = {"rescue": lambda: build("float32"), "read": read}
     with (
@@ -202,6 +191,22 @@ def _encode(images: dict[str, Path], cache: FeatureCache, build: Callable, batch
     rate = len(images) / (time.perf_counter() - started)
     left_out = _left_out(images, made)
     print(f"Features of {made:,} images made ({rate:.1f} images/s): {cache.path}{left_out}")
+
+
+def read_or_stop(path: str | os.PathLike, size: int) -> np.ndarray:
+    """`read_image`, with a UserError where a disk or share is lost, which leaves out no image."""
+    try:
+        return read_image(path, size)
+    except ImageError as error:
+        cause = error.__cause__
+        gone = isinstance(cause, FileNotFoundError) and not Path(path).parent.is_dir()
+        if not isinstance(cause, OSError) or not (gone or cause.errno in LOST):
+            raise
+        raise UserError(
+            f"{path} could not be read ({first_line(cause)}). Check that its disk or Drive is "
+            "there, then run this again: what was encoded before is kept. If only this file "
+            "fails, remove it."
+        ) from error
 
 
 def on_each_device(build: Callable[[], Any]) -> list[Any]:

@@ -16,9 +16,14 @@ from roco_caption.core.files import lock, remove_leftovers
 from roco_caption.core.machine import detect
 from roco_caption.core.progress import progress_bar
 from roco_caption.data.images import ImageError, read_image
-from roco_caption.data.names import EXTENSION
+from roco_caption.data.names import EXTENSION, SYSTEM, without_extension
 from roco_caption.features.encoder import build_encoder, describe, weights_path
-from roco_caption.features.extract import encode_files, on_each_device, undecodable
+from roco_caption.features.extract import (
+    encode_files,
+    on_each_device,
+    read_or_stop,
+    undecodable,
+)
 from roco_caption.features.shards import INSTALL, filesystem, is_local, read_shards, write_shard
 from roco_caption.features.table import Features, to_float16
 
@@ -27,16 +32,21 @@ FETCHES = 64  # images fetched from an object store at once, by each worker
 
 
 def find_images(url: str) -> dict[str, str]:
-    """Return the image files in a folder or URL and below, {id: path}, sorted by path."""
+    """Return the image files in a folder or URL and below, {id: path}, sorted by path.
+
+    They are files with an extension of images or none; a DICOM file's UID ends in a number.
+    """
     fs, folder = filesystem(url)
     images: dict[str, str] = {}
     for path in sorted(fs.find(folder)):
-        name = PurePosixPath(path)
-        if name.name.startswith(".") or (name.suffix and not EXTENSION.search(name.name)):
+        name, ending = PurePosixPath(path).name, PurePosixPath(path).suffix[1:]
+        known = EXTENSION.search(name) or not ending or ending.isdigit()
+        if name.startswith(".") or name.lower() in SYSTEM or not known:
             continue
-        if name.stem in images:
-            raise UserError(f"{path} and {images[name.stem]} have the same id. Rename one.")
-        images[name.stem] = path
+        stem = without_extension(name)
+        if stem in images:
+            raise UserError(f"{path} and {images[stem]} have the same id. Rename one.")
+        images[stem] = path
     if not images:
         raise UserError(f"No image files (.jpg, .png, .dcm and the like) below {url}.")
     return images
@@ -82,7 +92,9 @@ class ShardWorker:
 def reading(images: str) -> dict[str, Any]:
     """Return the options of `image_batches` for a folder or URL."""
     fs, _ = filesystem(images)
-    return {} if is_local(fs) else {"read": fetching(fs), "workers": FETCHES}
+    if is_local(fs):
+        return {"read": read_or_stop}
+    return {"read": fetching(fs), "workers": FETCHES}
 
 
 def fetching(fs: Any) -> Callable[..., np.ndarray]:

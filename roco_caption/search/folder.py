@@ -14,12 +14,12 @@ from roco_caption.core.errors import UserError, at_least
 from roco_caption.core.files import cannot_read, files_below
 from roco_caption.core.progress import progress_bar
 from roco_caption.data.images import FORMATS, is_image_file
+from roco_caption.data.names import SYSTEM
 
 if TYPE_CHECKING:
     from roco_caption.search.beam import Search
     from roco_caption.search.captioner import Captioner
 
-SYSTEM = "thumbs.db", "desktop.ini", "dicomdir"
 BATCH = 32  # images encoded at once, as in `extract_features`
 FIELDS = ["file", "caption", "log_probability", "error"]
 

@@ -493,9 +493,16 @@ def test_a_damaged_archive_is_replaced_and_unpacked_files_are_kept(server, folde
     assert times == {path: (folder / "all_data" / path).stat().st_mtime_ns for path in times}
 
 
-def test_an_archive_saved_by_hand_is_used(server, folder, archive, capsys):
-    folder.mkdir(parents=True)
-    archive.write_bytes(server.archive)
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_an_archive_saved_by_hand_is_used(server, folder, archive, capsys, waits, interrupted):
+    if interrupted:
+        server.drop_after, server.storage_refuses_ranges = [100_000], 403
+        with pytest.raises(UserError, match="What was downloaded is kept"):
+            download_roco(folder)
+        server.requests.clear()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "by-hand.zip").write_bytes(server.archive)
+    (folder / "by-hand.zip").replace(archive)
     download_roco(folder)
     assert server.requests == []
     out = capsys.readouterr().out

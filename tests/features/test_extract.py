@@ -92,7 +92,7 @@ def test_a_disk_that_is_gone_stops_and_keeps_what_was_done(tmp_path, tiny, monke
         raise ImageError("cannot be decoded") from error
 
     monkeypatch.setattr(extraction, "read_image", read_until)
-    with pytest.raises(UserError, match=r"could not be read.*run this cell again"):
+    with pytest.raises(UserError, match=r"could not be read.*run this again"):
         extract(images, tmp_path)
     if lost == errno.ENOENT:
         (tmp_path / "unplugged").rename(tmp_path / "images")

@@ -245,6 +245,15 @@ def test_a_failing_network_leaves_no_image_out(tmp_path, memory, tiny, monkeypat
     assert read_shards(memory, mend=True).ids == []
 
 
+def test_images_are_found_by_extension_and_dicom_files_by_their_uids(tmp_path):
+    uids = ["1.2.840.113619.2.1", "1.2.840.113619.2.2"]
+    images = [*uids, "IM0001", "a.b.png", "deep/c.DCM"]
+    for name in (*images, "DICOMDIR", "deep/DICOMDIR", "Thumbs.db", "notes.txt", ".hidden"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert list(find_images(str(tmp_path))) == [*uids, "IM0001", "a.b", "c"]
+
+
 def test_two_images_of_one_id_are_refused(tmp_path):
     for name in ("a/x.png", "b/x.jpg"):
         (tmp_path / name).parent.mkdir()

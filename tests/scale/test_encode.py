@@ -84,6 +84,24 @@ def test_undecodable_images_are_tried_again_and_only_then_encoded(tmp_path, monk
     assert (again.select_rows(one.ids)[:] == one.matrix).all() and not again.skipped
 
 
+def test_a_disk_that_is_gone_leaves_out_no_image(tmp_path, monkeypatch, tiny):
+    toy_features.make_images(tmp_path / "images", 4)
+    find = encode.find_images
+
+    def found(url):
+        files = find(url)
+        (tmp_path / "images").rename(tmp_path / "unplugged")
+        return files
+
+    monkeypatch.setattr(encode, "find_images", found)
+    with pytest.raises(UserError, match=r"2 of 2 shards.*could not be read"):
+        run(tmp_path, cluster(1), monkeypatch)
+    (tmp_path / "unplugged").rename(tmp_path / "images")
+    monkeypatch.setattr(encode, "find_images", find)
+    made = run(tmp_path, cluster(1), monkeypatch)
+    assert len(made.ids) == 4 and not made.skipped
+
+
 @pytest.mark.parametrize(("precisions", "kept"), [("float32", "float32"), ("mixed", None)])
 def test_shards_keep_the_precision_that_they_have_in_common(
     tmp_path, monkeypatch, tiny, precisions, kept
