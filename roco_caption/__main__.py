@@ -93,6 +93,8 @@ def _caption(options: argparse.Namespace) -> int:
     if captioner is not None and options.beams is not None:
         captioner.search = replace(captioner.search, beams=options.beams)
     make_folder(table.out.parent)
+    if captioner is not None:
+        table.refuse_another(lambda files: next(caption_files(captioner, files)))
     try:
         if captioner is not None:
             for rows in caption_files(captioner, new):

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from roco_caption.core.errors import UserError, first_line
@@ -21,12 +21,17 @@ _one_at_a_time = threading.Lock()  # a cell that was stopped twice may still be 
 
 @contextlib.contextmanager
 def backed_up(
-    folder: str | os.PathLike, copy: str | os.PathLike | None, *, seconds: float = SECONDS
+    folder: str | os.PathLike,
+    copy: str | os.PathLike | None,
+    *,
+    seconds: float = SECONDS,
+    unless: Callable[[Path, Path], bool] | None = None,
 ) -> Iterator[None]:
     """Bring back a folder from its copy; copy what changes every `seconds` and after the block.
 
     Of a file in both, the newer one counts. A copy that fails is reported and stops nothing: the
-    folder itself is complete. None as `copy` does nothing.
+    folder itself is complete. So does `unless`, if it is true of the folder and its copy: another
+    session has done more there. None as `copy` does nothing.
     """
     if copy is None:
         yield
@@ -36,7 +41,7 @@ def backed_up(
 
     def run() -> None:
         while not stop.wait(seconds):
-            _update(source, target, known)
+            _update(source, target, known, unless=unless)
 
     thread = threading.Thread(target=run, daemon=True)
     bring_back(copy, folder)
@@ -47,7 +52,7 @@ def backed_up(
     finally:
         stop.set()
         thread.join()
-        _update(source, target, known, "Run this cell again.")
+        _update(source, target, known, "Run this cell again.", unless)
 
 
 def bring_back(copy: str | os.PathLike, folder: str | os.PathLike) -> None:
@@ -75,12 +80,18 @@ def is_copied(folder: str | os.PathLike, copy: str | os.PathLike) -> bool:
 
 
 def _update(
-    folder: Path, copy: Path, known: set[Path], remedy: str = "It is tried again later."
+    folder: Path,
+    copy: Path,
+    known: set[Path],
+    remedy: str = "It is tried again later.",
+    unless: Callable[[Path, Path], bool] | None = None,
 ) -> None:
     """Bring the copy up to date; `known` files, those of the last update, may have gone since."""
     try:
         refuse_unmounted(copy)
         with _one_at_a_time:
+            if unless and unless(folder, copy):
+                raise UserError("another session has done more there, which stays")
             present = set(_files(folder))
             if known and not present:
                 raise UserError(f"{folder} is empty or gone, so its copy stays as it is")

@@ -8,15 +8,19 @@ MIN_FOLDERS = 20  # fewer are rather kinds of images, years or parts of a data s
 SESSIONS = 5  # folders in a patient's folder, at most on average;
 MANY, MIN_PATIENTS = 10, 5  # if they are called sessions, and are in so many folders at least
 SESSION = r"(?i)(?:s|se|ses|session|st|study|series|visit)[-_ ]?\d+"
+PATIENT = r"(?i)(?:patients?|pat|pt|subjects?|sub|subj|proband|person|case)[-_ ]?\d+"
 DATE = r"(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d"
 
 
 def cases_of(ids: pd.Series) -> pd.Series:
     """Return the patient or article of each image id: its name before the first `_`, with a digit.
 
-    If those are not case ids, as in `ROCO_00001` or `CT_1`, each image is its own case.
+    Where none has `_`, it is what is before the `-` of names such as `P17-2`. If those are not case
+    ids, as in `ROCO_00001` or `CT_1`, each image is its own case.
     """
     parts = ids.str.extract(r"^(?P<folder>(?:.*/)?)(?P<name>[^/_]*)_")
+    if parts["name"].isna().all():
+        parts = ids.str.extract(r"^(?P<folder>(?:.*/)?)(?P<name>[^\W\d_]+\d+)-\d+$")
     known = parts.dropna()
     folders = known.groupby("name").folder.nunique().mean()
     # a name in many folders is a slice's number in a patient's folder
@@ -39,7 +43,8 @@ def folder_cases(rows: pd.DataFrame) -> pd.Series | None:
     """Return each row's folder where folders may be patients, else None.
 
     So it is if ids name no cases, and there are at least `MIN_FOLDERS`, most of them with a digit,
-    none in several of the given splits; of nested ones, as `p1/study2/`, the outer.
+    none in several of the given splits; of nested ones, as `p1/study2/`, the outer. Or fewer, such
+    as `patient1/`.
     """
     used = rows[rows.reason == ""].drop_duplicates("file")
     cases = cases_of(used.id.astype(str))
@@ -98,6 +103,8 @@ def _patients_folders(files: pd.Series, splits: pd.Series) -> pd.Series | None:
             below = folders.str.rpartition("/")[2]
             repeated = MIN_FOLDERS <= below.nunique() < len(names) and not crossing(below)
             return below if repeated else folders
+        if len(names) >= 3 and names.str.fullmatch(PATIENT).mean() > NEARLY_ALL:
+            return None if crossing(folders) else folders
         above = len(names)
         enough = MIN_FOLDERS // 2 if numbered else MIN_FOLDERS
         outer = above if above >= enough and not crossing(folders) else 0

@@ -8,19 +8,19 @@ from bisect import bisect_left
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from roco_caption.core.errors import UserError
 from roco_caption.core.files import HIDDEN
-from roco_caption.data.columns import BESIDE, FILES, file_columns
-from roco_caption.data.joined import joined, merged, report_roles
+from roco_caption.data.columns import BESIDE, FILES, SENTENCE, file_columns
+from roco_caption.data.joined import is_meant, joined, merged, report_roles
 from roco_caption.data.names import match_files, without_extension
 from roco_caption.data.reports import table_of_texts, texts_of_folders, texts_of_images
 from roco_caption.data.splits import split_word, without_splits
 from roco_caption.data.tables import READERS, UNREAD, Table, read_table, sheets_of
 
-SENTENCE = 6  # words in a caption, on average; kinds of studies have fewer
 MADE = {"caption", "log_probability"}  # columns of a table that a captioner wrote
 
 
@@ -261,8 +261,16 @@ def _are_paths(names: pd.Series) -> bool:
 
 
 def _largest(tables: list[Table], folder: Path) -> Table:
-    best = max(tables, key=lambda table: (len(table.images), bool(table.roles["split"])))
+    enough = max(len(table.images) for table in tables) / 2
+
+    def rank(table: Table) -> tuple[Any, ...]:
+        likely = is_meant(table, folder) if len(table.images) >= enough else (False, False)
+        return *likely, len(table.images), bool(table.roles["split"])
+
+    best = max(tables, key=rank)
     rivals = [table for table in tables if table.images and not table.images < best.images]
+    meant = is_meant(best, folder)
+    rivals = [t for t in rivals if is_meant(t, folder) >= meant or not t.images >= best.images]
     # two tables of names for one of captions are no rivals, and no sheets of one workbook
     places = dict.fromkeys(
         min(table.texts) if table.texts and table.images <= best.images else table.path

@@ -25,6 +25,7 @@ USUAL = {role: names.split() for role, names in {
     " patientnumber patientno patientuid patientkey patid mrn deidpatientid anonpatientid"
     " patient subjectid subject person pid fallnummer fallnr fallid caseid case studyid study",
 }.items()}  # fmt: skip
+SENTENCE = 6  # words in a caption, on average; kinds of studies have fewer
 STUDIES = {"fallnummer", "fallnr", "fallid", "caseid", "case", "studyid", "study"}  # of patients
 # words in names of columns of the images themselves
 FILES = re.compile(r"im[aá]?ge|img|immag|bild|file|fich|datei|path|pfad|[pf]h?oto|scan", re.I)
@@ -57,6 +58,18 @@ def unused(header: Sequence[str], used: str, chosen: bool) -> str:
     others.remove(used)
     columns = [name for name in others if plain(re.sub(r"\.\d+$", "", name)) in names]
     return f". NOTE: {used!r} has the captions; not used: {columns}" if columns else ""
+
+
+def longer_texts(rows: pd.DataFrame, used: str, known: Iterable[str]) -> str:
+    """Return a note on a column with sentences where the captions used have few words, else ""."""
+    words = rows.drop(columns=[*known], errors="ignore").map(lambda text: len(str(text).split()))
+    mean = len(" ".join(map(str, rows[used])).split()) / max(1, len(rows))
+    if mean >= SENTENCE or words.empty or words.mean().max() < max(SENTENCE, 2 * mean):
+        return ""
+    longest = words.mean().idxmax()
+    return (
+        f". NOTE: {longest!r} has longer texts. If these are meant: COLUMNS = 'caption={longest}'"
+    )
 
 
 def find_columns(header: Sequence[str], named: dict[str, str]) -> dict[str, list[str]]:

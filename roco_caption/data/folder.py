@@ -11,20 +11,23 @@ import pandas as pd
 
 from roco_caption.core.errors import UserError, shown
 from roco_caption.core.files import files_below
-from roco_caption.data.cases import IMAGES_PER_CASE
+from roco_caption.data.cases import IMAGES_PER_CASE, MIN_PATIENTS
 from roco_caption.data.cells import plain_text
 from roco_caption.data.choice import choose_tables, report_unread
 from roco_caption.data.columns import STUDIES, USUAL, plain
 from roco_caption.data.images import is_image_file
-from roco_caption.data.names import match_files
+from roco_caption.data.names import match_files, without_extension
 from roco_caption.data.splits import SPLITS, listed_splits, split_word
 from roco_caption.data.tables import Table
 
-PERSON = re.compile(r"patient|subject|proband|person", re.I)  # in a column's name
+PERSON = re.compile(
+    r"patient|subject|proband|person|(?<![a-z])mrn(?![a-z])", re.I
+)  # in a column's name
 OF_PERSON = re.compile(  # what else such columns say
     r"age|alter|sex|gender|geschlecht|weight|height|size|position|orient|date|birth|geb|history"
     r"|type|class|group|country|race|ethnic|status|comment|info", re.I
 )  # fmt: skip
+OF_IDS = re.compile(r".+(?:id|nr|no|number|nummer|uid|key)|mrn")  # a column's plain name
 QUOTES = "Put captions that contain the separator in quotes."
 
 
@@ -69,9 +72,9 @@ def list_rows(table: Table, folder: Path, files: list[str]) -> pd.DataFrame:
     lost = rows.file == ""
     unknown = [name for name in names[lost].unique() if os.path.isfile(folder / name)]
     for reason, applies in {
+        "image file missing": lost | _of_another_folder(rows, table),
         "format not supported": lost & names.isin(unknown),
-        "image file missing": lost,
-        "several files of this name": found.map(len) > 1,
+        "several files of this name": (found.map(len) > 1) | _cut_short(names, files),
         "several names for this file": _clashing(rows),
         "no caption": ~rows.caption.str.contains(r"\w"),
         "does not fit the header": table.misfits > 0,
@@ -81,6 +84,10 @@ def list_rows(table: Table, folder: Path, files: list[str]) -> pd.DataFrame:
     rows["row"] = f"{table.path} {table.sheet} " + table.places
     if (patients := _patients(table)) is not None:
         rows["case"] = patients
+        bare = (rows.reason == "") & (names != rows.file) & ~names.str.contains(r"[\\/]")
+        several = patients[bare].groupby(rows.file).transform("nunique") > 1
+        if plain(table.roles["patient"][0]) not in STUDIES:  # of which an image may be in several
+            rows.loc[several[several].index, "reason"] = "several patients for this file"
     if table.sheet and (empty := rows.reason == "no caption").mean() > 0.3:
         print(f"NOTE: {empty.sum():,} rows of {table.path} have no caption. If that column's cells "
               "are merged, write the caption into each row: of merged cells only the first has "
@@ -130,6 +137,8 @@ def _patients(table: Table) -> pd.Series | None:
         # "P17" and "Case A", but not "CT ABDOMEN"
         numbered = len(texts) > 0 and texts.str.contains(r"\d|\b[A-Z]$").mean() > 0.5
         many = len(patient) > IMAGES_PER_CASE * patient.nunique()
+        if OF_IDS.fullmatch(plain(column)) and plain(column) not in STUDIES:  # perhaps pseudonyms
+            many = texts.nunique() < MIN_PATIENTS
         if "patient" not in table.fixed and not numbered and (many or plain(column) in STUDIES):
             print(f"NOTE: column {column!r} of {table.path} names no patients and is ignored.")
             continue
@@ -138,7 +147,9 @@ def _patients(table: Table) -> pd.Series | None:
                   f"{texts.iloc[0]}, so several patients may count as one. Export the table again "
                   "with this column formatted as text.")  # fmt: skip
         cases = patient.where(patient != "")
-        if table.sheet and (gaps := cases.isna()).any():
+        gaps = cases.isna()
+        once = texts.is_unique and not gaps.iloc[0] and 3 * gaps.sum() >= len(gaps)
+        if (table.sheet or once) and gaps.any():
             sheets = table.places.str.partition(" of ")[2]
             cases = cases.groupby(sheets).ffill()  # of merged cells only the first has the value
             print(f"NOTE: {gaps.sum():,} rows of {table.path} get the patient above them.")
@@ -169,6 +180,35 @@ def _clashing(rows: pd.DataFrame) -> pd.Series:
     return loose & rows.file.isin(clashing)
 
 
+def _cut_short(names: pd.Series, files: list[str]) -> pd.Series:
+    """Return which names may have lost a zero, as 1.10 in a spreadsheet: another row is 1.1."""
+    short = names.str.fullmatch(r"\d+\.\d+") & names.duplicated(keep=False)
+    if not short.any():
+        return short
+    stems = {without_extension(os.path.basename(file)) for file in files}
+    return short & (names + "0").isin(stems)
+
+
+def _of_another_folder(rows: pd.DataFrame, table: Table) -> pd.Series:
+    """Return which rows name a file without its folder, while a cell of another row has it.
+
+    So it is where "p2", "1.png" should name a file of p2/, but only p1/1.png is there.
+    """
+    bare = (rows.file != "") & ~rows.name.str.contains(r"[\\/]") & (rows.name != rows.file)
+    shared = rows[bare & rows.file.duplicated(keep=False)]
+    other = pd.Series(False, rows.index)
+    if shared.empty:
+        return other
+    folders = shared.file.str.casefold().str.split("/").str[:-1]
+    for column in table.rows.columns.difference(table.roles["caption"]):
+        cells = table.rows[column][shared.index].str.strip().str.casefold()
+        inside = [cell in parents for cell, parents in zip(cells, folders, strict=True)]
+        named = pd.Series(inside, shared.index)
+        elsewhere = named.groupby(shared.file).transform("any") & ~named
+        other |= other.index.isin(elsewhere.index[elsewhere])
+    return other
+
+
 def print_left_out(rows: pd.DataFrame) -> None:
     """Print the names of the first rows that are left out, and why."""
     left_out = rows[rows.reason != ""]
@@ -191,14 +231,33 @@ def _known_splits(table: Table, rows: pd.DataFrame, listed: dict[str, str]) -> p
         if listed:
             split = rows.file.map(lambda file: listed.get(file, ""))
         else:
-            split = rows.file.map(lambda file: split_word(os.path.dirname(file)))
+            split = _by_folder(rows.file[rows.file != ""]).reindex(rows.index, fill_value="")
         if "train" not in set(split):  # such folders mean something else
             split = pd.Series("", rows.index)
     if not split.any() and (found := _column_of_splits(table.rows)):
         print(f"NOTE: column {found!r} of {table.path} has only names of splits, so it is used.")
         split, table.roles["split"] = table.rows[found].map(split_word), [found]
+    if not split.any() and (found := _half_of_splits(table.rows)):
+        print(f"NOTE: column {found!r} of {table.path} may give a split. It is not used: make a "
+              "column `split` of train, validation and test.")  # fmt: skip
     if split.any():
         rows.loc[(split == "") & (rows.reason == ""), "reason"] = "no known split"
+    return split
+
+
+def _by_folder(files: pd.Series) -> pd.Series:
+    """Return the split that the folder of each file names, "" where none does.
+
+    If a folder such as "2023" names none, folders such as "2022_test_run" do not either.
+    """
+    folders = files.map(os.path.dirname)
+    split = folders.map(split_word)
+    if (split == "").any():
+        strict = folders.map(lambda folder: split_word(folder, alone=True))
+        if not split.equals(strict):
+            print(f"NOTE: folders such as {folders[split == ''].iloc[0]} name no split, so others "
+                  f"such as {folders[split != strict].iloc[0]} are not taken for one.")  # fmt: skip
+            return strict
     return split
 
 
@@ -215,6 +274,17 @@ def _by_column(table: Table) -> pd.Series | None:
             return split
         print(f"NOTE: column {column!r} of {table.path} names no split and is ignored.")
     table.roles["split"] = []
+    return None
+
+
+def _half_of_splits(rows: pd.DataFrame) -> str | None:
+    """Return a column that names train and test beside other words, or is called `is_test`."""
+    for column in rows:
+        words = rows[column].str.strip().unique()
+        splits = {split_word(word, alone=True) for word in words} if len(words) <= 10 else set()
+        called = re.fullmatch(r"(?:is|in|for)?(?:train|training|test|testset)", plain(column))
+        if {"train", "test"} <= splits or (called and len(words) == 2):
+            return column
     return None
 
 

@@ -11,17 +11,33 @@ from typing import Any
 
 import pandas as pd
 
-from roco_caption.data.columns import plain
+from roco_caption.data.columns import SENTENCE, plain
 from roco_caption.data.names import match_files
 from roco_caption.data.tables import Table
 
 APART = re.compile(  # words in the name of a sheet or file that is probably not meant
     r"exclu|reject|remov|discard|delet|dupli|to-?do|templat|exampl|draft|unclear|invalid|usable"
     r"|archiv|backup|ausschl|ausge?sch|aussort|vorlage|muster|beispiel|entwurf|unbrauch|unklar|papierk"
-    r"|dublett|(?<![a-z])(?:old|not|non|bad|alt|offen)(?![a-z])", re.I
+    r"|dublett", re.I
 )  # fmt: skip
+APART_IN_PATHS = re.compile(r"(?<![a-z])(?:old|not|non|bad|alt|offen)(?![a-z])", re.I)
+APART_IN_SHEETS = re.compile(  # but not "Non-contrast" and "Old fracture"
+    r"(?<![a-z])(?:(?:do )?(?:not|non)[-_ ]?(?:to |for )?(?:us|read|diagn|elig|incl|approv)"
+    r"|(?:old|not|non|bad|alt|offen)$)", re.I
+)  # fmt: skip
+SHARED = 0.1  # of the images of two parts of one table, at most
 KEY = re.compile(r".+(?:id|no|nr|number)|accession")  # the plain name of a column; not "id" alone
 COUNTER = re.compile(r"(?:sl|sr|serial|lfd|lauf\w*|row|line|index|record)(?:id|no|nr|number)")
+
+
+def is_meant(table: Table, folder: Path) -> tuple[bool, bool]:
+    """Return whether a table's name says nothing against it, and its captions are no labels."""
+    where = table.sheet or table.path.relative_to(folder).as_posix()
+    apart = APART.search(where) or (APART_IN_SHEETS if table.sheet else APART_IN_PATHS).search(
+        where
+    )
+    words = table.rows[table.roles["caption"][0]].str.split().str.len().mean()
+    return not apart, words >= SENTENCE
 
 
 def joined(tables: list[Table], folder: Path) -> list[Table]:
@@ -40,12 +56,15 @@ def joined(tables: list[Table], folder: Path) -> list[Table]:
             series = table.texts or table.path
         roles = tuple(plain((*columns, "")[0]) for columns in table.roles.values())
         key: Any = (series, table.split, roles, *sorted(map(plain, table.rows)))
-        other = all(table.images.isdisjoint(part.images) for part in groups.get(key, []))
-        where = table.sheet or table.path.relative_to(folder).as_posix()
-        if not table.images or not other or APART.search(where):
+        other = all(_apart(table.images, part.images) for part in groups.get(key, []))
+        if not (table.images and other and is_meant(table, folder)[0]):
             key = k
         groups.setdefault(key, []).append(table)
     return [_as_one(parts, folder) if len(parts) > 1 else parts[0] for parts in groups.values()]
+
+
+def _apart(some: set[str], others: set[str]) -> bool:
+    return len(some & others) <= SHARED * min(len(some), len(others))
 
 
 def _as_one(parts: list[Table], folder: Path) -> Table:
@@ -83,8 +102,9 @@ def report_roles(table: Table, others: Sequence[Table]) -> None:
         named = match_files(other.rows[other.roles["image"][0]], table.files)
         images = {one[0] for one in named if len(one) == 1}
         if 2 * len(images & table.images) > len(table.images):
-            print(f"NOTE: {other.path} may have the {role} of each image, in its column "
-                  f"{other.roles[role][0]!r}. If so, add that column to {table.path}.")  # fmt: skip
+            places = [f"{each.path} {each.sheet}".strip() for each in (other, table)]
+            print(f"NOTE: {places[0]} may have the {role} of each image, in its column "
+                  f"{other.roles[role][0]!r}. If so, add that column to {places[1]}.")  # fmt: skip
 
 
 def merged(names: Table, texts: Table) -> Table | None:

@@ -27,6 +27,7 @@ BESIDE = re.compile(  # names of columns and folders of files that belong to ima
     r"|prev|before|contra|compar|baseline|url|anterior|pr[eé]c[eé]d|vorauf|vorbild|vorher|vorunt"
     r"|(?<![a-z])(?:roi|gt|cam|gradcam|bbox|box)(?![a-z])", re.I
 )  # fmt: skip
+SAME = {"jpeg": "jpg", "jpe": "jpg", "jfif": "jpg", "tiff": "tif", "dicom": "dcm"}  # endings
 MANY = 10  # names of which hardly any fits until other endings are allowed
 NUMBER = re.compile(r"(^|/)0*(\d+)(\.0)?$")  # `007`, or `7.0` as spreadsheets show it
 
@@ -49,14 +50,14 @@ def match_files(names: pd.Series, files: Sequence[str]) -> pd.Series:
         whole, *ends = _ends(file)
         for tail in (f"/{whole}", *ends):
             stem = without_extension(tail)
-            for key in (tail, f"{stem}.*", NUMBER.sub(r"\1\2", stem) + "#"):
+            for key in (tail, f"{stem}.*", NUMBER.sub(r"\1\2", stem) + "#", _alike(tail)):
                 index[key].add(file)
 
     def find(name: str) -> list[str]:
         whole, *ends = _ends(name)
         for tail in (f"/{whole}", whole, *(f"/{end}" for end in ends)):
             number = NUMBER.sub(r"\1\2", tail) + "#"
-            for key in (tail, f"{tail}.*", without_extension(tail), number):
+            for key in (tail, f"{tail}.*", without_extension(tail), number, _alike(tail)):
                 if key in index:
                     return sorted(index[key])
         return []
@@ -77,6 +78,12 @@ def match_files(names: pd.Series, files: Sequence[str]) -> pd.Series:
             here = [file for file in meant if not _is_other(name, file)]
             found[name] = found[name] or here
     return names.map(found)
+
+
+def _alike(path: str) -> str:
+    """Return a key that paths share whose endings mean the same, as .jpg and .jpeg."""
+    stem, _, ending = path.rpartition(".")
+    return f"{stem}.{SAME.get(ending, ending)}~"
 
 
 def _is_other(name: str, file: str) -> bool:

@@ -20,11 +20,15 @@ from roco_caption.data.tables import Table
 HEADING = re.compile(  # of a report's section, at the start of a line or sentence; no time
     r"(?:^|(?<=[.?!)\n\r])|(?<=[a-z\d] )(?=[A-Z]{4}))[ \t]*((?i:exam(?:ination)?|indications?"
     r"|clinical(?: history| information)?|history|technique|comparison"
-    r"|findings?(?: and impressions?)?|impressions?|conclusions?"
+    r"|findings?(?: and impressions?)?|impressions?|conclusion(?:s|es)?|results?|r[ée]sultats?"
+    r"|hallazgos?|impresi[óo]n(?:es)?|conclusi[óo]n|reperti?|referto|conclusion[ei]|achados"
     r"|recommendations?|notification|befunde?|beurteilung|empfehlung|klinik|technik|fragestellung)"
     r"[ \tA-Z\d/&()#-]{0,30}):(?!\d)"
 )
-SHOWN = "findings", "finding", "befund", "impression", "conclusion", "beurteilung"  # best first
+SHOWN = (  # best first
+    "findings", "finding", "befund", "result", "résultat", "resultat", "hallazgo", "repert",
+    "achado", "referto", "impresi", "impression", "conclusi", "beurteilung",
+)  # fmt: skip
 
 OTHERS = re.compile(r"(?:read.?me|licen[cs]e|licen[cs]es)\b", re.I)  # texts that are no captions
 LISTED = re.compile(r"\S\.(?:bmp|dcm|gif|jpe?g|png|tiff?)\b", re.I)  # files in a list of them
@@ -121,17 +125,29 @@ def is_report(text: str) -> bool:
     return len(headings) > 1 or (bool(headings) and not text[: headings[0].start()].strip())
 
 
+def _of_sections(report: str) -> list[re.Match[str]]:
+    """Return the headings; in the middle of a line, those in capitals if the first one is."""
+    headings = [*HEADING.finditer(report)]
+    capitals = bool(headings) and headings[0][1].isupper()
+    first = [not report[: match.start(1)].rpartition("\n")[2].strip() for match in headings]
+    return [
+        match for match, begins in zip(headings, first, strict=True)
+        if begins or not capitals or match[1].isupper()
+    ]  # fmt: skip
+
+
 def shown_section(report: str) -> str:
     """Return the sections of a report that say what the image shows, else all of the report.
 
     These are those with the first heading of `SHOWN`, or whose heading begins with it.
     """
-    headings = [*HEADING.finditer(report)]
+    headings = _of_sections(report)
     sections: dict[str, str] = {}
     for heading, after in zip(headings, [*headings[1:], None], strict=False):
         section = report[heading.end() : after.start() if after else None]
         if re.search(r"[^\W_]", section):
-            sections.setdefault(heading[1].lower().strip(), section.strip())
+            name = heading[1].lower().strip()
+            sections[name] = f"{sections.get(name, '')}\n{section.strip()}".strip()
     for kind in SHOWN:
         if kind in sections:
             return sections[kind]

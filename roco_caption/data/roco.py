@@ -13,7 +13,7 @@ from roco_caption.core import machine
 from roco_caption.core.errors import UserError
 from roco_caption.core.files import files_below, printable
 from roco_caption.data.archive import TABLES, TREE
-from roco_caption.data.cases import folder_cases, row_cases
+from roco_caption.data.cases import cases_of, folder_cases, row_cases
 from roco_caption.data.choice import tables_in
 from roco_caption.data.folder import list_rows, print_left_out, read_folder, without_repeated
 from roco_caption.data.images import is_image_file
@@ -216,10 +216,11 @@ def read_dataset(
         elif (cases := row_cases(rows)) is not None:
             unit, rows["case"] = "row", cases
     rows["split"] = complete_splits(rows, seed, unit)
-    if "case" in rows:
-        splits = rows[rows.reason == ""].groupby("case").split.nunique()
-        if shared := (splits > 1).sum():
-            print(f"NOTE: {shared:,} of {len(splits):,} patients have images in several splits.")
+    used = rows[rows.reason == ""]
+    splits = used.split.groupby(used["case"] if "case" in used else cases_of(used.id)).nunique()
+    if shared := (splits > 1).sum():
+        by = "" if "case" in rows else ", by the beginnings of file names,"
+        print(f"NOTE: {shared:,} of {len(splits):,} patients{by} have images in several splits.")
     return _frames(clean_training(rows), limit)
 
 

@@ -142,6 +142,6 @@ def complete_splits(rows: pd.DataFrame, seed: int, unit: str = "patient") -> pd.
               "COLUMNS = 'patient=…' names their column.")  # fmt: skip
     elif "case" not in used:
         alike = cases[cases.duplicated()].iloc[0]
-        print(f"NOTE: images whose names begin alike, such as {alike}_, count as one patient's. "
+        print(f"NOTE: images whose names begin alike, such as {alike}…, count as one patient's. "
               "COLUMNS = 'patient=…' names the patients' column.")  # fmt: skip
     return split

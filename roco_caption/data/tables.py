@@ -29,6 +29,7 @@ from roco_caption.data.columns import (
     file_columns,
     find_columns,
     header_at,
+    longer_texts,
     recognised,
     remedy_for,
     unused,
@@ -130,6 +131,8 @@ def _with_roles(
         caption = roles["caption"][0]
         rows, odd = captions_of(rows, caption)
         note = unused(header, caption, "caption" in named) + odd
+        if not (note or "caption" in named):
+            note = longer_texts(rows, caption, itertools.chain(*roles.values()))
     if not roles["image"] and "image" not in named:
         files = file_columns(rows, itertools.chain(*roles.values()))
         roles["image"] = files if len(files) == 1 else []

@@ -30,7 +30,10 @@ from roco_caption.search.rerank import Consensus
 from roco_caption.text.tokenizer import END, PAD, START, CaptionTokenizer
 from roco_caption.training.checkpoint import (
     BUNDLE,
+    CAPTIONS,
+    CARD,
     CONSENSUS,
+    SCORES,
     VOCABULARY,
     WEIGHTS,
     member_folders,
@@ -41,13 +44,14 @@ if TYPE_CHECKING:
     from roco_caption.search.captioner import Captioner
 
 WORDS = "words.json"  # the member of the Keras file, and the property of the ONNX file
+CHOSEN = "search", "consensus", "coherence"  # what decides which captions are found
 TOLERANCE = 1e-4  # of the largest output: sums in another order differ by less
 
 
 def write_bundle(captioner: Captioner, folder: Path) -> None:
     """Write `captioner.json`, `tokenizer.json` and `consensus.npz`; `train` writes the weights.
 
-    UserError if the folder's weights are not those of the captioner: they would not fit.
+    Captions, scores and a card of another search are removed. UserError for other weights.
     """
     _require_weights(captioner, folder)
     captioner.tokenizer.save(folder / VOCABULARY)
@@ -64,6 +68,12 @@ def write_bundle(captioner: Captioner, folder: Path) -> None:
         "consensus": captioner.consensus is not None,
         "coherence": asdict(captioner.coherence) if captioner.coherence else None,
     }
+    known = dict[str, Any]()
+    with suppress(UserError):  # it is missing or damaged
+        known = read_json(folder / BUNDLE)
+    before, now = ([json.dumps(each.get(key)) for key in CHOSEN] for each in (known, bundle))
+    for name in (CAPTIONS, SCORES, CARD) if before != now else ():
+        (folder / name).unlink(missing_ok=True)
     write_json(folder / BUNDLE, bundle, sealed=True)
 
 
@@ -74,8 +84,7 @@ def _require_weights(captioner: Captioner, folder: Path) -> None:
         if not (path.exists() and member.weights_file and verify(path) == member.weights_file):
             raise UserError(
                 f"{path} does not have this captioner's weights: its training was stopped, or its "
-                "decoder was made again. Run the training cell (`train_decoder`) to its end, then "
-                "this one."
+                "decoder was made again. Run part 7 (`train_decoder`) to its end, then this cell."
             )
 
 

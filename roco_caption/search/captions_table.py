@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from roco_caption.core.errors import UserError, first_line
 from roco_caption.core.files import atomic_path, cannot_read, printable
 from roco_caption.search.folder import FIELDS
 
+EXAMPLES = 8  # images that are captioned again before a table is continued
+CLOSE = 0.01  # nats by which other rounding changes a log probability
 LONGEST = 100_000  # characters of a cell
 OTHER_TABLE = "is not a table of captions"
 NOT_IN_XML = "[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]"  # nor in an Excel file
@@ -73,6 +75,28 @@ class CaptionsTable:
         new = [file for file in files if printable(str(file)) not in known]
         print(f"{self.path} has {len(files) - len(new):,} of these images already.")
         return new
+
+    def refuse_another(self, captions: Callable[[list[Path]], pd.DataFrame]) -> None:
+        """Raise a UserError if the rows to keep have captions of another captioner or search.
+
+        The first images among them are captioned again, by `captions`. Most must have their caption
+        or, where a person changed that, their log probability.
+        """
+        kept = pd.concat([pd.DataFrame(columns=FIELDS), *self.rows])
+        numbers = pd.to_numeric(kept.log_probability, errors="coerce")
+        known = kept.file.map(os.path.isfile).astype(bool) & numbers.notna()
+        kept, numbers = kept[known].head(EXAMPLES), numbers[known].head(EXAMPLES).to_numpy()
+        if kept.empty:
+            return
+        again = captions([*map(Path, kept.file)])
+        same = kept.caption.to_numpy() == again.caption.to_numpy()
+        same |= abs(numbers - again.log_probability.to_numpy(float)) < CLOSE
+        if 2 * same.sum() < len(kept):
+            raise UserError(
+                f"{self.path} has captions of another captioner or search, such as "
+                f"{kept.caption.iloc[0]!r} of {kept.file.iloc[0]}. Name that captioner (--run), or "
+                "choose another --out, or --overwrite."
+            )
 
     def _read(self) -> tuple[list[list[str]], bool]:
         """Return the file's whole rows, and whether it has nothing else, such as a part of one."""

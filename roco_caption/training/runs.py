@@ -36,6 +36,7 @@ from roco_caption.training.checkpoint import (
     STATE,
     VOCABULARY,
     WEIGHTS,
+    members_behind,
     notes_of,
 )
 
@@ -145,6 +146,9 @@ def run_folder(
     if folder.name == name:
         earlier += attached(f"checkpoints/{name}")
     for place in earlier:
+        for member in members_behind(folder, place):
+            for file in (STATE, PREVIOUS, WEIGHTS, HISTORY):
+                (member / file).unlink(missing_ok=True)
         bring_back(place, folder)
     commits = [*commits_of(folder), project_commit(Path(__file__).parents[2])]
     write_json(folder / RECORD, record | {"commits": list(dict.fromkeys(commits))}, sealed=True)

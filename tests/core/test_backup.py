@@ -62,7 +62,7 @@ def test_it_copies_meanwhile_and_removes_what_is_gone(places, monkeypatch):
     folder, drive = places
     updated = threading.Event()
     update = backup._update
-    monkeypatch.setattr(backup, "_update", lambda *arguments: (update(*arguments), updated.set()))
+    monkeypatch.setattr(backup, "_update", lambda *a, **b: (update(*a, **b), updated.set()))
     with backed_up(folder, drive, seconds=0.01):
         (folder / "kept").write_text("x")
         (folder / "part").write_text("x")

@@ -1053,3 +1053,34 @@ def test_captions_that_are_no_reports_stay_whole_beside_reports(tmp_path):
     rows = read(tmp_path)
     assert rows.caption.str.startswith("Film").all() and len(rows) == 12
     assert (rows.caption.str.contains("Conclusion")).sum() == 4
+
+
+@pytest.mark.parametrize("other", ["captions_old.csv", "labels.csv", "old/captions.csv"])
+def test_a_larger_table_that_is_not_meant_does_not_win(tmp_path, capsys, other):
+    make_folder(tmp_path, FILES, [f"{f},pneumonia" for f in FILES], other)
+    texts = [f"{f},There is a consolidation in lobe number {f[:-4]}" for f in FILES[:9]]
+    make_folder(tmp_path, [], texts, "captions.csv")
+    rows = read(tmp_path)
+    assert len(rows) == 9 and rows.caption.str.startswith("There is").all()
+    assert "(12 of the images) is not read" in capsys.readouterr().out
+
+
+def test_a_small_table_does_not_win_by_its_name(tmp_path):
+    make_folder(tmp_path, FILES, [f"{f},Film {f[:-4]}" for f in FILES], "old.csv")
+    make_folder(
+        tmp_path, [], [f"{FILES[0]},There are some sentences about this first film"], "x.csv"
+    )
+    assert right(read(tmp_path)) == 12
+
+
+@pytest.mark.parametrize("sheets", [("Contrast", "Non-contrast"), ("New fracture", "Old fracture")])
+@pytest.mark.parametrize("shared", [0, 1])
+def test_sheets_of_two_kinds_of_images_are_both_read(tmp_path, sheets, shared):
+    names = [f"{i}.png" for i in range(30)]
+    make_folder(tmp_path, names, [], "unused.txt")
+    parts = names[:15], names[15 - shared :]
+    workbook(tmp_path / "t.xlsx", {
+        sheet: [("image", "caption"), *((name, f"Film {name[:-4]}") for name in part)]
+        for sheet, part in zip(sheets, parts, strict=True)
+    })  # fmt: skip
+    assert len(read(tmp_path)) == 30

@@ -919,3 +919,143 @@ def test_captions_have_no_nul(tmp_path):
     (tmp_path / "captions.json").write_text(json.dumps(rows))
     frames, _ = read_dataset(tmp_path)
     assert set(together(frames).caption) == {"Left lung. No mass."}
+
+
+def test_rows_of_a_folder_that_is_not_there_do_not_go_to_another_ones_images(tmp_path):
+    """Only one of 20 folders was uploaded; its files have the names of the others."""
+    names = [f"case00/IMG_{i:03d}.png" for i in range(10)]
+    rows = [f"case{p:02d},IMG_{i:03d}.png,report {p} {i}" for p in range(20) for i in range(10)]
+    make_folder(tmp_path, names, rows, header="folder,image,caption")
+    frames, counts = read_dataset(tmp_path)
+    assert set(together(frames).caption) == {f"report 0 {i}" for i in range(10)}
+    assert counts["image file missing"].sum() == 190
+
+
+def test_one_file_is_not_the_image_of_two_patients(tmp_path):
+    names = [f"a/{i}.png" for i in range(6)]
+    rows = [f"{i}.png,report {p} {i},{p}" for p in ("P1", "P2") for i in range(4)]
+    rows += [f"{i}.png,report {i},P{i}" for i in (4, 5)] + ["5.png,second report,P5"]
+    rows += [f"x{i}.png,report,P{i}" for i in range(6, 9)]
+    make_folder(tmp_path, [*names, *(f"a/x{i}.png" for i in range(6, 9))], rows,
+                header="image,caption,patient")  # fmt: skip
+    frames, counts = read_dataset(tmp_path)
+    assert counts["several patients for this file"].sum() == 8
+    assert {"report 4", "report 5", "second report"} <= set(together(frames).caption) | set(
+        together(frames).get("references", pd.Series()).explode()
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "there"), [(".jpg", ".jpeg"), (".jpeg", ".JPG"), (".tif", ".tiff")]
+)
+def test_endings_that_mean_the_same_fit(tmp_path, written, there):
+    names = [f"a{i}{there if i % 3 else written}" for i in range(12)]
+    make_folder(tmp_path, names, [f"a{i}{written},text {i}" for i in range(12)])
+    rows = together(read_dataset(tmp_path)[0])
+    assert {f"a{text.split()[1]}" for text in rows.caption} == set(rows.id) and len(rows) == 12
+
+
+def test_both_of_two_such_files_keep_their_own_captions(tmp_path):
+    names = [f"{i}{ending}" for i in range(6) for ending in (".jpg", ".jpeg")]
+    make_folder(tmp_path, names, [f"{name},text of {name}" for name in names])
+    rows = together(read_dataset(tmp_path)[0])
+    assert [f"text of {name.rpartition('/')[2]}" for name in rows.image] == rows.caption.tolist()
+
+
+def test_names_that_lost_a_zero_in_a_spreadsheet_are_left_out(tmp_path):
+    names = [f"{p}.{i}.png" for p in (1, 2, 3) for i in range(1, 13)]
+    rows = [f"{float(name[:-4])},text of {name}" for name in names]
+    _, counts = read_dataset(make_folder(tmp_path, names, rows))
+    assert counts.used.sum() == 30 and counts["several files of this name"].sum() == 6
+
+
+def test_a_format_that_is_not_read_is_called_so(tmp_path):
+    names = [f"{i}.{'png' if i % 2 else 'jp2'}" for i in range(12)]
+    rows = [f"{name},text" for name in [*names, "other.png"]]
+    _, counts = read_dataset(make_folder(tmp_path, names, rows))
+    assert counts["format not supported"].sum() == 6 and counts["image file missing"].sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "patient"),
+    [
+        ("im{n}.png", "im{n}.png,text,{word}", "patient_id"),  # pseudonyms without a digit
+        ("P{p:03d}-{i}.png", "P{p:03d}-{i}.png,text,", "none"),
+        ("patient{p}/{i}.png", "patient{p}/{i}.png,text,", "none"),
+        ("im{n}.png", "im{n}.png,text,{first}", "patient"),  # merged cells, saved as CSV
+    ],
+)
+def test_patients_that_a_person_sees_stay_together(tmp_path, name, row, patient):
+    words, each = (
+        ["alpha", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel"],
+        12 if "word" in row else 8,
+    )
+    spots = [(p, i, p * each + i) for p in range(8) for i in range(each)]
+    if patient == "patient_id" or "first" in row:
+        spots = [(n % 8, n // 8, n) for n in range(8 * each)] if "word" in row else spots
+    lines = [row.format(p=p, i=i, n=n, word=words[p], first="" if i else f"P{p}")
+             for p, i, n in spots]  # fmt: skip
+    make_folder(tmp_path, [name.format(p=p, i=i, n=n) for p, i, n in spots], lines,
+                header=f"image,caption,{patient}")  # fmt: skip
+    rows = together(read_dataset(tmp_path)[0])
+    owner = {tmp_path / name.format(p=p, i=i, n=n): p for p, i, n in spots}
+    owners = rows.image.map(lambda path: owner[tmp_path / path])
+    assert len(rows) == 8 * each and rows.groupby(owners).split.nunique().eq(1).all()
+
+
+def test_a_file_that_names_its_patient_in_two_given_splits_is_reported(tmp_path, capsys):
+    names = [f"{'train' if i % 4 else 'test'}/P{i // 4:02d}_{i}.png" for i in range(120)]
+    read_dataset(make_folder(tmp_path, names, [f"{name},text" for name in names]))
+    assert "30 of 30 patients, by the beginnings of file names, have" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("header", "cells"),
+    [("is_test", ("True", "False")), ("cohort", ("train", "test", "external"))],
+)
+def test_a_split_that_is_not_used_is_named(tmp_path, capsys, header, cells):
+    names = [f"{i}.png" for i in range(30)]
+    rows = [f"{name},text {i},{cells[i % len(cells)]}" for i, name in enumerate(names)]
+    read_dataset(make_folder(tmp_path, names, rows, header=f"image,caption,{header}"))
+    assert f"column {header!r} of {tmp_path / 'captions.csv'} may give a split" in (
+        capsys.readouterr().out
+    )
+
+
+def test_folders_with_such_words_are_no_splits_beside_other_folders(tmp_path, capsys):
+    names = [f"{place}/{place[:4]}{i}.png" for i in range(13)
+             for place in ("2021_train_run", "2022_test_run", "2023")]  # fmt: skip
+    frames, counts = read_dataset(make_folder(tmp_path, names, [f"{n},text" for n in names]))
+    assert counts.used.sum() == 39 and "2023 name no split" in capsys.readouterr().out
+    assert len({path.split("/")[-2] for path in frames["train"].image}) == 3
+
+
+@pytest.mark.parametrize(
+    ("report", "shown"),
+    [
+        ("INDICATION: Toux.\nTECHNIQUE: Sans.\nRÉSULTATS: Opacité {i}.\nCONCLUSION: Contrôle.",
+         "Opacité {i}."),
+        ("HISTORY: cough. RESULT: Opacity {i}. IMPRESSION: Follow up.", "Opacity {i}."),
+        ("INDICACIÓN: Tos.\nTÉCNICA: TC.\nHALLAZGOS: Nódulo {i}.\nIMPRESIÓN: Control.",
+         "Nódulo {i}."),
+        ("FINDINGS: PA view. Comparison: CT of 2019. New nodule {i}.\nIMPRESSION: Nodule.",
+         "PA view. Comparison: CT of 2019. New nodule {i}."),
+        ("FINDINGS: See below.\nFINDINGS: New nodule {i}.\nIMPRESSION: Nodule.",
+         "See below. New nodule {i}."),
+        ("Findings: Nodule {i}. Comparison: CT of 2019.\nImpression: Nodule.", "Nodule {i}."),
+    ],
+)  # fmt: skip
+def test_the_findings_of_a_report_are_kept_whole(tmp_path, report, shown):
+    names = [f"{i}.png" for i in range(12)]
+    rows = [f'{name},"{report.format(i=i)}"' for i, name in enumerate(names)]
+    rows = together(read_dataset(make_folder(tmp_path, names, rows))[0])
+    ages = {f"{i}.png": shown.format(i=i) for i in range(12)}
+    assert {row.image.split("/")[-1]: row.caption for row in rows.itertuples()} == ages
+
+
+def test_longer_texts_beside_the_captions_are_named(tmp_path, capsys):
+    names = [f"{i}.png" for i in range(12)]
+    rows = [f"{name},XR CHEST,A nodule of {i} mm is seen in the right upper lobe"
+            for i, name in enumerate(names)]  # fmt: skip
+    read_dataset(make_folder(tmp_path, names, rows, header="image,description,report_en"))
+    assert "COLUMNS = 'caption=report_en'" in capsys.readouterr().out

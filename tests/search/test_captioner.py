@@ -181,6 +181,20 @@ def test_the_consensus_is_saved_and_loaded(saved):
         Captioner.load(folder)
 
 
+def test_captions_and_scores_of_another_search_do_not_stay(saved):
+    captioner, folder = saved
+    captioner.coherence = Coherence((("head", "abdomen"),))
+    captioner.save(folder)
+    made = [folder / name for name in ("captions.csv", "scores.csv", "model_card.md")]
+    for path in made:
+        path.write_text("made")
+    captioner.save(folder)
+    assert all(path.exists() for path in made)
+    captioner.search = Search(beams=captioner.search.beams + 1)
+    captioner.save(folder)
+    assert not any(path.exists() for path in made)
+
+
 def test_an_image_that_cannot_be_decoded_is_named(saved, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"rubbish")
     with pytest.raises(UserError, match=r"bad\.jpg cannot be decoded"):

@@ -374,7 +374,7 @@ def test_a_stopped_table_is_continued(
     text.write_bytes(rows[: len(rows) - cut])  # as a kill leaves it
     monkeypatch.setattr(
         command_line, "caption_files",
-        lambda captioner, files: made.extend(files) or tables(captioner, files),
+        lambda captioner, files: made.append(files) or tables(captioner, files),
     )  # fmt: skip
     assert (
         command(folder, "--run", run, "--out", out) == 1 and "--resume" in capsys.readouterr().err
@@ -384,7 +384,7 @@ def test_a_stopped_table_is_continued(
     assert sorted(table.file) == [str(folder / name) for name in NAMES]
     assert set(table.log_probability.dropna()) == {-1.5}
     assert f"{out} has 6 of 6 images" in capsys.readouterr().out
-    assert len(made) == (4 if cut else 3)  # an image with an error is tried again
+    assert len(made[-1]) == (4 if cut else 3)  # an image with an error is tried again
 
 
 def test_a_complete_table_is_kept_without_loading_anything(run, folder, tmp_path, monkeypatch):
@@ -404,6 +404,23 @@ def test_images_that_came_later_are_added(run, folder, tmp_path, monkeypatch):
     assert command(folder / "sub", "--run", run, "--out", out, "--resume") == 0
     assert command(folder / "a.PNG", "--run", run, "--out", out, "--resume") == 0
     assert pd.read_csv(out).file.tolist() == [str(folder / NAMES[-1]), str(folder / "a.PNG")]
+
+
+def test_captions_of_two_captioners_are_not_mixed(run, folder, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out.csv"
+    monkeypatch.setattr(Captioner, "caption_features", worded)
+    assert command(folder / "sub", folder / "b.png", "--run", run, "--out", out) == 0
+    before = out.read_bytes()
+    other = [Caption("of another one", -2.5)]
+    monkeypatch.setattr(Captioner, "caption_features", lambda self, f, search: other * len(f))
+    assert command(folder, "--run", run, "--out", out, "--resume") == 1
+    assert "of another captioner or search" in capsys.readouterr().err
+    assert out.read_bytes() == before
+    edited = before.replace("CT, “left”".replace('"', '""').encode(), b"MR, by hand")
+    out.write_bytes(edited)
+    monkeypatch.setattr(Captioner, "caption_features", worded)
+    assert command(folder, "--run", run, "--out", out, "--resume") == 0
+    assert edited in out.read_bytes()
 
 
 HEADER = "file,caption,log_probability,error\n"

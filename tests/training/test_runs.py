@@ -12,6 +12,7 @@ import pytest
 from helpers.toy_training import fresh, run, toy
 
 from roco_caption.core import machine
+from roco_caption.core.backup import backed_up
 from roco_caption.core.errors import UserError
 from roco_caption.training import checkpoint, loop, runs
 from roco_caption.training.checkpoint import HISTORY, PREVIOUS, RETRAINING, STATE, WEIGHTS
@@ -449,3 +450,42 @@ def test_folders_of_other_programs_are_no_runs(tmp_path):
 
 def test_a_member_that_has_nothing_yet_does_not_excuse_the_others_from_retrain(given, tmp_path):
     assert not checkpoint.is_begun(given) and not checkpoint.is_begun(tmp_path / "none")
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_second_session_on_one_drive_keeps_what_the_first_did(
+    tmp_path, monkeypatch, capsys, early
+):
+    """It began before the first one finished, and was stopped later or, if `early`, at once."""
+    notes = record(epochs=3, batch_size=16)
+    options = {"epochs": 3, "batch_size": 16, "learning_rate": 2e-3}
+    drive, ours, theirs = tmp_path / "drive", tmp_path / "ours", tmp_path / "theirs"
+    second = run_folder(theirs, "toy", notes, copy=drive)
+    copy = drive / "checkpoints" / second.name
+    with backed_up(second, copy, unless=checkpoint.is_behind):
+        first = run_folder(ours, "toy", notes, copy=drive)
+        with backed_up(first, copy, unless=checkpoint.is_behind):
+            run(first, **options)
+        stopped_in(monkeypatch, 0 if early else 2, second, **options)
+        if not early:  # as a session that goes on is newer
+            for path in second.iterdir():
+                os.utime(path, (4e9, 4e9))
+    out = capsys.readouterr().out
+    assert "another session has done more there, which stays" in out
+    expected = contents(first)
+    del expected[PREVIOUS]
+    assert contents(copy) == expected
+    assert contents(run_folder(theirs, "toy", notes, copy=drive)) == expected
+    assert contents(first)[STATE] == contents(run_folder(ours, "toy", notes, copy=drive))[STATE]
+
+
+def test_a_finished_run_replaces_an_older_one_on_drive(given, tmp_path):
+    copy = Path(shutil.copytree(given, tmp_path / "drive" / "given"))
+    assert not checkpoint.is_behind(given, copy) and not checkpoint.is_behind(copy, given)
+    assert checkpoint.is_behind(tmp_path / "new", copy)  # nothing there yet
+    assert not checkpoint.is_behind(copy, tmp_path / "new")
+    stop = np.load(given / STATE, allow_pickle=False)
+    notes = json.loads(str(stop["progress"])) | {"settings": {"another": 1}, "epoch": 9}
+    with open(copy / STATE, "wb") as file:
+        np.savez(file, progress=np.array(json.dumps(notes)))
+    assert not checkpoint.is_behind(given, copy)
