@@ -183,6 +183,7 @@ def _real_data(top: Path) -> Path | None:
     return next((root for root in _containing_all_data(top) if not name_of(root)), None)
 
 
+@pd.option_context("mode.string_storage", "python")  # Arrow refuses names that are not Unicode
 def read_dataset(
     root: str | os.PathLike, limit: int = 0, *, columns: str = "", seed: int = 1
 ) -> tuple[dict[str, pd.DataFrame], pd.DataFrame]:

@@ -76,6 +76,7 @@ def sheets_of(path: Path) -> list[str]:
         return [""]
 
 
+@pd.option_context("mode.string_storage", "python")  # Arrow refuses half a surrogate pair
 def read_table(
     path: Path, columns: str = "", sheet: str = "", required: Sequence[str] = ("image", "caption")
 ) -> Table:

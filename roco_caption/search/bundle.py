@@ -68,7 +68,7 @@ def write_bundle(captioner: Captioner, folder: Path) -> None:
         "consensus": captioner.consensus is not None,
         "coherence": asdict(captioner.coherence) if captioner.coherence else None,
     }
-    known = dict[str, Any]()
+    known: dict[str, Any] = bundle
     with suppress(UserError):  # it is missing or damaged
         known = read_json(folder / BUNDLE)
     before, now = ([json.dumps(each.get(key)) for key in CHOSEN] for each in (known, bundle))

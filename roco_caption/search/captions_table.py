@@ -154,8 +154,8 @@ class CaptionsTable:
 
 def _write_excel(path: Path, table: pd.DataFrame) -> None:
     """Write an Excel file in which texts stay texts, whatever they look like."""
-    texts = table[["file", "caption", "error"]].fillna("").astype(str)
-    texts = texts.map(printable)
+    texts = table[["file", "caption", "error"]].fillna("")
+    texts = texts.map(lambda text: printable(str(text)))
     numbers = pd.to_numeric(table.log_probability, errors="coerce").round(5)
     texts = texts.replace(NOT_IN_XML, "\ufffd", regex=True)
     table = table.assign(**texts, log_probability=numbers)

@@ -76,7 +76,8 @@ def caption_files(
     with progress_bar(total=len(files), desc="captioning", unit="image") as bar:
         for start in range(0, len(files), batch_size):
             batch = files[start : start + batch_size]
-            yield pd.DataFrame(_rows(captioner, batch, search), columns=FIELDS)
+            rows = pd.DataFrame(_rows(captioner, batch, search), columns=FIELDS, dtype=object)
+            yield rows.astype({"log_probability": float})
             bar.update(len(batch))
 
 
