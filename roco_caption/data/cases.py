@@ -20,7 +20,7 @@ def cases_of(ids: pd.Series) -> pd.Series:
     """
     parts = ids.str.extract(r"^(?P<folder>(?:.*/)?)(?P<name>[^/_]*)_")
     if parts["name"].isna().all():
-        parts = ids.str.extract(r"^(?P<folder>(?:.*/)?)(?P<name>[^\W\d_]+\d+)-\d+$")
+        parts = ids.str.extract(r"^(?P<folder>(?:.*/)?)(?P<name>(?![TtBb]\d)[^\W\d_]+\d+)-\d+$")
     known = parts.dropna()
     folders = known.groupby("name").folder.nunique().mean()
     # a name in many folders is a slice's number in a patient's folder
@@ -32,6 +32,12 @@ def cases_of(ids: pd.Series) -> pd.Series:
     several = 1 < prefixes >= ids[numbered].nunique() / IMAGES_PER_CASE
     dated = parts["name"][numbered].str.fullmatch(rf"{DATE}|(?:19|20)\d\d").mean() > 0.5
     return cases if several or (prefixes >= MIN_FOLDERS and not dated) else ids
+
+
+def spelled(patients: pd.Series) -> pd.Series:
+    """Return patients (str or missing) in one spelling: 17, 017 and 17.0 are one."""
+    same = patients.str.split().str.join(" ").str.casefold()
+    return same.str.replace(r"^0*(\d+)([.,]0+)?$", r"\1", regex=True)
 
 
 def cases_in(frame: pd.DataFrame) -> pd.Series:

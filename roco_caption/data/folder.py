@@ -11,13 +11,20 @@ import pandas as pd
 
 from roco_caption.core.errors import UserError, shown
 from roco_caption.core.files import files_below
-from roco_caption.data.cases import IMAGES_PER_CASE, MIN_PATIENTS
+from roco_caption.data.cases import IMAGES_PER_CASE, MIN_PATIENTS, spelled
 from roco_caption.data.cells import plain_text
 from roco_caption.data.choice import choose_tables, report_unread
 from roco_caption.data.columns import STUDIES, USUAL, plain
 from roco_caption.data.images import is_image_file
 from roco_caption.data.names import match_files, without_extension
-from roco_caption.data.splits import SPLITS, listed_splits, split_word
+from roco_caption.data.splits import (
+    SPLITS,
+    column_of_splits,
+    listed_splits,
+    perhaps_splits,
+    split_of_folders,
+    split_word,
+)
 from roco_caption.data.tables import Table
 
 PERSON = re.compile(
@@ -27,6 +34,7 @@ OF_PERSON = re.compile(  # what else such columns say
     r"age|alter|sex|gender|geschlecht|weight|height|size|position|orient|date|birth|geb|history"
     r"|type|class|group|country|race|ethnic|status|comment|info", re.I
 )  # fmt: skip
+OF_FOLDERS = re.compile(r"pat|pid|mrn|subj|case|fall|study|series|dir|folder|ordner", re.I)
 OF_IDS = re.compile(r".+(?:id|nr|no|number|nummer|uid|key)|mrn")  # a column's plain name
 QUOTES = "Put captions that contain the separator in quotes."
 
@@ -85,7 +93,8 @@ def list_rows(table: Table, folder: Path, files: list[str]) -> pd.DataFrame:
     if (patients := _patients(table)) is not None:
         rows["case"] = patients
         bare = (rows.reason == "") & (names != rows.file) & ~names.str.contains(r"[\\/]")
-        several = patients[bare].groupby(rows.file).transform("nunique") > 1
+        own = spelled(table.rows[table.roles["patient"][0]]).replace("", None)  # gaps not filled
+        several = own[bare].groupby(rows.file).transform("nunique") > 1
         if plain(table.roles["patient"][0]) not in STUDIES:  # of which an image may be in several
             rows.loc[several[several].index, "reason"] = "several patients for this file"
     if table.sheet and (empty := rows.reason == "no caption").mean() > 0.3:
@@ -138,7 +147,7 @@ def _patients(table: Table) -> pd.Series | None:
         numbered = len(texts) > 0 and texts.str.contains(r"\d|\b[A-Z]$").mean() > 0.5
         many = len(patient) > IMAGES_PER_CASE * patient.nunique()
         if OF_IDS.fullmatch(plain(column)) and plain(column) not in STUDIES:  # perhaps pseudonyms
-            many = texts.nunique() < MIN_PATIENTS
+            many = many and texts.nunique() < MIN_PATIENTS
         if "patient" not in table.fixed and not numbered and (many or plain(column) in STUDIES):
             print(f"NOTE: column {column!r} of {table.path} names no patients and is ignored.")
             continue
@@ -148,7 +157,8 @@ def _patients(table: Table) -> pd.Series | None:
                   "with this column formatted as text.")  # fmt: skip
         cases = patient.where(patient != "")
         gaps = cases.isna()
-        once = texts.is_unique and not gaps.iloc[0] and 3 * gaps.sum() >= len(gaps)
+        once = texts.is_unique and not gaps.head(1).any() and 3 * gaps.sum() >= len(gaps)
+        once = once and gaps.groupby((~gaps).cumsum()).sum().max() <= IMAGES_PER_CASE
         if (table.sheet or once) and gaps.any():
             sheets = table.places.str.partition(" of ")[2]
             cases = cases.groupby(sheets).ffill()  # of merged cells only the first has the value
@@ -186,7 +196,7 @@ def _cut_short(names: pd.Series, files: list[str]) -> pd.Series:
     if not short.any():
         return short
     stems = {without_extension(os.path.basename(file)) for file in files}
-    return short & (names + "0").isin(stems)
+    return short & (names + "0").isin(stems) & ~(names + "0").isin(names)
 
 
 def _of_another_folder(rows: pd.DataFrame, table: Table) -> pd.Series:
@@ -200,12 +210,12 @@ def _of_another_folder(rows: pd.DataFrame, table: Table) -> pd.Series:
     if shared.empty:
         return other
     folders = shared.file.str.casefold().str.split("/").str[:-1]
-    for column in table.rows.columns.difference(table.roles["caption"]):
+    for column in filter(OF_FOLDERS.search, table.rows.columns.difference(table.roles["caption"])):
         cells = table.rows[column][shared.index].str.strip().str.casefold()
         inside = [cell in parents for cell, parents in zip(cells, folders, strict=True)]
         named = pd.Series(inside, shared.index)
         elsewhere = named.groupby(shared.file).transform("any") & ~named
-        other |= other.index.isin(elsewhere.index[elsewhere])
+        other |= other.index.isin(elsewhere.index[elsewhere & (cells != "")])
     return other
 
 
@@ -231,33 +241,17 @@ def _known_splits(table: Table, rows: pd.DataFrame, listed: dict[str, str]) -> p
         if listed:
             split = rows.file.map(lambda file: listed.get(file, ""))
         else:
-            split = _by_folder(rows.file[rows.file != ""]).reindex(rows.index, fill_value="")
+            split = split_of_folders(rows.file[rows.file != ""]).reindex(rows.index, fill_value="")
         if "train" not in set(split):  # such folders mean something else
             split = pd.Series("", rows.index)
-    if not split.any() and (found := _column_of_splits(table.rows)):
+    if not split.any() and (found := column_of_splits(table.rows)):
         print(f"NOTE: column {found!r} of {table.path} has only names of splits, so it is used.")
         split, table.roles["split"] = table.rows[found].map(split_word), [found]
-    if not split.any() and (found := _half_of_splits(table.rows)):
+    if not split.any() and (found := perhaps_splits(table.rows)):
         print(f"NOTE: column {found!r} of {table.path} may give a split. It is not used: make a "
               "column `split` of train, validation and test.")  # fmt: skip
     if split.any():
         rows.loc[(split == "") & (rows.reason == ""), "reason"] = "no known split"
-    return split
-
-
-def _by_folder(files: pd.Series) -> pd.Series:
-    """Return the split that the folder of each file names, "" where none does.
-
-    If a folder such as "2023" names none, folders such as "2022_test_run" do not either.
-    """
-    folders = files.map(os.path.dirname)
-    split = folders.map(split_word)
-    if (split == "").any():
-        strict = folders.map(lambda folder: split_word(folder, alone=True))
-        if not split.equals(strict):
-            print(f"NOTE: folders such as {folders[split == ''].iloc[0]} name no split, so others "
-                  f"such as {folders[split != strict].iloc[0]} are not taken for one.")  # fmt: skip
-            return strict
     return split
 
 
@@ -274,26 +268,4 @@ def _by_column(table: Table) -> pd.Series | None:
             return split
         print(f"NOTE: column {column!r} of {table.path} names no split and is ignored.")
     table.roles["split"] = []
-    return None
-
-
-def _half_of_splits(rows: pd.DataFrame) -> str | None:
-    """Return a column that names train and test beside other words, or is called `is_test`."""
-    for column in rows:
-        words = rows[column].str.strip().unique()
-        splits = {split_word(word, alone=True) for word in words} if len(words) <= 10 else set()
-        called = re.fullmatch(r"(?:is|in|for)?(?:train|training|test|testset)", plain(column))
-        if {"train", "test"} <= splits or (called and len(words) == 2):
-            return column
-    return None
-
-
-def _column_of_splits(rows: pd.DataFrame) -> str | None:
-    """Return a column of another name than usual whose cells all name splits, one of them train."""
-    for column in rows:
-        words = rows[column].unique()
-        if 1 < len(words) <= len(SPLITS):
-            splits = {split_word(word.strip(), alone=True) for word in words}
-            if "train" in splits and len(splits) > 1 and "" not in splits:
-                return column
     return None

@@ -23,21 +23,26 @@ APART = re.compile(  # words in the name of a sheet or file that is probably not
 APART_IN_PATHS = re.compile(r"(?<![a-z])(?:old|not|non|bad|alt|offen)(?![a-z])", re.I)
 APART_IN_SHEETS = re.compile(  # but not "Non-contrast" and "Old fracture"
     r"(?<![a-z])(?:(?:do )?(?:not|non)[-_ ]?(?:to |for )?(?:us|read|diagn|elig|incl|approv)"
-    r"|(?:old|not|non|bad|alt|offen)$)", re.I
+    r"|(?:old|not|non|bad|alt|offen)$|(?:bad|not|offen)(?![a-z])"
+    r"|(?:old|alt)[-_ ]*(?:data|daten|case|capt|report|version|list|table|\(|\d))", re.I
 )  # fmt: skip
 SHARED = 0.1  # of the images of two parts of one table, at most
 KEY = re.compile(r".+(?:id|no|nr|number)|accession")  # the plain name of a column; not "id" alone
 COUNTER = re.compile(r"(?:sl|sr|serial|lfd|lauf\w*|row|line|index|record)(?:id|no|nr|number)")
 
 
-def is_meant(table: Table, folder: Path) -> tuple[bool, bool]:
+def is_apart(sheet: str, path: str) -> bool:
+    """Return whether the name of a sheet, else of a file, says that it is not meant."""
+    more = APART_IN_SHEETS if sheet else APART_IN_PATHS
+    return any(names.search(sheet or path) for names in (APART, more))
+
+
+def is_meant(table: Table) -> tuple[bool, bool]:
     """Return whether a table's name says nothing against it, and its captions are no labels."""
-    where = table.sheet or table.path.relative_to(folder).as_posix()
-    apart = APART.search(where) or (APART_IN_SHEETS if table.sheet else APART_IN_PATHS).search(
-        where
-    )
-    words = table.rows[table.roles["caption"][0]].str.split().str.len().mean()
-    return not apart, words >= SENTENCE
+    texts = table.rows[table.roles["caption"][0]]
+    words = texts.str.split().str.len().mean()
+    differ = 2 * texts.nunique() > len(texts)
+    return not is_apart(table.sheet, table.path.name), words >= SENTENCE or differ
 
 
 def joined(tables: list[Table], folder: Path) -> list[Table]:
@@ -57,7 +62,8 @@ def joined(tables: list[Table], folder: Path) -> list[Table]:
         roles = tuple(plain((*columns, "")[0]) for columns in table.roles.values())
         key: Any = (series, table.split, roles, *sorted(map(plain, table.rows)))
         other = all(_apart(table.images, part.images) for part in groups.get(key, []))
-        if not (table.images and other and is_meant(table, folder)[0]):
+        where = table.path.relative_to(folder).as_posix()
+        if not table.images or not other or is_apart(table.sheet, where):
             key = k
         groups.setdefault(key, []).append(table)
     return [_as_one(parts, folder) if len(parts) > 1 else parts[0] for parts in groups.values()]

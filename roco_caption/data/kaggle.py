@@ -67,7 +67,7 @@ def download_roco(folder: str | os.PathLike) -> Path:
             folder.mkdir(parents=True, exist_ok=True)
             count = _download_and_unpack(archive)
             write_json(record, {"dataset": DATASET, "files": count})
-            if _recorded(archive)[1] == archive.stat().st_ino:
+            if _recorded(archive)[1] == int(archive.stat().st_mtime):
                 archive.unlink(missing_ok=True)
             else:
                 print(f"{archive} is not needed any more, and stays: it was saved by hand.")
@@ -189,7 +189,7 @@ def _receive(response: requests.Response, archive: Path) -> None:
         raise _unexpected(archive, first, "a zip archive")
     with open(archive, "ab" if offset else "wb") as file:
         # after the old bytes are gone and before new ones are written
-        write_json(_marker(archive), version | {"file": os.fstat(file.fileno()).st_ino})
+        write_json(_marker(archive), version)
         bar = progress_bar(total=size, initial=offset, unit="B", unit_scale=True, desc=archive.name)
         with bar:
             for piece in itertools.chain([first], pieces):
@@ -197,6 +197,7 @@ def _receive(response: requests.Response, archive: Path) -> None:
                 bar.update(len(piece))
     if size not in (None, _size(archive)):
         raise requests.ConnectionError("the response ended early")
+    write_json(_marker(archive), version | {"completed": int(archive.stat().st_mtime)})
 
 
 def _unexpected(path: Path, content: bytes, expected: str) -> UserError:
@@ -224,11 +225,11 @@ def _marker(archive: Path) -> Path:
 
 
 def _recorded(archive: Path) -> tuple[dict[str, Any], int | None]:
-    """Return the version of which the archive has bytes, and the inode that it was written to."""
+    """Return the version of which the archive has bytes, and its time when it was complete."""
     with contextlib.suppress(UserError, OSError):  # no marker, or a damaged one
         record = read_json(_marker(archive))
         if isinstance(record, dict):
-            return record, record.pop("file", None)
+            return record, record.pop("completed", None)
     return {}, None
 
 

@@ -25,6 +25,9 @@ HEADING = re.compile(  # of a report's section, at the start of a line or senten
     r"|recommendations?|notification|befunde?|beurteilung|empfehlung|klinik|technik|fragestellung)"
     r"[ \tA-Z\d/&()#-]{0,30}):(?!\d)"
 )
+TOLD = re.compile(  # to whom results were reported, not what they are
+    r"(?i)result.*(?:call|communicat|notif|discuss|convey|relay|report|phone|page[dr]|gave|given)"
+)
 SHOWN = (  # best first
     "findings", "finding", "befund", "result", "résultat", "resultat", "hallazgo", "repert",
     "achado", "referto", "impresi", "impression", "conclusi", "beurteilung",
@@ -126,13 +129,14 @@ def is_report(text: str) -> bool:
 
 
 def _of_sections(report: str) -> list[re.Match[str]]:
-    """Return the headings; in the middle of a line, those in capitals if the first one is."""
+    """Return the headings; not those of other kinds than `SHOWN` in the middle of a line, where
+    others are in capitals, as "Comparison:" among the findings."""
     headings = [*HEADING.finditer(report)]
-    capitals = bool(headings) and headings[0][1].isupper()
+    capitals = sum(match[1].isupper() for match in headings) > 1
     first = [not report[: match.start(1)].rpartition("\n")[2].strip() for match in headings]
     return [
         match for match, begins in zip(headings, first, strict=True)
-        if begins or not capitals or match[1].isupper()
+        if begins or not capitals or match[1].isupper() or match[1].lower().startswith(SHOWN)
     ]  # fmt: skip
 
 
@@ -145,8 +149,13 @@ def shown_section(report: str) -> str:
     sections: dict[str, str] = {}
     for heading, after in zip(headings, [*headings[1:], None], strict=False):
         section = report[heading.end() : after.start() if after else None]
-        if re.search(r"[^\W_]", section):
-            name = heading[1].lower().strip()
+        name = heading[1].lower().strip()
+        told = TOLD.match(f"{name} {section[:40]}")
+        if (
+            re.search(r"[^\W_]", section)
+            and not told
+            and section.strip() not in sections.get(name, "")
+        ):
             sections[name] = f"{sections.get(name, '')}\n{section.strip()}".strip()
     for kind in SHOWN:
         if kind in sections:

@@ -13,7 +13,7 @@ from roco_caption.core import machine
 from roco_caption.core.errors import UserError
 from roco_caption.core.files import files_below, printable
 from roco_caption.data.archive import TABLES, TREE
-from roco_caption.data.cases import cases_of, folder_cases, row_cases
+from roco_caption.data.cases import cases_of, folder_cases, row_cases, spelled
 from roco_caption.data.choice import tables_in
 from roco_caption.data.folder import list_rows, print_left_out, read_folder, without_repeated
 from roco_caption.data.images import is_image_file
@@ -227,8 +227,7 @@ def read_dataset(
 
 def _patients(rows: pd.DataFrame) -> pd.Series:
     """Return each row's patient, in one spelling; if the row has none, the image's or its file."""
-    spelled = rows["case"].str.split().str.join(" ")
-    same = spelled.str.casefold().str.replace(r"^0*(\d+)([.,]0+)?$", r"\1", regex=True)
+    same = spelled(rows["case"])
     patient = same.fillna(same.groupby(rows.file).transform("first"))
     if unknown := patient[rows.reason == ""].isna().sum():
         print(f"NOTE: {unknown:,} rows have no patient; each counts as a patient of its own.")

@@ -1,6 +1,7 @@
 """Finds the split that a name means; holds out images for test and validation if none is given."""
 
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pandas as pd
 from roco_caption.core.errors import UserError
 from roco_caption.core.files import printable
 from roco_caption.data.cases import cases_of
+from roco_caption.data.columns import plain
 from roco_caption.data.names import match_files, without_extension
 
 SPLITS = {  # also in German, French, Spanish, Italian and Portuguese
@@ -27,6 +29,7 @@ NEUTRAL = {  # words that may stand beside them
     "split",
 }  # fmt: skip
 TABLE = re.compile(r"\.(?:csv|jsonl?|ndjson|numbers|ods|parquet|psv|tab|tsv|txt|xls[bmx]?)$")
+FEW = 0.1  # of the images, whose folders name no split
 HELD_OUT = 0.1  # share of the images, where there is no test or validation split
 
 
@@ -48,6 +51,45 @@ def split_word(path: str, *, alone: bool = False) -> str:
 def without_splits(path: str) -> str:
     """Return a path in small letters without the names of splits, "chest_.csv" of several."""
     return re.sub(rf"(?<![a-z])(?:{'|'.join(SPLITS)})(?![a-z])", "", path.lower())
+
+
+def split_of_folders(files: pd.Series) -> pd.Series:
+    """Return the split that the folder of each file names, "" where none does.
+
+    If folders such as "2023" name none, folders such as "2022_test_run" do not either, unless those
+    have few images.
+    """
+    folders = files.map(os.path.dirname)
+    split = folders.map(split_word)
+    if (split == "").mean() > FEW:
+        strict = folders.map(lambda folder: split_word(folder, alone=True))
+        if not split.equals(strict):
+            print(f"NOTE: folders such as {folders[split == ''].iloc[0]} name no split, so others "
+                  f"such as {folders[split != strict].iloc[0]} are not taken for one.")  # fmt: skip
+            return strict
+    return split
+
+
+def perhaps_splits(rows: pd.DataFrame) -> str | None:
+    """Return a column that names train and test beside other words, or is called `is_test`."""
+    for column in rows:
+        words = rows[column].str.strip().unique()
+        splits = {split_word(word, alone=True) for word in words} if len(words) <= 10 else set()
+        called = re.fullmatch(r"(?:is|in|for)?(?:train|training|test|testset)", plain(column))
+        if {"train", "test"} <= splits or (called and len(words) == 2):
+            return column
+    return None
+
+
+def column_of_splits(rows: pd.DataFrame) -> str | None:
+    """Return a column of another name than usual whose cells all name splits, one of them train."""
+    for column in rows:
+        words = rows[column].unique()
+        if 1 < len(words) <= len(SPLITS):
+            splits = {split_word(word.strip(), alone=True) for word in words}
+            if "train" in splits and len(splits) > 1 and "" not in splits:
+                return column
+    return None
 
 
 def listed_splits(folder: Path, files: list[str]) -> tuple[dict[str, str], set[Path]]:

@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from roco_caption.search.captioner import Captioner
 
 WORDS = "words.json"  # the member of the Keras file, and the property of the ONNX file
-CHOSEN = "search", "consensus", "coherence"  # what decides which captions are found
 TOLERANCE = 1e-4  # of the largest output: sums in another order differ by less
 
 
@@ -63,16 +62,17 @@ def write_bundle(captioner: Captioner, folder: Path) -> None:
     bundle = {
         "sizes": captioner.decoder.members[0].sizes,
         "encoder": encoder,
-        "search": asdict(captioner.search),
         "members": len(captioner.decoder.members),
         "consensus": captioner.consensus is not None,
         "coherence": asdict(captioner.coherence) if captioner.coherence else None,
     }
-    known: dict[str, Any] = bundle
+    known: Any = None
     with suppress(UserError):  # it is missing or damaged
         known = read_json(folder / BUNDLE)
-    before, now = ([json.dumps(each.get(key)) for key in CHOSEN] for each in (known, bundle))
-    for name in (CAPTIONS, SCORES, CARD) if before != now else ():
+    before = known.get("search", {}) if isinstance(known, dict) else {}
+    search = bundle["search"] = asdict(captioner.search)
+    other = any(search.get(key, before[key]) != before[key] for key in before)
+    for name in (CAPTIONS, SCORES, CARD) if other else ():
         (folder / name).unlink(missing_ok=True)
     write_json(folder / BUNDLE, bundle, sealed=True)
 

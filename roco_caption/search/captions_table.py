@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -84,13 +85,16 @@ class CaptionsTable:
         """
         kept = pd.concat([pd.DataFrame(columns=FIELDS), *self.rows])
         numbers = pd.to_numeric(kept.log_probability, errors="coerce")
-        known = kept.file.map(os.path.isfile).astype(bool) & numbers.notna()
-        kept, numbers = kept[known].head(EXAMPLES), numbers[known].head(EXAMPLES).to_numpy()
+        kept, numbers = kept[numbers.notna()], numbers.dropna().to_numpy()
+        there = (i for i, file in enumerate(kept.file) if os.path.isfile(file))
+        first = [*itertools.islice(there, EXAMPLES)]
+        kept, numbers = kept.iloc[first], numbers[first]
         if kept.empty:
             return
         again = captions([*map(Path, kept.file)])
         same = kept.caption.to_numpy() == again.caption.to_numpy()
         same |= abs(numbers - again.log_probability.to_numpy(float)) < CLOSE
+        same |= again.caption.isna().to_numpy()  # one that cannot be read now says nothing
         if 2 * same.sum() < len(kept):
             raise UserError(
                 f"{self.path} has captions of another captioner or search, such as "

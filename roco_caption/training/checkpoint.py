@@ -170,30 +170,6 @@ def is_begun(folder: Path) -> bool:
     return (folder / RETRAINING).exists() or notes_of(folder).get("finished") is False
 
 
-def is_behind(folder: Path, copy: Path) -> bool:
-    """Return whether the training in a run's folder did less than the same one in a copy.
-
-    Two sessions that share a Drive may both have trained it. A finished one is never behind.
-    """
-    return bool(members_behind(folder, copy))
-
-
-def members_behind(folder: Path, copy: Path) -> list[Path]:
-    """Return the folders of the members, below a run's, of which `is_behind` is true."""
-    behind = []
-    for theirs in (copy, *copy.glob("member*")):
-        ours = folder / theirs.relative_to(copy)
-        own, other = notes_of(ours), notes_of(theirs)
-        same = own.get("settings", other.get("settings")) == other.get("settings")
-        if same and not own.get("finished") and _done(own) < _done(other):
-            behind.append(ours)
-    return behind
-
-
-def _done(notes: dict[str, Any]) -> tuple[int, ...]:
-    return tuple(int(notes.get(name, 0)) for name in ("finished", "epoch", "step"))
-
-
 def begin_or_resume(
     model: keras.Model, folder: Path, settings: dict[str, Any], retrain: bool
 ) -> tuple[Path, Progress]:

@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 from keras import ops
 
-from roco_caption.core.backup import bring_back
 from roco_caption.core.errors import UserError, at_least
 from roco_caption.core.files import atomic_path, gigabytes, read_json, write_json
 from roco_caption.core.machine import attached, project_commit
@@ -36,9 +35,9 @@ from roco_caption.training.checkpoint import (
     STATE,
     VOCABULARY,
     WEIGHTS,
-    members_behind,
     notes_of,
 )
+from roco_caption.training.copies import bring_back_run
 
 RECORD = "settings.json"
 LEFT_OUT = {STATE, PREVIOUS, RETRAINING, "tensorboard"}  # of a run's zip
@@ -146,10 +145,7 @@ def run_folder(
     if folder.name == name:
         earlier += attached(f"checkpoints/{name}")
     for place in earlier:
-        for member in members_behind(folder, place):
-            for file in (STATE, PREVIOUS, WEIGHTS, HISTORY):
-                (member / file).unlink(missing_ok=True)
-        bring_back(place, folder)
+        bring_back_run(place, folder)
     commits = [*commits_of(folder), project_commit(Path(__file__).parents[2])]
     write_json(folder / RECORD, record | {"commits": list(dict.fromkeys(commits))}, sealed=True)
     print(f"Files of this run: {folder}")

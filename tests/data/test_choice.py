@@ -1084,3 +1084,26 @@ def test_sheets_of_two_kinds_of_images_are_both_read(tmp_path, sheets, shared):
         for sheet, part in zip(sheets, parts, strict=True)
     })  # fmt: skip
     assert len(read(tmp_path)) == 30
+
+
+@pytest.mark.parametrize(
+    "sheet", ["Bad quality", "Not checked", "Not ok", "Old cases", "alt (2019)"]
+)
+def test_sheets_that_are_called_so_are_not_read(tmp_path, sheet):
+    names = [f"{i}.png" for i in range(30)]
+    make_folder(tmp_path, names, [], "unused.txt")
+    workbook(tmp_path / "t.xlsx", {
+        title: [("image", "caption"), *((name, f"Film {name[:-4]}") for name in part)]
+        for title, part in {"Main": names[:20], sheet: names[20:]}.items()
+    })  # fmt: skip
+    assert len(read(tmp_path)) == 20
+
+
+@pytest.mark.parametrize("caption", ["Effusion left side {}", "右肺上叶结节{}毫米"])
+def test_short_captions_do_not_lose_to_longer_comments_on_fewer_images(tmp_path, caption):
+    files = [f"{i}.png" for i in range(60)]
+    make_folder(tmp_path, files, [f"{f},{caption.format(f[:-4])}" for f in files])
+    comments = [f"{f},Image {f} was exported again from the archive" for f in files[:31]]
+    make_folder(tmp_path, [], comments, "comments.csv")
+    rows = read(tmp_path)
+    assert len(rows) == 60 and not rows.caption.str.contains("exported").any()

@@ -1043,6 +1043,12 @@ def test_folders_with_such_words_are_no_splits_beside_other_folders(tmp_path, ca
         ("FINDINGS: See below.\nFINDINGS: New nodule {i}.\nIMPRESSION: Nodule.",
          "See below. New nodule {i}."),
         ("Findings: Nodule {i}. Comparison: CT of 2019.\nImpression: Nodule.", "Nodule {i}."),
+        ("IMPRESSION: Nodule {i}.\nRESULTS COMMUNICATED: by phone to the ward.", "Nodule {i}."),
+        ("IMPRESSION: Nodule {i}.\nResults: called to the ward at noon.", "Nodule {i}."),
+        ("EXAM: Chest PA. Findings: Lungs clear {i}. Impression: Normal.", "Lungs clear {i}."),
+        ("FINDINGS: Lungs clear {i}. Impression: Normal.", "Lungs clear {i}."),
+        ("FRAGESTELLUNG: Husten. BEFUND: Herd {i}. Beurteilung: Normal.", "Herd {i}."),
+        ("FINDINGS: Nodule {i}.\nFINDINGS: Nodule {i}.", "Nodule {i}."),
     ],
 )  # fmt: skip
 def test_the_findings_of_a_report_are_kept_whole(tmp_path, report, shown):
@@ -1059,3 +1065,69 @@ def test_longer_texts_beside_the_captions_are_named(tmp_path, capsys):
             for i, name in enumerate(names)]  # fmt: skip
     read_dataset(make_folder(tmp_path, names, rows, header="image,description,report_en"))
     assert "COLUMNS = 'caption=report_en'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("other", ["p{:03d}", "P{}", "P{:03d} ", ""])
+@pytest.mark.parametrize("place", ["", "images/"])
+def test_several_captions_of_one_patients_image_are_kept(tmp_path, other, place):
+    rows = [f"a{i}.png,first {i},P{i:03d}" for i in range(20)]
+    rows += [f"a{i}.png,second {i},{other.format(i)}" for i in range(20) if other != "P{}"]
+    rows += [f"a{i}.png,second {i},{i}" for i in range(20) if other == "P{}"]
+    rows = [row.replace(f"P{i:03d}", f"{i:03d}") if other == "P{}" else row
+            for i, row in zip([*range(20)] * 2, rows, strict=True)]  # fmt: skip
+    names = [f"{place}a{i}.png" for i in range(20)]
+    _, counts = read_dataset(make_folder(tmp_path, names, rows, header="image,caption,patient_id"))
+    assert counts.used.sum() == 20 and counts.captions.sum() >= 36
+
+
+@pytest.mark.parametrize(
+    ("header", "name", "cell"),
+    [
+        ("caption_number", "0/{}.jpg", "{k}"), ("language", "en/{}.jpg", "{word}"),
+        ("patient", "P{i}/{}.jpg", "{patient}"),
+    ],
+)  # fmt: skip
+def test_a_cell_that_a_folder_is_called_like_costs_no_caption(tmp_path, header, name, cell):
+    lines = [(i, k) for i in range(25) for k in range(3)]
+    words = "en", "fr", "de"
+    cells = [cell.format(k=k, word=words[k], patient="" if k else f"P{i}") for i, k in lines]
+    rows = [f"{1000 + i}.jpg,text {i} {k},{c}" for (i, k), c in zip(lines, cells, strict=True)]
+    names = [name.format(1000 + i, i=i) for i in range(25)]
+    _, counts = read_dataset(make_folder(tmp_path, names, rows, header=f"image,caption,{header}"))
+    assert counts.used.sum() == 25 and "image file missing" not in counts
+
+
+@pytest.mark.parametrize("stray", ["chest_extra/b1.png", "logo.png"])
+def test_one_stray_image_does_not_cost_the_split(tmp_path, stray):
+    sizes = {"train": 30, "val": 8, "test": 8}
+    names = [f"chest_{s}/{s}{i}.png" for s in sizes for i in range(sizes[s])] + [stray]
+    _, counts = read_dataset(make_folder(tmp_path, names, [f"{n},text {n}" for n in names]))
+    assert counts.used.tolist() == [30, 8, 8]
+
+
+def test_a_name_and_the_same_with_a_zero_are_two_if_both_have_rows(tmp_path):
+    names = [f"{p}.{i}.png" for p in (1, 2, 3) for i in range(1, 12)]
+    rows = [f"{name[:-4]},text {k} of {name}" for k in (1, 2) for name in names]
+    _, counts = read_dataset(make_folder(tmp_path, names, rows))
+    assert counts.used.sum() == 33
+
+
+def test_pseudonyms_of_few_patients_count_too(tmp_path):
+    names = [f"im{i}.png" for i in range(16)]
+    rows = [f"{n},text,{('anna', 'bert', 'cleo', 'dora')[i % 4]}" for i, n in enumerate(names)]
+    make_folder(tmp_path, names, rows, header="image,caption,patient_id")
+    rows = together(read_dataset(tmp_path)[0])
+    assert rows.groupby("case").split.nunique().eq(1).all()
+
+
+def test_images_without_a_patient_are_not_all_the_last_ones(tmp_path):
+    names = [f"im{i}.png" for i in range(60)]
+    rows = [f"{n},text,{f'P{i}' if i < 30 else ''}" for i, n in enumerate(names)]
+    make_folder(tmp_path, names, rows, header="image,caption,patient")
+    assert together(read_dataset(tmp_path)[0]).case.nunique() == 60
+
+
+def test_a_table_with_a_header_alone_is_a_clear_error(tmp_path):
+    make_folder(tmp_path, ["a.png"], [], header="image,caption,patient")
+    with pytest.raises(UserError):
+        read_dataset(tmp_path)

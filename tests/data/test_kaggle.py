@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -493,16 +494,19 @@ def test_a_damaged_archive_is_replaced_and_unpacked_files_are_kept(server, folde
     assert times == {path: (folder / "all_data" / path).stat().st_mtime_ns for path in times}
 
 
-@pytest.mark.parametrize("interrupted", [False, True])
-def test_an_archive_saved_by_hand_is_used(server, folder, archive, capsys, waits, interrupted):
-    if interrupted:
+@pytest.mark.parametrize("by", ["", "moved", "copied"])
+def test_an_archive_saved_by_hand_is_used(server, folder, archive, capsys, by):
+    if by:  # after an interrupted download
         server.drop_after, server.storage_refuses_ranges = [100_000], 403
         with pytest.raises(UserError, match="What was downloaded is kept"):
             download_roco(folder)
         server.requests.clear()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "by-hand.zip").write_bytes(server.archive)
-    (folder / "by-hand.zip").replace(archive)
+    os.utime(folder / "by-hand.zip", (1e9, 1e9))
+    shutil.copy2(folder / "by-hand.zip", archive)
+    if by != "copied":
+        (folder / "by-hand.zip").replace(archive)
     download_roco(folder)
     assert server.requests == []
     out = capsys.readouterr().out

@@ -193,6 +193,12 @@ def test_captions_and_scores_of_another_search_do_not_stay(saved):
     (folder / "captioner.json").unlink()  # captions may be written before the captioner is saved
     captioner.save(folder)
     assert all(path.exists() for path in made)
+    older = read_json(folder / "captioner.json")
+    older["search"] = {"length_power": 0.7, "beams": older["search"]["beams"]}
+    for content in (json.dumps(older), "null", "{"):  # of an earlier version; damaged
+        (folder / "captioner.json").write_text(content)
+        captioner.save(folder)
+        assert all(path.exists() for path in made)
     captioner.search = Search(beams=captioner.search.beams + 1)
     captioner.save(folder)
     assert not any(path.exists() for path in made)

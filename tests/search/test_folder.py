@@ -416,6 +416,9 @@ def test_captions_of_two_captioners_are_not_mixed(run, folder, tmp_path, monkeyp
     assert command(folder, "--run", run, "--out", out, "--resume") == 1
     assert "of another captioner or search" in capsys.readouterr().err
     assert out.read_bytes() == before
+    unread = [Caption(None, float("nan"))]
+    monkeypatch.setattr(Captioner, "caption_features", lambda self, f, search: unread * len(f))
+    assert command(folder, "--run", run, "--out", out, "--resume") == 0
     edited = before.replace("CT, “left”".replace('"', '""').encode(), b"MR, by hand")
     out.write_bytes(edited)
     monkeypatch.setattr(Captioner, "caption_features", worded)

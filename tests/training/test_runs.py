@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 from helpers.toy_training import fresh, run, toy
 
-from roco_caption.core import machine
+from roco_caption.core import backup, machine
 from roco_caption.core.backup import backed_up
 from roco_caption.core.errors import UserError
-from roco_caption.training import checkpoint, loop, runs
+from roco_caption.training import checkpoint, copies, loop, runs
 from roco_caption.training.checkpoint import HISTORY, PREVIOUS, RETRAINING, STATE, WEIGHTS
 from roco_caption.training.loop import identify
 from roco_caption.training.runs import (
@@ -462,9 +462,9 @@ def test_a_second_session_on_one_drive_keeps_what_the_first_did(
     drive, ours, theirs = tmp_path / "drive", tmp_path / "ours", tmp_path / "theirs"
     second = run_folder(theirs, "toy", notes, copy=drive)
     copy = drive / "checkpoints" / second.name
-    with backed_up(second, copy, unless=checkpoint.is_behind):
+    with backed_up(second, copy, unless=copies.is_behind):
         first = run_folder(ours, "toy", notes, copy=drive)
-        with backed_up(first, copy, unless=checkpoint.is_behind):
+        with backed_up(first, copy, unless=copies.is_behind):
             run(first, **options)
         stopped_in(monkeypatch, 0 if early else 2, second, **options)
         if not early:  # as a session that goes on is newer
@@ -481,11 +481,78 @@ def test_a_second_session_on_one_drive_keeps_what_the_first_did(
 
 def test_a_finished_run_replaces_an_older_one_on_drive(given, tmp_path):
     copy = Path(shutil.copytree(given, tmp_path / "drive" / "given"))
-    assert not checkpoint.is_behind(given, copy) and not checkpoint.is_behind(copy, given)
-    assert checkpoint.is_behind(tmp_path / "new", copy)  # nothing there yet
-    assert not checkpoint.is_behind(copy, tmp_path / "new")
+    assert not copies.is_behind(given, copy) and not copies.is_behind(copy, given)
+    assert copies.is_behind(tmp_path / "new", copy)  # nothing there yet
+    assert not copies.is_behind(copy, tmp_path / "new")
     stop = np.load(given / STATE, allow_pickle=False)
     notes = json.loads(str(stop["progress"])) | {"settings": {"another": 1}, "epoch": 9}
     with open(copy / STATE, "wb") as file:
         np.savez(file, progress=np.array(json.dumps(notes)))
-    assert not checkpoint.is_behind(given, copy)
+    assert not copies.is_behind(given, copy)
+
+
+def notes(folder, **changes):
+    """Write a state with other notes than it has; its arrays stay."""
+    with np.load(folder / STATE) as file:
+        arrays = dict(file)
+    known = json.loads(str(arrays.pop("progress"))) | changes
+    with open(folder / STATE, "wb") as file:
+        np.savez(file, progress=np.array(json.dumps(known)), **arrays)
+
+
+def test_a_newer_copy_does_not_replace_what_did_more(given, tmp_path):
+    copy = Path(shutil.copytree(given, tmp_path / "drive" / "checkpoints" / "given"))
+    notes(copy, finished=False, epoch=0, step=3)
+    (copy / WEIGHTS).write_bytes(b"of its first epoch")
+    for path in copy.iterdir():
+        os.utime(path, (4e9, 4e9))
+    before = contents(given)
+    copies.bring_back_run(copy, given)
+    assert contents(given) == before
+    with backed_up(given, copy, unless=copies.is_behind):
+        pass
+    assert contents(copy)[WEIGHTS] == before[WEIGHTS]
+
+
+def test_a_copy_that_did_more_and_cannot_be_read_costs_nothing(given, tmp_path, monkeypatch):
+    copy = Path(shutil.copytree(given, tmp_path / "drive"))
+    notes(given, finished=False, epoch=0, step=3)
+    before = contents(given)
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="could not be copied"):
+        patch.setattr(backup.shutil, "copy2", lambda *a: os.stat("/nowhere"))
+        patch.setattr(backup, "_replace", lambda *a: os.listdir(copy / "none"))
+        copies.bring_back_run(copy, given)
+    assert contents(given) == before
+    copies.bring_back_run(copy, given)
+    assert contents(given)[STATE] == contents(copy)[STATE]
+
+
+def test_a_copy_whose_state_proved_damaged_did_not_do_more(given, tmp_path):
+    copy, ours = Path(shutil.copytree(given, tmp_path / "copy")), tmp_path / "ours"
+    for path in (copy / PREVIOUS, copy / WEIGHTS):
+        path.unlink(missing_ok=True)
+    content = bytearray((copy / STATE).read_bytes())
+    place = content.index(b"best_0.npy") + 200
+    content[place : place + 8] = b"damaged!"
+    (copy / STATE).write_bytes(content)
+    assert checkpoint.notes_of(copy)["finished"]
+    copies.bring_back_run(copy, ours)
+    options = {"epochs": 1, "batch_size": 16, "learning_rate": 2e-3}
+    run(ours, **options)
+    again = Path(shutil.copytree(ours, tmp_path / "again"))
+    notes(again, finished=False, epoch=0, step=1)
+    assert not copies.is_behind(again, copy)
+    copies.bring_back_run(copy, again)
+    assert checkpoint.notes_of(again)["step"] == 1
+
+
+def test_a_captioner_from_a_zip_is_not_replaced_by_what_has_just_begun(given, tmp_path):
+    copy = Path(shutil.copytree(given, tmp_path / "copy"))
+    notes(copy, finished=False, epoch=0, step=3)
+    (copy / WEIGHTS).write_bytes(b"of its first epoch")
+    os.utime(copy / WEIGHTS, (1e9, 1e9))
+    (given / STATE).unlink()
+    (given / "captioner.json").write_text("{}")
+    before = (given / WEIGHTS).read_bytes()
+    copies.bring_back_run(copy, given)
+    assert (given / WEIGHTS).read_bytes() == before
