@@ -77,7 +77,17 @@ def match_files(names: pd.Series, files: Sequence[str]) -> pd.Series:
                 meant = [file for file in meant if not BESIDE.search(os.path.dirname(file))]
             here = [file for file in meant if not _is_other(name, file)]
             found[name] = found[name] or here
+    own = {meant[0] for name, meant in found.items() if meant and _ends_as(name, meant[0])}
+    for name, meant in found.items():  # a.jpeg is not a.jpg where that has a row of its own
+        if len(meant) == 1 and meant[0] in own and not _ends_as(name, meant[0]):
+            found[name] = []
     return names.map(found)
+
+
+def _ends_as(name: str, file: str) -> bool:
+    """Return whether a name has no ending of images, or the file's."""
+    endings = [EXTENSION.search(path.strip()) for path in (name, file)]
+    return not all(endings) or len({ending[0].lower() for ending in endings if ending}) == 1
 
 
 def _alike(path: str) -> str:

@@ -1131,3 +1131,9 @@ def test_a_table_with_a_header_alone_is_a_clear_error(tmp_path):
     make_folder(tmp_path, ["a.png"], [], header="image,caption,patient")
     with pytest.raises(UserError):
         read_dataset(tmp_path)
+
+
+def test_a_missing_file_of_another_ending_is_missing(tmp_path):
+    rows = [f"a{i}{ending},text of a{i}{ending}" for i in range(12) for ending in (".jpg", ".jpeg")]
+    _, counts = read_dataset(make_folder(tmp_path, [f"a{i}.jpg" for i in range(12)], rows))
+    assert counts.used.sum() == 12 == counts["image file missing"].sum()
