@@ -64,7 +64,8 @@ def split_of_folders(files: pd.Series) -> pd.Series:
     if (split == "").mean() > FEW:
         strict = folders.map(lambda folder: split_word(folder, alone=True))
         if not split.equals(strict):
-            print(f"NOTE: folders such as {folders[split == ''].iloc[0]} name no split, so others "
+            other = folders[split == ""].iloc[0] or "."
+            print(f"NOTE: folders such as {other} name no split, so others "
                   f"such as {folders[split != strict].iloc[0]} are not taken for one.")  # fmt: skip
             return strict
     return split

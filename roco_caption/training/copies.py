@@ -29,7 +29,7 @@ def bring_back_run(copy: Path, folder: Path) -> None:
     for member in behind:
         _date(member, 0)  # if they cannot be replaced, they stay
     for member in _members_behind(copy, folder):
-        newest = max(path.stat().st_mtime for path in member.iterdir())
+        newest = max((path.stat().st_mtime for path in member.glob("*")), default=0.0)
         _date(folder / member.relative_to(copy), max(time.time(), newest + 1))
     bring_back(copy, folder)
     for member in behind:

@@ -507,8 +507,9 @@ def test_a_newer_copy_does_not_replace_what_did_more(given, tmp_path):
     for path in copy.iterdir():
         os.utime(path, (4e9, 4e9))
     before = contents(given)
-    copies.bring_back_run(copy, given)
-    assert contents(given) == before
+    for place in (copy, tmp_path / "nothing there yet"):
+        copies.bring_back_run(place, given)
+        assert contents(given) == before
     with backed_up(given, copy, unless=copies.is_behind):
         pass
     assert contents(copy)[WEIGHTS] == before[WEIGHTS]
