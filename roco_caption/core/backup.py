@@ -59,10 +59,8 @@ def bring_back(copy: str | os.PathLike, folder: str | os.PathLike) -> None:
     """Copy to a folder what is missing there, or older; UserError if that fails."""
     refuse_unmounted(copy)
     try:
+        put_back_all(Path(copy))
         with _one_at_a_time:
-            for path in Path(copy).rglob(f".*{REPLACED}"):  # of a session that was cut off
-                with contextlib.suppress(OSError):  # an attached folder cannot be written
-                    _discard(_put_back(path.with_name(path.name[1:].removesuffix(REPLACED))))
             count = _copy_newer(Path(copy), Path(folder))
     except OSError as error:
         raise UserError(
@@ -71,6 +69,14 @@ def bring_back(copy: str | os.PathLike, folder: str | os.PathLike) -> None:
         ) from error
     if count:
         print(f"{count} {'file' if count == 1 else 'files'} brought back from {copy}")
+
+
+def put_back_all(copy: Path) -> None:
+    """Give older files their names back where a session was cut off while it replaced them."""
+    with _one_at_a_time:
+        for path in copy.rglob(f".*{REPLACED}"):
+            with contextlib.suppress(OSError):  # an attached folder cannot be written
+                _discard(_put_back(path.with_name(path.name[1:].removesuffix(REPLACED))))
 
 
 def is_copied(folder: str | os.PathLike, copy: str | os.PathLike) -> bool:
@@ -89,9 +95,11 @@ def _update(
     """Bring the copy up to date; `known` files, those of the last update, may have gone since."""
     try:
         refuse_unmounted(copy)
-        with _one_at_a_time:
-            if unless and unless(folder, copy):
+        if unless:
+            put_back_all(copy)
+            if unless(folder, copy):
                 raise UserError("another session has done more there, which stays")
+        with _one_at_a_time:
             present = set(_files(folder))
             if known and not present:
                 raise UserError(f"{folder} is empty or gone, so its copy stays as it is")
@@ -107,7 +115,8 @@ def _update(
             known.clear()
             known |= present
     except (OSError, UserError) as error:
-        print(f"WARNING: {folder} could not be copied to {copy} ({first_line(error)}). {remedy}")
+        why = (str(error) if isinstance(error, UserError) else first_line(error)).removesuffix(".")
+        print(f"WARNING: {folder} could not be copied to {copy} ({why}). {remedy}")
 
 
 def _copy_newer(source: Path, target: Path) -> int:
@@ -143,9 +152,13 @@ def _replace(source: Path, target: Path) -> None:
     for leftover in target.parent.glob(f".{target.name}.*.tmp"):  # of a session that was cut off
         _discard(leftover)
     try:
-        with contextlib.suppress(FileNotFoundError), atomic_path(target) as aside:
+        # FileNotFoundError: it was removed meanwhile
+        with (
+            contextlib.suppress(FileNotFoundError),
+            atomic_path(target, size=source.stat().st_size) as aside,
+        ):
             try:
-                status = source.stat()  # FileNotFoundError: it was removed meanwhile
+                status = source.stat()
                 shutil.copy2(source, aside)
                 # the time of what was copied, even if the file was replaced meanwhile
                 os.utime(aside, ns=(status.st_atime_ns, status.st_mtime_ns))

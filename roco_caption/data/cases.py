@@ -8,6 +8,9 @@ MIN_FOLDERS = 20  # fewer are rather kinds of images, years or parts of a data s
 SESSIONS = 5  # folders in a patient's folder, at most on average;
 MANY, MIN_PATIENTS = 10, 5  # if they are called sessions, and are in so many folders at least
 SESSION = r"(?i)(?:s|se|ses|session|st|study|series|visit)[-_ ]?\d+"
+BEFORE_DASH = (  # but not of T1, T2 or b-values
+    r"^(?P<folder>(?:.*/)?)(?P<name>(?!(?:[Tt][12]|[Bb](?:0|50|[1-9]\d*00))-)[^\W\d_]+\d+)-\d+$"
+)
 PATIENT = r"(?i)(?:patients?|pat|pt|subjects?|sub|subj|proband|person|case)[-_ ]?\d+"
 DATE = r"(?:19|20)\d\d[-_.]?\d\d[-_.]?\d\d"
 
@@ -20,7 +23,9 @@ def cases_of(ids: pd.Series) -> pd.Series:
     """
     parts = ids.str.extract(r"^(?P<folder>(?:.*/)?)(?P<name>[^/_]*)_")
     if parts["name"].isna().all():
-        parts = ids.str.extract(r"^(?P<folder>(?:.*/)?)(?P<name>(?![TtBb]\d)[^\W\d_]+\d+)-\d+$")
+        parts = ids.str.extract(
+            r"^(?P<folder>(?:.*/)?)(?P<name>(?!(?:[Tt][12]|[Bb](?:0|50|[1-9]\d*00))-)[^\W\d_]+\d+)-\d+$"
+        )
     known = parts.dropna()
     folders = known.groupby("name").folder.nunique().mean()
     # a name in many folders is a slice's number in a patient's folder

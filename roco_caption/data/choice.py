@@ -264,13 +264,13 @@ def _largest(tables: list[Table], folder: Path) -> Table:
     enough = max(len(table.images) for table in tables) / 2
 
     def rank(table: Table) -> tuple[Any, ...]:
-        likely = is_meant(table) if len(table.images) >= enough else (False, False)
+        likely = is_meant(table, folder) if len(table.images) >= enough else (False, False)
         return *likely, len(table.images), bool(table.roles["split"])
 
     best = max(tables, key=rank)
     rivals = [table for table in tables if table.images and not table.images < best.images]
-    meant = is_meant(best)
-    rivals = [t for t in rivals if is_meant(t) >= meant or not t.images >= best.images]
+    meant = is_meant(best, folder)
+    rivals = [t for t in rivals if is_meant(t, folder) >= meant or not t.images >= best.images]
     # two tables of names for one of captions are no rivals, and no sheets of one workbook
     places = dict.fromkeys(
         min(table.texts) if table.texts and table.images <= best.images else table.path

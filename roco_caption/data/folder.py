@@ -210,8 +210,12 @@ def _of_another_folder(rows: pd.DataFrame, table: Table) -> pd.Series:
     if shared.empty:
         return other
     folders = shared.file.str.casefold().str.split("/").str[:-1]
-    for column in filter(OF_FOLDERS.search, table.rows.columns.difference(table.roles["caption"])):
+    for column in table.rows.columns.difference(table.roles["caption"]):
         cells = table.rows[column][shared.index].str.strip().str.casefold()
+        kinds = {re.sub(r"\d+", "#", cell) for cell in cells if cell}
+        alike = len(kinds) == 1 and re.search(r"[a-z].*#|#.*[a-z]", min(kinds))  # "p1", "p2"
+        if not (alike or OF_FOLDERS.search(column) or column in table.roles["patient"]):
+            continue
         inside = [cell in parents for cell, parents in zip(cells, folders, strict=True)]
         named = pd.Series(inside, shared.index)
         elsewhere = named.groupby(shared.file).transform("any") & ~named

@@ -23,7 +23,8 @@ APART = re.compile(  # words in the name of a sheet or file that is probably not
 APART_IN_PATHS = re.compile(r"(?<![a-z])(?:old|not|non|bad|alt|offen)(?![a-z])", re.I)
 APART_IN_SHEETS = re.compile(  # but not "Non-contrast" and "Old fracture"
     r"(?<![a-z])(?:(?:do )?(?:not|non)[-_ ]?(?:to |for )?(?:us|read|diagn|elig|incl|approv)"
-    r"|(?:old|not|non|bad|alt|offen)$|(?:bad|not|offen)(?![a-z])"
+    r"|(?:old|not|non|bad|alt|offen)$|(?:not|offen)(?![a-z])"
+    r"|bad[-_ ]*(?:qual|imag|bild|scan|case|data|film)"
     r"|(?:old|alt)[-_ ]*(?:data|daten|case|capt|report|version|list|table|\(|\d))", re.I
 )  # fmt: skip
 SHARED = 0.1  # of the images of two parts of one table, at most
@@ -37,12 +38,15 @@ def is_apart(sheet: str, path: str) -> bool:
     return any(names.search(sheet or path) for names in (APART, more))
 
 
-def is_meant(table: Table) -> tuple[bool, bool]:
+def is_meant(table: Table, folder: Path) -> tuple[bool, bool]:
     """Return whether a table's name says nothing against it, and its captions are no labels."""
     texts = table.rows[table.roles["caption"][0]]
     words = texts.str.split().str.len().mean()
     differ = 2 * texts.nunique() > len(texts)
-    return not is_apart(table.sheet, table.path.name), words >= SENTENCE or differ
+    apart = is_apart(table.sheet, table.path.name)  # a folder called archive is an unpacked one
+    if not table.sheet and APART_IN_PATHS.search(table.path.relative_to(folder).as_posix()):
+        apart = True
+    return not apart, words >= SENTENCE or differ
 
 
 def joined(tables: list[Table], folder: Path) -> list[Table]:

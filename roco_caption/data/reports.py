@@ -26,7 +26,8 @@ HEADING = re.compile(  # of a report's section, at the start of a line or senten
     r"[ \tA-Z\d/&()#-]{0,30}):(?!\d)"
 )
 TOLD = re.compile(  # to whom results were reported, not what they are
-    r"(?i)result.*(?:call|communicat|notif|discuss|convey|relay|report|phone|page[dr]|gave|given)"
+    r"(?i)(?:results?|findings?|impressions?)\b.*\b(?:called|communicated|notified|discussed"
+    r"|conveyed|relayed|phoned|paged|(?:reported|given) (?:to|by))\b"
 )
 SHOWN = (  # best first
     "findings", "finding", "befund", "result", "résultat", "resultat", "hallazgo", "repert",

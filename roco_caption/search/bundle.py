@@ -56,22 +56,23 @@ def write_bundle(captioner: Captioner, folder: Path) -> None:
     captioner.tokenizer.save(folder / VOCABULARY)
     if captioner.consensus is not None:
         captioner.consensus.save(folder / CONSENSUS)
-    encoder = dict(captioner.encoder)
+    encoder, search = dict(captioner.encoder), asdict(captioner.search)
     if requested := encoder.get("requested"):  # it may be read from another working folder
         encoder["requested"] = requested | {"weights": weights_path(requested["weights"])}
     bundle = {
         "sizes": captioner.decoder.members[0].sizes,
         "encoder": encoder,
+        "search": search,
         "members": len(captioner.decoder.members),
         "consensus": captioner.consensus is not None,
         "coherence": asdict(captioner.coherence) if captioner.coherence else None,
     }
-    known: Any = None
-    with suppress(UserError):  # it is missing or damaged
-        known = read_json(folder / BUNDLE)
-    before = known.get("search", {}) if isinstance(known, dict) else {}
-    search = bundle["search"] = asdict(captioner.search)
-    other = any(search.get(key, before[key]) != before[key] for key in before)
+    known: dict[str, Any] = {}
+    with suppress(UserError, KeyError, TypeError):  # missing, damaged, or of another program
+        before = read_json(folder / BUNDLE)
+        known = before | before["search"]
+    chosen = {"members": bundle["members"], "consensus": bundle["consensus"], **search}
+    other = any(known.get(key, chosen[key]) != chosen[key] for key in chosen)
     for name in (CAPTIONS, SCORES, CARD) if other else ():
         (folder / name).unlink(missing_ok=True)
     write_json(folder / BUNDLE, bundle, sealed=True)
@@ -84,7 +85,7 @@ def _require_weights(captioner: Captioner, folder: Path) -> None:
         if not (path.exists() and member.weights_file and verify(path) == member.weights_file):
             raise UserError(
                 f"{path} does not have this captioner's weights: its training was stopped, or its "
-                "decoder was made again. Run part 7 (`train_decoder`) to its end, then this cell."
+                "decoder made again. Run the training cell (`train_decoder`) to its end, then this."
             )
 
 
@@ -204,8 +205,7 @@ def _plain_copy(model: keras.Model, inputs: list[Any]) -> keras.Model:
         return layer.plain() if hasattr(layer, "plain") else layer.from_config(layer.get_config())
 
     def call(layer: layers.Layer, *arrays: Any, **options: Any) -> Any:
-        # the plain form of a layer with two arguments is a model, which takes a list
-        return layer(arrays[0] if len(arrays) == 1 else list(arrays), **options)
+        return layer(arrays[0] if len(arrays) == 1 else list(arrays), **options)  # for a model
 
     copy = keras.models.clone_model(model, inputs, clone_function=clone, call_function=call)
     for layer in model.layers:

@@ -158,10 +158,14 @@ def _is_written(path: Path, checksum: str) -> bool:
 
 def notes_of(folder: Path) -> dict[str, Any]:
     """Return the `Progress` of the training in a folder, {} if its states cannot be read."""
-    for path in (folder / STATE, folder / PREVIOUS):
-        # a damaged file can raise nearly anything
-        with contextlib.suppress(Exception), np.load(path, allow_pickle=False) as file:
-            return dict(json.loads(str(file["progress"])))
+    return notes_in(folder / STATE) or notes_in(folder / PREVIOUS)
+
+
+def notes_in(path: Path) -> dict[str, Any]:
+    """Return the `Progress` in a state, {} if it cannot be read."""
+    # a damaged file can raise nearly anything
+    with contextlib.suppress(Exception), np.load(path, allow_pickle=False) as file:
+        return dict(json.loads(str(file["progress"])))
     return {}
 
 

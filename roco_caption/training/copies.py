@@ -6,13 +6,20 @@ import contextlib
 import filecmp
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from roco_caption.core.backup import bring_back
+from roco_caption.core.backup import bring_back, put_back_all
 from roco_caption.core.files import aside_of
-from roco_caption.training.checkpoint import BUNDLE, HISTORY, PREVIOUS, STATE, WEIGHTS, notes_of
+from roco_caption.training.checkpoint import (
+    BUNDLE,
+    HISTORY,
+    PREVIOUS,
+    STATE,
+    WEIGHTS,
+    notes_in,
+    notes_of,
+)
 
 
 def is_behind(folder: Path, copy: Path) -> bool:
@@ -20,20 +27,31 @@ def is_behind(folder: Path, copy: Path) -> bool:
 
     A finished one is never behind.
     """
-    return any(_members_behind(folder, copy))
+    return bool(_members_behind(folder, copy))
 
 
 def bring_back_run(copy: Path, folder: Path) -> None:
-    """`bring_back` a run's folder; of each member's training, the one that did more counts."""
-    behind = [*_members_behind(folder, copy)]
+    """`bring_back` a run's folder; of each member's training, the one that did more counts.
+
+    A captioner without a state, as from a run's zip, stays until there is a finished training.
+    """
+    put_back_all(copy)
+    unzipped = (folder / BUNDLE).exists() and not (folder / STATE).exists()
+    if unzipped and not notes_of(copy).get("finished"):
+        return
+    behind = _members_behind(folder, copy)
     for member in behind:
         _date(member, 0)  # if they cannot be replaced, they stay
     for member in _members_behind(copy, folder):
         newest = max((path.stat().st_mtime for path in member.glob("*")), default=0.0)
-        _date(folder / member.relative_to(copy), max(time.time(), newest + 1))
+        try:
+            _date(member, 0)
+        except OSError:  # an attached folder cannot be written
+            _date(folder / member.relative_to(copy), max(time.time(), newest + 1))
     bring_back(copy, folder)
     for member in behind:
-        (member / PREVIOUS).unlink(missing_ok=True)
+        if notes_in(member / STATE):
+            (member / PREVIOUS).unlink(missing_ok=True)
 
 
 def _date(member: Path, seconds: float) -> None:
@@ -43,18 +61,19 @@ def _date(member: Path, seconds: float) -> None:
             os.utime(member / name, (seconds, seconds))
 
 
-def _members_behind(folder: Path, copy: Path) -> Iterator[Path]:
-    """Yield the folders of the members whose training did less than in the copy."""
+def _members_behind(folder: Path, copy: Path) -> list[Path]:
+    """Return the folders of the members whose training did less than in the copy."""
+    behind = []
     for theirs in (copy, *copy.glob("member*")):
         ours = folder / theirs.relative_to(copy)
-        own, other = notes_of(ours), notes_of(theirs)
+        own, other = notes_of(ours), notes_in(theirs / STATE)  # all that is copied
         same = own.get("settings", other.get("settings")) == other.get("settings")
         aside, state = aside_of(ours / STATE), theirs / STATE
         damaged = aside.exists() and state.exists() and filecmp.cmp(aside, state)  # the copy's
-        unzipped = (ours / BUNDLE).exists() and not (ours / STATE).exists()
         less = not own.get("finished") and _done(own) < _done(other)
-        if same and less and not (damaged or unzipped):
-            yield ours
+        if same and less and not damaged:
+            behind.append(ours)
+    return behind
 
 
 def _done(notes: dict[str, Any]) -> tuple[int, ...]:

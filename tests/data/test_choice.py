@@ -1107,3 +1107,21 @@ def test_short_captions_do_not_lose_to_longer_comments_on_fewer_images(tmp_path,
     make_folder(tmp_path, [], comments, "comments.csv")
     rows = read(tmp_path)
     assert len(rows) == 60 and not rows.caption.str.contains("exported").any()
+
+
+def test_the_captions_of_an_old_folder_do_not_win(tmp_path):
+    make_folder(tmp_path, FILES, [f"{f},The old text of film number {f}" for f in FILES],
+                "old/captions.csv")  # fmt: skip
+    make_folder(tmp_path, [], [f"{f},The new text of film number {f}" for f in FILES[:11]])
+    rows = read(tmp_path)
+    assert len(rows) == 11 and rows.caption.str.contains("new").all()
+
+
+def test_sheets_of_places_called_bad_are_read(tmp_path):
+    make_folder(tmp_path, FILES, [], "unused.txt")
+    parts = {"Bad Homburg": FILES[:6], "Kassel": FILES[6:]}
+    workbook(tmp_path / "t.xlsx", {
+        title: [("image", "caption"), *((name, f"Film {name[:-4]}") for name in part)]
+        for title, part in parts.items()
+    })  # fmt: skip
+    assert len(read(tmp_path)) == 12

@@ -921,11 +921,12 @@ def test_captions_have_no_nul(tmp_path):
     assert set(together(frames).caption) == {"Left lung. No mass."}
 
 
-def test_rows_of_a_folder_that_is_not_there_do_not_go_to_another_ones_images(tmp_path):
+@pytest.mark.parametrize("column", ["folder", "site", "id", "exam"])
+def test_rows_of_a_folder_that_is_not_there_do_not_go_to_another_ones_images(tmp_path, column):
     """Only one of 20 folders was uploaded; its files have the names of the others."""
     names = [f"case00/IMG_{i:03d}.png" for i in range(10)]
     rows = [f"case{p:02d},IMG_{i:03d}.png,report {p} {i}" for p in range(20) for i in range(10)]
-    make_folder(tmp_path, names, rows, header="folder,image,caption")
+    make_folder(tmp_path, names, rows, header=f"{column},image,caption")
     frames, counts = read_dataset(tmp_path)
     assert set(together(frames).caption) == {f"report 0 {i}" for i in range(10)}
     assert counts["image file missing"].sum() == 190
@@ -981,6 +982,7 @@ def test_a_format_that_is_not_read_is_called_so(tmp_path):
     [
         ("im{n}.png", "im{n}.png,text,{word}", "patient_id"),  # pseudonyms without a digit
         ("P{p:03d}-{i}.png", "P{p:03d}-{i}.png,text,", "none"),
+        ("T{p:03d}-{i}.png", "T{p:03d}-{i}.png,text,", "none"),
         ("patient{p}/{i}.png", "patient{p}/{i}.png,text,", "none"),
         ("im{n}.png", "im{n}.png,text,{first}", "patient"),  # merged cells, saved as CSV
     ],
@@ -1044,6 +1046,10 @@ def test_folders_with_such_words_are_no_splits_beside_other_folders(tmp_path, ca
          "See below. New nodule {i}."),
         ("Findings: Nodule {i}. Comparison: CT of 2019.\nImpression: Nodule.", "Nodule {i}."),
         ("IMPRESSION: Nodule {i}.\nRESULTS COMMUNICATED: by phone to the ward.", "Nodule {i}."),
+        ("TECHNIQUE: PA.\nRESULTS: Radiographically normal {i}.\nIMPRESSION: No change.",
+         "Radiographically normal {i}."),
+        ("FINDINGS: Air {i}.\nIMPRESSION: Air. Findings: discussed with Dr. A by phone.",
+         "Air {i}."),
         ("IMPRESSION: Nodule {i}.\nResults: called to the ward at noon.", "Nodule {i}."),
         ("EXAM: Chest PA. Findings: Lungs clear {i}. Impression: Normal.", "Lungs clear {i}."),
         ("FINDINGS: Lungs clear {i}. Impression: Normal.", "Lungs clear {i}."),

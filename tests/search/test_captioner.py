@@ -202,6 +202,9 @@ def test_captions_and_scores_of_another_search_do_not_stay(saved):
     captioner.search = Search(beams=captioner.search.beams + 1)
     captioner.save(folder)
     assert not any(path.exists() for path in made)
+    for content in ({"search": None}, {"search": [1]}, []):
+        (folder / "captioner.json").write_text(json.dumps(content))
+        captioner.save(folder)
 
 
 def test_an_image_that_cannot_be_decoded_is_named(saved, tmp_path):

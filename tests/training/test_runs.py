@@ -547,13 +547,45 @@ def test_a_copy_whose_state_proved_damaged_did_not_do_more(given, tmp_path):
     assert checkpoint.notes_of(again)["step"] == 1
 
 
-def test_a_captioner_from_a_zip_is_not_replaced_by_what_has_just_begun(given, tmp_path):
+def test_a_captioner_from_a_zip_is_not_replaced_by_what_has_just_begun(given, finished, tmp_path):
     copy = Path(shutil.copytree(given, tmp_path / "copy"))
     notes(copy, finished=False, epoch=0, step=3)
     (copy / WEIGHTS).write_bytes(b"of its first epoch")
-    os.utime(copy / WEIGHTS, (1e9, 1e9))
+    for path in (copy / WEIGHTS, copy / STATE):
+        os.utime(path, (4e9, 4e9))
+    shutil.copytree(copy, copy / "member2")
     (given / STATE).unlink()
     (given / "captioner.json").write_text("{}")
-    before = (given / WEIGHTS).read_bytes()
+    before = contents(given)
     copies.bring_back_run(copy, given)
-    assert (given / WEIGHTS).read_bytes() == before
+    assert contents(given) == before and not (given / "member2").exists()
+    shutil.copytree(given, copy, dirs_exist_ok=True)
+    (copy / "captioner.json").unlink()
+    shutil.copy(finished / STATE, copy / STATE)
+    copies.bring_back_run(copy, given)
+    assert checkpoint.notes_of(given)["finished"]
+
+
+def test_only_what_is_copied_counts(given, tmp_path):
+    """A copy may have a damaged state beside an older one that is whole."""
+    copy = Path(shutil.copytree(given, tmp_path / "copy"))
+    shutil.copy(copy / STATE, copy / PREVIOUS)
+    (copy / STATE).write_bytes(b"damaged")
+    os.utime(copy / STATE, (1e9, 1e9))
+    notes(given, finished=False, epoch=0, step=3)
+    before = contents(given)
+    assert not copies.is_behind(given, copy)
+    copies.bring_back_run(copy, given)
+    assert contents(given) == before
+
+
+def test_a_state_that_is_just_being_replaced_counts(given, tmp_path):
+    copy = Path(shutil.copytree(given, tmp_path / "copy"))
+    notes(given, finished=False, epoch=0, step=3)
+    whole = (copy / STATE).read_bytes()
+    (copy / STATE).rename(copy / f".{STATE}.replaced.tmp")
+    with backed_up(given, copy, unless=copies.is_behind):
+        notes(given, finished=False, epoch=0, step=4)
+        os.utime(given / STATE, (4e9, 4e9))
+        (copy / STATE).rename(copy / f".{STATE}.replaced.tmp")
+    assert (copy / STATE).read_bytes() == whole
