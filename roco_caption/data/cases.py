@@ -23,9 +23,7 @@ def cases_of(ids: pd.Series) -> pd.Series:
     """
     parts = ids.str.extract(r"^(?P<folder>(?:.*/)?)(?P<name>[^/_]*)_")
     if parts["name"].isna().all():
-        parts = ids.str.extract(
-            r"^(?P<folder>(?:.*/)?)(?P<name>(?!(?:[Tt][12]|[Bb](?:0|50|[1-9]\d*00))-)[^\W\d_]+\d+)-\d+$"
-        )
+        parts = ids.str.extract(BEFORE_DASH)
     known = parts.dropna()
     folders = known.groupby("name").folder.nunique().mean()
     # a name in many folders is a slice's number in a patient's folder

@@ -27,14 +27,16 @@ from roco_caption.data.splits import (
 )
 from roco_caption.data.tables import Table
 
-PERSON = re.compile(
+PERSON = re.compile(  # in a column's name
     r"patient|subject|proband|person|(?<![a-z])mrn(?![a-z])", re.I
-)  # in a column's name
+)
 OF_PERSON = re.compile(  # what else such columns say
     r"age|alter|sex|gender|geschlecht|weight|height|size|position|orient|date|birth|geb|history"
     r"|type|class|group|country|race|ethnic|status|comment|info", re.I
 )  # fmt: skip
-OF_FOLDERS = re.compile(r"pat|pid|mrn|subj|case|fall|study|series|dir|folder|ordner", re.I)
+OF_FOLDERS = re.compile(  # in the name of a column of images' folders
+    r"pat|pid|mrn|subj|case|fall|study|series|dir|folder|ordner", re.I
+)
 OF_IDS = re.compile(r".+(?:id|nr|no|number|nummer|uid|key)|mrn")  # a column's plain name
 QUOTES = "Put captions that contain the separator in quotes."
 
@@ -191,7 +193,7 @@ def _clashing(rows: pd.DataFrame) -> pd.Series:
 
 
 def _cut_short(names: pd.Series, files: list[str]) -> pd.Series:
-    """Return which names may have lost a zero, as 1.10 in a spreadsheet: another row is 1.1."""
+    """Return which names may have lost a zero: a spreadsheet makes 1.1 of 1.10, beside the 1.1."""
     short = names.str.fullmatch(r"\d+\.\d+") & names.duplicated(keep=False)
     if not short.any():
         return short

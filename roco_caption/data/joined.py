@@ -44,9 +44,8 @@ def is_meant(table: Table, folder: Path) -> tuple[bool, bool]:
     words = texts.str.split().str.len().mean()
     differ = 2 * texts.nunique() > len(texts)
     apart = is_apart(table.sheet, table.path.name)  # a folder called archive is an unpacked one
-    if not table.sheet and APART_IN_PATHS.search(table.path.relative_to(folder).as_posix()):
-        apart = True
-    return not apart, words >= SENTENCE or differ
+    folders = "" if table.sheet else table.path.relative_to(folder).parent.as_posix()
+    return not (apart or APART_IN_PATHS.search(folders)), words >= SENTENCE or differ
 
 
 def joined(tables: list[Table], folder: Path) -> list[Table]:

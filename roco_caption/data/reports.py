@@ -20,8 +20,8 @@ from roco_caption.data.tables import Table
 HEADING = re.compile(  # of a report's section, at the start of a line or sentence; no time
     r"(?:^|(?<=[.?!)\n\r])|(?<=[a-z\d] )(?=[A-Z]{4}))[ \t]*((?i:exam(?:ination)?|indications?"
     r"|clinical(?: history| information)?|history|technique|comparison"
-    r"|findings?(?: and impressions?)?|impressions?|conclusion(?:s|es)?|results?|r[ée]sultats?"
-    r"|hallazgos?|impresi[óo]n(?:es)?|conclusi[óo]n|reperti?|referto|conclusion[ei]|achados"
+    r"|findings?(?: and impressions?)?|impressions?|conclusi[óo]n(?:s|es?|i)?|results?"
+    r"|r[ée]sultats?|hallazgos?|impresi[óo]n(?:es)?|reperti?|referto|achados"
     r"|recommendations?|notification|befunde?|beurteilung|empfehlung|klinik|technik|fragestellung)"
     r"[ \tA-Z\d/&()#-]{0,30}):(?!\d)"
 )
@@ -130,8 +130,10 @@ def is_report(text: str) -> bool:
 
 
 def _of_sections(report: str) -> list[re.Match[str]]:
-    """Return the headings; not those of other kinds than `SHOWN` in the middle of a line, where
-    others are in capitals, as "Comparison:" among the findings."""
+    """Return the headings, not words such as "Comparison:" in the middle of the findings.
+
+    Those are of other kinds than `SHOWN`, and not in capitals while other headings are.
+    """
     headings = [*HEADING.finditer(report)]
     capitals = sum(match[1].isupper() for match in headings) > 1
     first = [not report[: match.start(1)].rpartition("\n")[2].strip() for match in headings]
@@ -149,15 +151,13 @@ def shown_section(report: str) -> str:
     headings = _of_sections(report)
     sections: dict[str, str] = {}
     for heading, after in zip(headings, [*headings[1:], None], strict=False):
-        section = report[heading.end() : after.start() if after else None]
+        section = report[heading.end() : after.start() if after else None].strip()
         name = heading[1].lower().strip()
-        told = TOLD.match(f"{name} {section[:40]}")
-        if (
-            re.search(r"[^\W_]", section)
-            and not told
-            and section.strip() not in sections.get(name, "")
-        ):
-            sections[name] = f"{sections.get(name, '')}\n{section.strip()}".strip()
+        before = sections.get(name, "")
+        if not re.search(r"[^\W_]", section) or TOLD.match(f"{name} {section[:40]}"):
+            continue
+        if section not in before:
+            sections[name] = f"{before}\n{section}".strip()
     for kind in SHOWN:
         if kind in sections:
             return sections[kind]
